@@ -1,0 +1,107 @@
+"""The one helper that turns the parameters of a network into a vector and remembers their names."""
+
+import math
+import re
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, PyTree
+
+from lossatlas._errors import InputError, unknown_name
+from lossatlas._types import Network, Only, Vector
+
+
+def path_name(path: tuple) -> str:
+    """The name of a leaf as users write it: `layers[0].weight`."""
+    return jax.tree_util.keystr(path).lstrip(".")
+
+
+def named_parameters(network: Network) -> dict[str, Array]:
+    """The inexact arrays of a network by path, in `ravel_pytree` order."""
+    leaves = jax.tree_util.tree_leaves_with_path(eqx.filter(network, eqx.is_inexact_array))
+    return {path_name(path): leaf for path, leaf in leaves}
+
+
+def replace_parameters(network: Network, values: dict[str, Array]) -> Network:
+    """The same network with some named arrays exchanged (their shapes may differ).
+
+    **Raises:** `InputError` for a path that the network lacks.
+    """
+    leaves, treedef = jax.tree_util.tree_flatten_with_path(network)
+    names = [path_name(path) for path, _ in leaves]
+    missing = set(values) - set(names)
+    if missing:
+        raise unknown_name("parameter", missing.pop(), names)
+    return jax.tree.unflatten(
+        treedef, [values.get(n, leaf) for n, (_, leaf) in zip(names, leaves, strict=True)]
+    )
+
+
+def select(network: Network, only: Only = None) -> PyTree[bool]:
+    """The boolean pytree of the parameters that a filter selects.
+
+    **Arguments:**
+    - `network`: any pytree.
+    - `only`: a pattern such as `"layers[1].weight"` or `"layers[*].bias"`, a predicate on such a path,
+      a boolean pytree of the network's structure, or None for every inexact array.
+
+    **Raises:** `InputError` when nothing is selected.
+    """
+    if only is not None and not isinstance(only, str) and not callable(only):
+        return only
+    if isinstance(only, str):
+        pattern = re.compile(".*".join(re.escape(part) for part in only.split("*")))
+        chosen = lambda name: pattern.fullmatch(name) is not None  # noqa: E731
+    else:
+        chosen = only if only is not None else lambda name: True  # noqa: E731, ARG005
+    spec = jax.tree_util.tree_map_with_path(
+        lambda path, leaf: eqx.is_inexact_array(leaf) and bool(chosen(path_name(path))), network
+    )
+    if not any(jax.tree.leaves(spec)):
+        names = ", ".join(named_parameters(network)) or "none"
+        msg = f"The filter only={only!r} selects no parameter. The parameters are: {names}."
+        raise InputError(msg)
+    return spec
+
+
+def ravel(network: Network, only: Only = None) -> tuple[Vector, "Unravel"]:
+    """The selected parameters as one vector, and the way back.
+
+    `unravel(vector)` gives the whole network with the selected parameters replaced. Both work under `jit`.
+    """
+    params, rest = eqx.partition(network, select(network, only))
+    vector, _ = ravel_pytree(params)
+    return vector, Unravel(params, rest)
+
+
+def num_parameters(network: Network, only: Only = None) -> int:
+    """How many scalar parameters the filter selects."""
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(eqx.filter(network, select(network, only))))
+
+
+class Unravel(eqx.Module):
+    """The inverse of [`lossatlas._parameters.ravel`][]: a pytree, so it passes through `jit` as an argument."""
+
+    like: PyTree
+    rest: PyTree
+
+    def tangent(self, vector: Vector) -> PyTree:
+        """A vector as a pytree of the selected parameters (None elsewhere)."""
+        leaves, treedef = jax.tree.flatten(self.like)
+        sizes = [math.prod(leaf.shape) for leaf in leaves]
+        pieces, start = [], 0
+        for leaf, size in zip(leaves, sizes, strict=True):
+            pieces.append(vector[start : start + size].reshape(leaf.shape).astype(leaf.dtype))
+            start += size
+        return jax.tree.unflatten(treedef, pieces)
+
+    def __call__(self, vector: Vector) -> Network:
+        return eqx.combine(self.tangent(vector), self.rest)
+
+
+def ravel_tangent(tangent: PyTree) -> Vector:
+    """A pytree of parameter-shaped arrays as one vector."""
+    leaves = jax.tree.leaves(tangent)
+    return jnp.concatenate([jnp.ravel(leaf) for leaf in leaves])
