@@ -34,9 +34,7 @@ def replace_parameters(network: Network, values: dict[str, Array]) -> Network:
     missing = set(values) - set(names)
     if missing:
         raise unknown_name("parameter", missing.pop(), names)
-    return jax.tree.unflatten(
-        treedef, [values.get(n, leaf) for n, (_, leaf) in zip(names, leaves, strict=True)]
-    )
+    return jax.tree.unflatten(treedef, [values.get(n, leaf) for n, (_, leaf) in zip(names, leaves, strict=True)])
 
 
 def select(network: Network, only: Only = None) -> PyTree[bool]:

@@ -10,9 +10,7 @@ class Status(enum.Enum):
     FINISHED = "ran all steps"
     MAX_STEPS = "the maximum number of steps was reached before convergence"
     DIVERGED = "the loss became non-finite"
-    AT_INFINITY = (
-        "the gradient vanishes because parameters run away: a level at infinity, not a critical point"
-    )
+    AT_INFINITY = "the gradient vanishes because parameters run away: a level at infinity, not a critical point"
     STALLED = "no further decrease was possible before convergence"
     INTERRUPTED = "interrupted by the user"
 

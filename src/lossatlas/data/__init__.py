@@ -1,1 +1,1 @@
-
+"""Data sets, generators and preprocessing."""

@@ -1,1 +1,1 @@
-
+"""One theme and every figure, from numpy and xarray."""

@@ -1,1 +1,1 @@
-
+"""Measure the landscape at a point."""

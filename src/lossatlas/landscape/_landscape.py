@@ -89,9 +89,7 @@ class Landscape(eqx.Module):
         """
         sizes = {np.shape(leaf)[0] if np.ndim(leaf) else 0 for leaf in jax.tree.leaves(batch)}
         if len(sizes) != 1 or sizes == {0}:
-            msg = (
-                f"All arrays of the batch need the same non-empty leading axis, got lengths {sorted(sizes)}."
-            )
+            msg = f"All arrays of the batch need the same non-empty leading axis, got lengths {sorted(sizes)}."
             raise InputError(msg)
         self = object.__new__(cls)
         (size,) = sizes
@@ -279,9 +277,7 @@ class Landscape(eqx.Module):
         structure = jax.ShapeDtypeStruct(vector.shape, vector.dtype)
         return lx.FunctionLinearOperator(product, structure, lx.positive_semidefinite_tag)
 
-    def hessian(
-        self, network: Network, only: Only = None, *, max_size: int = _MAX_DENSE
-    ) -> Float[Array, "p p"]:
+    def hessian(self, network: Network, only: Only = None, *, max_size: int = _MAX_DENSE) -> Float[Array, "p p"]:
         """The Hessian of the mean loss as a dense matrix, symmetrised.
 
         **Raises:** `InputError` above `max_size` parameters (default 4,000: 128 MB in float64); use
@@ -290,9 +286,7 @@ class Landscape(eqx.Module):
         matrix = _dense(self.hessian_operator(network, only), max_size, "Hessian")
         return 0.5 * (matrix + matrix.T)
 
-    def gauss_newton(
-        self, network: Network, only: Only = None, *, max_size: int = _MAX_DENSE
-    ) -> Float[Array, "p p"]:
+    def gauss_newton(self, network: Network, only: Only = None, *, max_size: int = _MAX_DENSE) -> Float[Array, "p p"]:
         """The Gauss-Newton matrix, dense and symmetrised; refused above `max_size` parameters."""
         matrix = _dense(self.gauss_newton_operator(network, only), max_size, "Gauss-Newton matrix")
         return 0.5 * (matrix + matrix.T)
@@ -347,8 +341,10 @@ def _check_data(inputs: Array, targets: Array, loss: Loss) -> None:
     if not jnp.issubdtype(inputs.dtype, jnp.floating):
         msg = f"inputs must be floating point, got {inputs.dtype}; convert with inputs.astype(float)."
         raise InputError(msg)
-    if isinstance(inputs, jax.core.Tracer) or isinstance(targets, jax.core.Tracer):
-        return
+    try:
+        np.asarray(inputs), np.asarray(targets)
+    except jax.errors.TracerArrayConversionError:
+        return  # made inside a jitted function: the values are not known yet
     for name, array in (("inputs", inputs), ("targets", targets)):
         if jnp.issubdtype(array.dtype, jnp.floating) and not bool(jnp.isfinite(array).all()):
             row = int(np.argwhere(~np.isfinite(np.asarray(array)))[0][0])

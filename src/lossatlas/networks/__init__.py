@@ -2,24 +2,45 @@
 
 from lossatlas._parameters import (
     named_parameters as named_parameters,
+)
+from lossatlas._parameters import (
     num_parameters as num_parameters,
+)
+from lossatlas._parameters import (
     replace_parameters as replace_parameters,
 )
 from lossatlas.networks._activations import (
     Activation as Activation,
+)
+from lossatlas.networks._activations import (
     Segment as Segment,
+)
+from lossatlas.networks._activations import (
     activation as activation,
+)
+from lossatlas.networks._activations import (
     activation_names as activation_names,
 )
-from lossatlas.networks._dense import Dense as Dense, DenseLayer as DenseLayer
+from lossatlas.networks._dense import Dense as Dense
+from lossatlas.networks._dense import DenseLayer as DenseLayer
 from lossatlas.networks._init import (
     initialisation_names as initialisation_names,
+)
+from lossatlas.networks._init import (
     weight_std as weight_std,
 )
 from lossatlas.networks._units import (
     Axis as Axis,
+)
+from lossatlas.networks._units import (
     HasUnitSpaces as HasUnitSpaces,
+)
+from lossatlas.networks._units import (
     UnitSpace as UnitSpace,
+)
+from lossatlas.networks._units import (
     put_units as put_units,
+)
+from lossatlas.networks._units import (
     take_units as take_units,
 )

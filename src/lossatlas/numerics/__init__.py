@@ -1,1 +1,1 @@
-
+"""What no library has, tiny."""

@@ -1,1 +1,1 @@
-
+"""Say before training what will happen."""

@@ -1,1 +1,1 @@
-
+"""Carry a point along the landscape: optimisers, ensembles, flows."""

@@ -1,1 +1,1 @@
-
+"""Runs, and the reports that are made of them."""
