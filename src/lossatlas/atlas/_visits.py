@@ -1,0 +1,178 @@
+"""Which catalogue entries a training run comes near, when, and how near it would have come by chance."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import equinox as eqx
+import numpy as np
+from jaxtyping import Float, Int
+
+
+VISIT_DISTANCE = 0.15
+VISIT_RATIO = 0.6
+_APPROACHED = 0.5
+_SAME_FUNCTION = 0.1
+
+Verdict = Literal["visit", "near", "no match", "same function"]
+
+
+class Visit(eqx.Module):
+    """The closest approach of one training run to one catalogue entry.
+
+    - `entry`: index into the catalogue.
+    - `step`, `loss`: where the run is nearest, and its loss there.
+    - `distance`: |f_t - f_entry| / |f_entry - mean f_entry| over the data (probabilities for cross-entropy).
+    - `control`: how near the straight segment between the functions of the entries approached just before and
+      just after comes to the entry; infinite where the run starts at the entry.
+    - `first_step`, `last_step`: the interval around `step` in which the distance stays below 0.15.
+    - `verdict`: `"visit"` (distance below 0.15 and below 0.6 of the control), `"near"` (below the control),
+      `"no match"`, or `"same function"` (a smaller entry computes nearly the same function and stands for it).
+    """
+
+    entry: int
+    step: int
+    loss: float
+    distance: float
+    control: float
+    first_step: int
+    last_step: int
+    verdict: Verdict
+
+
+class SlowDown(eqx.Module):
+    """A local minimum of |d log loss / d log step|: where training stalls.
+
+    - `rate`: that minimum.
+    - `entry`: the catalogue entry that is visited there, or None when it is left unnamed.
+    """
+
+    step: int
+    loss: float
+    rate: float
+    entry: int | None
+
+
+class Visits(eqx.Module):
+    """All closest approaches and slow-downs of one training run.
+
+    - `distance`: shape (snapshots, entries).
+    - `visits`: one per entry, in catalogue order.
+    - `slow_downs`: in order of time.
+    """
+
+    steps: Int[np.ndarray, " s"]
+    loss: Float[np.ndarray, " s"]
+    distance: Float[np.ndarray, "s e"]
+    visits: tuple[Visit, ...]
+    slow_downs: tuple[SlowDown, ...]
+
+
+def find_visits(
+    steps: Int[np.ndarray, " s"],
+    loss: Float[np.ndarray, " s"],
+    trajectory: Float[np.ndarray, "s n o"],
+    entries: Sequence[Float[np.ndarray, "n o"]],
+    targets: Float[np.ndarray, "n o"],
+) -> Visits:
+    """The closest approach of a trajectory to every entry, with its control, and the slow-downs.
+
+    **Arguments:**
+    - `steps`, `loss`: of the snapshots, log-spaced (about 160 are enough).
+    - `trajectory`: predictions at the snapshots (probabilities for cross-entropy).
+    - `entries`: predictions of the catalogue entries, the smaller networks first: of entries that compute nearly
+      the same function (relative distance below 0.1) the first stands for the others.
+    - `targets`: what a perfect fit would predict; the end of the last segment.
+
+    **Returns:**
+    [`lossatlas.atlas.Visits`][]. Cost: s * e * n * o operations.
+    """
+    scales = [_scale(f, targets) for f in entries]
+    distance = np.array([[_norm(p - f) / s for f, s in zip(entries, scales, strict=True)] for p in trajectory])
+    distance = distance.reshape(len(steps), len(entries))
+    nearest = distance.argmin(axis=0)
+    twin_of = _twins(entries, scales)
+    approached = [e for e in range(len(entries)) if twin_of[e] is None and distance[nearest[e], e] < _APPROACHED]
+    approached.sort(key=lambda e: (nearest[e], -distance[nearest[e], e]))
+    visits = []
+    for e in range(len(entries)):
+        at = int(nearest[e])
+        closest = float(distance[at, e])
+        control = _control(e, approached, entries, scales, trajectory[0], targets)
+        first, last = _interval(distance[:, e] < VISIT_DISTANCE, at)
+        verdict = "same function" if twin_of[e] is not None else _verdict(closest, control)
+        visits.append(
+            Visit(e, int(steps[at]), float(loss[at]), closest, control, int(steps[first]), int(steps[last]), verdict)
+        )
+    return Visits(np.asarray(steps), np.asarray(loss, float), distance, tuple(visits), _slow_downs(steps, loss, visits))
+
+
+def _norm(a: np.ndarray) -> float:
+    return float(np.sqrt(np.sum(a * a)))
+
+
+def _scale(f: np.ndarray, targets: np.ndarray) -> float:
+    """|f - mean f|; for a constant function the spread of the targets."""
+    spread = _norm(f - f.mean(axis=0))
+    return spread if spread > 1e-9 * (1 + _norm(f)) else max(_norm(targets - targets.mean(axis=0)), 1e-300)
+
+
+def _twins(entries: Sequence[np.ndarray], scales: list[float]) -> list[int | None]:
+    twins: list[int | None] = []
+    for e, f in enumerate(entries):
+        earlier = (s for s in range(e) if twins[s] is None and _norm(f - entries[s]) < _SAME_FUNCTION * scales[e])
+        twins.append(next(earlier, None))
+    return twins
+
+
+def _control(
+    e: int,
+    approached: list[int],
+    entries: Sequence[np.ndarray],
+    scales: list[float],
+    start: np.ndarray,
+    targets: np.ndarray,
+) -> float:
+    if e not in approached:
+        return float("nan")
+    place = approached.index(e)
+    before = entries[approached[place - 1]] if place > 0 else start
+    after = entries[approached[place + 1]] if place + 1 < len(approached) else targets
+    if place == 0 and _norm(before - entries[e]) < VISIT_DISTANCE * scales[e]:
+        return float("inf")  # training starts here; no straight line leads to it
+    direction = after - before
+    along = float(np.sum((entries[e] - before) * direction)) / max(float(np.sum(direction**2)), 1e-300)
+    return _norm(before + np.clip(along, 0.0, 1.0) * direction - entries[e]) / scales[e]
+
+
+def _verdict(distance: float, control: float) -> Verdict:
+    if distance < VISIT_DISTANCE and distance < VISIT_RATIO * control:
+        return "visit"
+    return "near" if distance < 2 * VISIT_DISTANCE and distance < control else "no match"
+
+
+def _interval(below: np.ndarray, at: int) -> tuple[int, int]:
+    first = last = at
+    while first > 0 and below[at] and below[first - 1]:
+        first -= 1
+    while last < len(below) - 1 and below[at] and below[last + 1]:
+        last += 1
+    return first, last
+
+
+def _slow_downs(steps: np.ndarray, loss: np.ndarray, visits: list[Visit]) -> tuple[SlowDown, ...]:
+    from scipy.signal import find_peaks
+
+    keep = (np.asarray(steps) > 0) & np.isfinite(loss) & (np.asarray(loss) > 0)
+    t, values = np.asarray(steps)[keep], np.asarray(loss, float)[keep]
+    if t.size < 5:
+        return ()
+    rate = np.abs(np.gradient(np.log(values), np.log(t)))
+    # A stall stands out when the rate before and after it is larger by 0.1 (a tenth of a power of time).
+    peaks, _ = find_peaks(-rate, prominence=0.1)
+    found = []
+    for i in peaks:
+        step = int(t[i])
+        inside = [v for v in visits if v.verdict in ("visit", "near") and v.first_step <= step <= v.last_step]
+        best = min(inside, key=lambda v: v.distance, default=None)
+        found.append(SlowDown(step, float(values[i]), float(rate[i]), None if best is None else best.entry))
+    return tuple(found)
