@@ -1,7 +1,6 @@
 """Fully connected networks whose hidden layers may hold linear units beside the nonlinear ones."""
 
 from collections.abc import Callable, Sequence
-from typing import Self
 
 import equinox as eqx
 import jax
@@ -114,7 +113,7 @@ class Dense(eqx.Module):
     @classmethod
     def from_layers(
         cls, layers: Sequence[DenseLayer], activation: str | Callable[[Array], Array] | Activation = "tanh"
-    ) -> Self:
+    ) -> "Dense":
         """A network made of given layers.
 
         **Raises:** `InputError` when the shapes of consecutive layers do not fit.
@@ -185,7 +184,7 @@ class Dense(eqx.Module):
                 )
         return spaces
 
-    def with_sizes(self, sizes: dict[str, int]) -> Self:
+    def with_sizes(self, sizes: dict[str, int]) -> "Dense":
         """A network of other hidden sizes, all parameters zero.
 
         **Arguments:**

@@ -1,7 +1,7 @@
 """Unit spaces: one hidden space and every parameter axis that touches it."""
 
 import dataclasses
-from typing import Literal, Protocol, Self, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 import jax.numpy as jnp
 from jaxtyping import Array
@@ -55,7 +55,7 @@ class HasUnitSpaces(Protocol):
         """The unit spaces by name, from input to output."""
         ...
 
-    def with_sizes(self, sizes: dict[str, int]) -> Self:
+    def with_sizes(self, sizes: dict[str, int]) -> "HasUnitSpaces":
         """A network of other sizes, parameters zero; what a map then fills."""
         ...
 
