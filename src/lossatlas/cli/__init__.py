@@ -1,1 +1,6 @@
-"""The command line."""
+"""The command line: one file per command, each calls one function of the library.
+
+Nothing here imports jax at the top, so `--help` and `--version` answer at once.
+"""
+
+from lossatlas.cli._app import main as main

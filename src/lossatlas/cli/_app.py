@@ -1,0 +1,54 @@
+"""The application `lossatlas`: its commands by import string, and how it ends."""
+
+import sys
+from collections.abc import Iterable
+from typing import NoReturn
+
+import cyclopts
+
+from lossatlas._version import __version__
+from lossatlas.cli._run import run
+
+
+_HELP = """Chart the loss landscape of a neural network, and find the small networks inside it."""
+
+_EPILOGUE = """Exit codes: 0 fine, 1 the run failed, 2 the input cannot be used, 130 interrupted.
+
+`LOSSATLAS_STORE` is the folder of runs, `LOSSATLAS_DATA` that of data sets, `LOSSATLAS_CACHE` that of compiled \
+programs (`off`: none)."""
+
+app = cyclopts.App(
+    name="lossatlas",
+    help=_HELP,
+    help_epilogue=_EPILOGUE,
+    version=__version__,
+    version_flags=["--version"],
+    suppress_keyboard_interrupt=False,
+)
+# A command is imported when it is called, so its help stands here.
+app.command(
+    "lossatlas.cli._survey:survey",
+    name="survey",
+    help="""Find the small networks inside a big one, which of them training visits, and the smallest that does the job.
+
+Writes a report (one HTML file that works offline) and the recommended network; prints a table and where they are.
+A survey that was made before with the same settings is shown at once.""",
+)
+app.command(
+    "lossatlas.cli._predict:predict",
+    name="predict",
+    help="""Predict on new rows with a network that a survey saved.
+
+Columns are raw, as in the file that the survey read: scaling and labels are saved with the network.""",
+)
+app.command("lossatlas.cli._info:info", name="info", help="Print versions, devices, precision, caches and threads.")
+app.register_install_completion_command(help="Install completion for your shell (bash, zsh, fish).")
+
+
+def main(tokens: Iterable[str] | None = None) -> NoReturn:
+    """Run the command line and end the process with its exit code.
+
+    **Arguments:**
+    - `tokens`: the words after `lossatlas`; those of the process by default.
+    """
+    sys.exit(run(app, tokens))

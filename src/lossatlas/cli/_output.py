@@ -1,0 +1,85 @@
+"""How commands print: tables for people, strict JSON for machines; both to stdout."""
+
+import json
+import math
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+
+def print_json(value: Any) -> None:
+    """Print a value as JSON; numbers that JSON lacks (NaN, infinity) become null."""
+    sys.stdout.write(json.dumps(plain(value), indent=2, allow_nan=False) + "\n")
+
+
+def plain(value: Any) -> Any:
+    """A value of dicts, lists, strings, finite numbers, booleans and None, as JSON knows them.
+
+    **Arguments:**
+    - `value`: nested mappings and sequences of such values, numpy scalars and arrays, paths and enumerations.
+    """
+    if value is None or isinstance(value, bool | str | int):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(name): plain(item) for name, item in value.items()}
+    if hasattr(value, "tolist"):
+        return plain(value.tolist())
+    if isinstance(value, Sequence | set | frozenset):
+        return [plain(item) for item in value]
+    return str(value)
+
+
+def print_survey(result: Any) -> None:
+    """The headline, a table with a row per small network, and where the files are.
+
+    **Arguments:**
+    - `result`: the survey, with `.headline`, `.table()`, `.report` and `.directory`.
+    """
+    console = _console()
+    console.print(result.headline, highlight=False, markup=False)
+    console.print(_table(result.table()))
+    for label, path in (("report", result.report), ("run", result.directory)):
+        # Never wrapped or shortened: a path is there to be copied.
+        sys.stdout.write(f"{label}: {os.fspath(path)}\n")
+
+
+def _console():
+    from rich.console import Console
+
+    console = Console(file=sys.stdout)
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = 140
+    return console
+
+
+def _table(rows: Sequence[Mapping[str, Any]]):
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    numeric = {name for name in columns if all(_is_number(row.get(name)) for row in rows)}
+    for name in columns:
+        table.add_column(name, justify="right" if name in numeric else "left")
+    for row in rows:
+        table.add_row(*(_cell(row.get(name)) for name in columns))
+    return table
+
+
+def _is_number(value: Any) -> bool:
+    return value is None or (isinstance(value, int | float) and not isinstance(value, bool)) or hasattr(value, "dtype")
+
+
+def _cell(value: Any) -> str:
+    from rich.markup import escape
+
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if hasattr(value, "item"):
+        value = value.item()
+    return f"{value:.4g}" if isinstance(value, float) else escape(str(value))

@@ -1,0 +1,66 @@
+"""What every command shares: how jax is set up before it is imported, and how errors become exit codes."""
+
+import os
+import sys
+import traceback
+from collections.abc import Iterable
+
+import cyclopts
+
+from lossatlas._errors import InputError, NotCertifiedError
+
+
+OK, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+
+# One XLA thread: small programs run faster so, and give the same bytes on every machine size.
+ONE_THREAD = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
+
+
+def prepare_jax() -> None:
+    """One XLA thread unless the user set `XLA_FLAGS`, float64, and compiled programs kept between runs.
+
+    Commands call this before they import anything that imports jax: the flags are read once, at its start.
+    """
+    os.environ.setdefault("XLA_FLAGS", ONE_THREAD)
+    import jax
+
+    from lossatlas._cache import use_compilation_cache
+
+    jax.config.update("jax_enable_x64", True)
+    use_compilation_cache()
+
+
+def run(app: cyclopts.App, tokens: Iterable[str] | None = None) -> int:
+    """Run a command and turn how it ended into an exit code.
+
+    **Arguments:**
+    - `app`: the application.
+    - `tokens`: the words of the command line; those of the process by default.
+
+    **Returns:**
+    0 fine; 1 failed (an error of ours is shown with its traceback); 2 bad input, with one line on stderr;
+    130 interrupted.
+    """
+    try:
+        app(tokens, print_error=False, exit_on_error=False, result_action="return_value")
+        sys.stdout.flush()
+    except (cyclopts.CycloptsError, InputError) as error:
+        return _say(error, BAD_INPUT)
+    except NotCertifiedError as error:
+        return _say(error, FAILED)
+    except KeyboardInterrupt:
+        return _say("interrupted; the run is marked as such.", INTERRUPTED)
+    except BrokenPipeError:
+        # The reader of our output went away (`| head`); without this Python complains once more at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+    except Exception as error:  # noqa: BLE001
+        traceback.print_exc()
+        return _say(f"failed with {type(error).__name__}: {error}", FAILED)
+    return OK
+
+
+def _say(what: object, code: int) -> int:
+    line = " ".join(str(what).split())
+    sys.stderr.write(f"lossatlas: {line}\n")
+    return code

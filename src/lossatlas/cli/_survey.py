@@ -1,0 +1,113 @@
+"""`lossatlas survey`: the small networks of a data set, and which of them training visits."""
+
+import pathlib
+import sys
+from typing import Annotated, Literal
+
+from cyclopts import Group, Parameter
+
+from lossatlas.cli._checks import check_activation, check_folder, parse_widths
+from lossatlas.cli._run import prepare_jax
+
+
+_NETWORK = Group.create_ordered("The big network")
+_TRAINING = Group.create_ordered("Its training")
+_CATALOGUE = Group.create_ordered("The catalogue of small networks")
+_OUTPUT = Group.create_ordered("Output")
+_HIDDEN = Parameter(group=_NETWORK, converter=parse_widths, n_tokens=1, negative="", show_default="50,50")
+
+
+def survey(
+    data: str = "iris",
+    /,
+    *,
+    target: str | None = None,
+    hold_out: float = 0.25,
+    hidden: Annotated[tuple[int, ...], _HIDDEN] = (50, 50),
+    activation: Annotated[str, Parameter(group=_NETWORK)] = "tanh",
+    loss: Annotated[Literal["auto", "mse", "cross_entropy"], Parameter(group=_NETWORK)] = "auto",
+    init: Annotated[float | None, Parameter(group=_NETWORK)] = None,
+    learning_rate: Annotated[float | None, Parameter(group=_TRAINING)] = None,
+    num_steps: Annotated[int | None, Parameter(group=_TRAINING)] = None,
+    seed: Annotated[int, Parameter(group=_TRAINING)] = 0,
+    seeds: Annotated[int | None, Parameter(group=_TRAINING)] = None,
+    preset: Annotated[Literal["quick", "full"], Parameter(group=_CATALOGUE)] = "quick",
+    max_units: Annotated[int | None, Parameter(group=_CATALOGUE)] = None,
+    out: Annotated[pathlib.Path | None, Parameter(group=_OUTPUT, env_var="LOSSATLAS_STORE")] = None,
+    force: Annotated[bool, Parameter(group=_OUTPUT, negative="", show_default=False)] = False,
+    json: Annotated[bool, Parameter(group=_OUTPUT, negative="", show_default=False)] = False,
+    progress: Annotated[Literal["rich", "text", "none"] | None, Parameter(group=_OUTPUT)] = None,
+) -> None:
+    """Survey a data set and print the table and where the files are.
+
+    Parameters
+    ----------
+    data
+        A data set (iris, wine, breast_cancer, digits, diabetes, mnist), a generator (teacher, hierarchy-1d,
+        sigmoid-grid), or a CSV, NPZ or Parquet file.
+    target
+        The column to predict, for a file; the last one by default.
+    hold_out
+        Share of the rows kept aside for the held-out figures.
+    hidden
+        Widths of the hidden layers, like 50,50.
+    activation
+        Activation of the big network and of the small ones.
+    loss
+        auto is squared error, one-hot for classes.
+    init
+        Power p of the small initialisation: weights of standard deviation max(fan_in, fan_out)**-p.
+        By default what suits the depth.
+    learning_rate
+        Step size of full-batch gradient descent. By default what suits the data.
+    num_steps
+        Number of training steps. By default what suits the data.
+    seed
+        Seed of everything that is random.
+    seeds
+        Number of big networks to train. By default 1 for quick, 5 for full.
+    preset
+        quick takes minutes; full uses many starts, several seeds and repeated splits.
+    max_units
+        Most units (neurons and linear units) of a small network. By default by preset and data.
+    out
+        Folder of runs; ./lossatlas by default.
+    force
+        Run again even if this survey was made before.
+    json
+        Print JSON, for machines.
+    progress
+        How to show progress on stderr: rich on a terminal, none elsewhere, unless you say.
+    """
+    from lossatlas.atlas import SurveyConfig
+
+    config = SurveyConfig(
+        target=target,
+        hold_out=hold_out,
+        hidden=hidden,
+        activation=activation,
+        loss=loss,
+        init=init,
+        learning_rate=learning_rate,
+        num_steps=num_steps,
+        seed=seed,
+        seeds=seeds,
+        preset=preset,
+        max_units=max_units,
+    )
+    check_folder(out if out is not None else pathlib.Path("lossatlas"))
+    prepare_jax()
+    check_activation(activation)
+
+    from lossatlas import atlas
+    from lossatlas.cli._output import print_json, print_survey
+
+    result = atlas.survey(data, config=config, out=out, force=force, progress=progress or _default_progress())
+    if json:
+        print_json(result.to_json())
+    else:
+        print_survey(result)
+
+
+def _default_progress() -> Literal["rich", "none"]:
+    return "rich" if sys.stderr.isatty() else "none"

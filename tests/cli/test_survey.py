@@ -1,0 +1,118 @@
+"""`lossatlas survey`: from words to a configuration, and what it prints (the survey itself is tested elsewhere)."""
+
+import dataclasses
+import inspect
+import json
+import math
+import pathlib
+
+import pytest
+
+from lossatlas.atlas import SurveyConfig
+from lossatlas.cli import _survey
+
+
+ROWS = [
+    {"network": "(0,1)", "parameters": 11, "loss": 0.1716879676, "kind": "critical point", "held-out loss": math.nan},
+    {"network": "(1,0)", "parameters": 11, "loss": 1 / 6, "kind": "level at infinity", "held-out loss": None},
+]
+
+
+class FakeSurvey:
+    directory = pathlib.Path("runs/a-very-long-name-that-a-table-would-wrap" * 4)
+    report = directory / "report.html"
+    headline = "One linear unit [and one neuron] do the job of 2,953 parameters."
+
+    def table(self):
+        return ROWS
+
+    def to_json(self):
+        return {"headline": self.headline, "table": ROWS, "directory": self.directory}
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """The survey replaced by a record of what it was asked for."""
+    calls = []
+
+    def survey(data, **options):
+        calls.append((data, options))
+        return FakeSurvey()
+
+    monkeypatch.setattr("lossatlas.atlas.survey", survey, raising=False)
+    return calls
+
+
+def test_no_words_ask_for_the_defaults_of_the_library(lossatlas, asked):
+    assert lossatlas("survey")[0] == 0
+    assert asked == [("iris", {"config": SurveyConfig(), "out": None, "force": False, "progress": "none"})]
+
+
+def test_options_have_the_names_and_defaults_of_the_configuration():
+    options = inspect.signature(_survey.survey).parameters
+    for field in dataclasses.fields(SurveyConfig):
+        assert options[field.name].default == field.default, field.name
+
+
+def test_every_word_reaches_the_survey(lossatlas, asked, tmp_path):
+    words = (
+        "table.csv --target y --hidden 3,4,5 --activation relu --loss mse --init 2 --learning-rate 0.1 --num-steps 9"
+    )
+    words += f" --seed 7 --seeds 3 --preset full --max-units 2 --hold-out 0.5 --out {tmp_path} --force --progress text"
+    assert lossatlas("survey", *words.split())[0] == 0
+    ((data, options),) = asked
+    assert data == "table.csv"
+    assert options["config"] == SurveyConfig(
+        target="y", hidden=(3, 4, 5), activation="relu", loss="mse", init=2.0, learning_rate=0.1, num_steps=9, seed=7,
+        seeds=3, preset="full", max_units=2, hold_out=0.5,
+    )  # fmt: skip
+    assert (options["out"], options["force"], options["progress"]) == (tmp_path, True, "text")
+
+
+def test_the_store_of_the_environment_is_used(lossatlas, asked, monkeypatch, tmp_path):
+    monkeypatch.setenv("LOSSATLAS_STORE", str(tmp_path / "store"))
+    assert lossatlas("survey")[0] == 0
+    assert asked[0][1]["out"] == tmp_path / "store"
+
+
+@pytest.mark.usefixtures("asked")
+def test_output_is_headline_table_and_whole_paths(lossatlas):
+    code, out, err = lossatlas("survey")
+    assert (code, err) == (0, "")
+    lines = out.splitlines()
+    assert lines[0] == FakeSurvey.headline
+    assert any(line.split()[:3] == ["(0,1)", "11", "0.1717"] for line in lines)
+    assert lines[-2:] == [f"report: {FakeSurvey.report}", f"run: {FakeSurvey.directory}"]
+
+
+@pytest.mark.usefixtures("asked")
+def test_json_is_strict(lossatlas):
+    _, out, _ = lossatlas("survey", "--json")
+    said = json.loads(out, parse_constant=pytest.fail)
+    assert said["table"][0]["loss"] == 0.1716879676
+    assert said["table"][0]["held-out loss"] is None
+    assert said["directory"] == str(FakeSurvey.directory)
+
+
+@pytest.mark.parametrize("widths", ["0", "50,0", "-3", "wide", "50,", "5.5", ""])
+def test_impossible_widths_are_refused(lossatlas, asked, widths):
+    code, out, err = lossatlas("survey", f"--hidden={widths}")
+    assert (code, out, asked) == (2, "", [])
+    assert "whole numbers above zero, like 50 or 50,50" in err
+    assert err.count("\n") == 1
+
+
+def test_an_unknown_activation_is_refused_with_the_nearest(lossatlas, asked):
+    code, _, err = lossatlas("survey", "--activation", "tnah")
+    assert (code, asked) == (2, [])
+    assert "Did you mean 'tanh'?" in err
+    assert err.count("\n") == 1
+
+
+def test_a_folder_that_cannot_be_written_is_refused_and_nothing_is_left(lossatlas, asked, tmp_path):
+    (tmp_path / "file").write_text("")
+    code, _, err = lossatlas("survey", "--out", str(tmp_path / "file" / "runs"))
+    assert (code, asked) == (2, [])
+    assert "is not a folder" in err
+    assert "--out" in err
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
