@@ -1,0 +1,202 @@
+"""The ends of the Hessian spectrum, every pair with its residual norm."""
+
+import time
+from typing import Any, Literal
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
+
+from lossatlas._errors import InputError, unknown_name
+from lossatlas._status import Certificate, Status
+from lossatlas._types import Network, Only
+from lossatlas.geometry._lanczos import chosen_ends, extreme_pairs
+from lossatlas.geometry._products import HessianProducts, host_generator
+from lossatlas.landscape import Landscape
+
+
+_MAX_EXACT = 1500
+_DEFAULT_NUM = 10
+
+
+class Spectrum(eqx.Module):
+    r"""Eigenpairs of the Hessian of the mean loss, in descending order, from both ends.
+
+    - `values`, `vectors` (rows, in `ravel_pytree` order of the selected parameters).
+    - `residuals`: $\|Hv - \lambda v\|$, measured; an eigenvalue lies within this distance of each value.
+    - `converged`: whether the residual is at most `rtol` times the largest absolute eigenvalue.
+    - `complete`: whether no eigenvalue beyond the last reported one of either end was missed: YES for the dense
+      method and after a verification run (see [`lossatlas.geometry.spectrum`][]), else NOT_CERTIFIED.
+    - `all_values`: the whole spectrum, descending; None with Lanczos.
+    - `num_top`: how many of the pairs are counted from above; the others are counted from below.
+    """
+
+    values: Float[Array, " k"]
+    vectors: Float[Array, "k p"]
+    residuals: Float[Array, " k"]
+    converged: Bool[Array, " k"]
+    all_values: Float[Array, " p"] | None
+    num_top: int = eqx.field(static=True)
+    num_bottom: int = eqx.field(static=True)
+    complete: Certificate = eqx.field(static=True)
+    status: Status = eqx.field(static=True)
+    stats: dict[str, Any]
+    settings: dict[str, Any]
+
+    @property
+    def top(self) -> Float[Array, " t"]:
+        """The largest eigenvalues, largest first."""
+        return self.values[: self.num_top]
+
+    @property
+    def bottom(self) -> Float[Array, " b"]:
+        """The smallest (most negative) eigenvalues, smallest first."""
+        return self.values[::-1][: self.num_bottom]
+
+    @property
+    def sharpness(self) -> Float[Array, ""]:
+        """The largest eigenvalue; gradient descent is stable below a step of 2 over it."""
+        return self.values[0]
+
+    def to_xarray(self):
+        """The values, residuals and flags as an `xarray.Dataset` over `pair`."""
+        import xarray as xr
+
+        columns = {"value": self.values, "residual": self.residuals, "converged": self.converged}
+        return xr.Dataset(
+            {name: ("pair", np.asarray(column)) for name, column in columns.items()},
+            attrs={"complete": str(self.complete), "status": str(self.status), "num_top": self.num_top},
+        )
+
+
+def spectrum(
+    network: Network,
+    landscape: Landscape,
+    *,
+    num_top: int | None = None,
+    num_bottom: int | None = None,
+    only: Only = None,
+    key: PRNGKeyArray | None = None,
+    method: Literal["auto", "exact", "lanczos"] = "auto",
+    rtol: float | None = None,
+    max_products: int = 2000,
+) -> Spectrum:
+    r"""The largest and the smallest eigenvalues of the Hessian of the mean loss, with vectors.
+
+    Up to 1,500 parameters the dense matrix is diagonalised (p products, $p^2$ numbers). Above, thick-restart
+    Lanczos from one random start, with full reorthogonalisation in two passes, runs until every wanted pair has
+    converged; then verification runs with fresh random starts search the complement of what was found, until
+    nothing beyond the last wanted value of each end is left. So multiple eigenvalues and close neighbours are all
+    found, and no eigenvalue is passed off as an earlier one. Typical cost: 3 to 6 products a pair, plus the verification, plus
+    one a pair for the measured residual; memory at most 1 GB of vectors or k + 20 of them.
+
+    **Arguments:**
+    - `network`, `landscape`: the point and the data; the convention is the mean over the examples.
+    - `num_top`, `num_bottom`: pairs of each end; default 10, or all of a smaller problem. 0 leaves an end out.
+    - `only`: a parameter filter; the Hessian is then the block of these parameters.
+    - `key`: of the random starts; default `jax.random.key(0)`. Unused by the dense method.
+    - `method`: `"exact"`, `"lanczos"`, or `"auto"` (exact up to 1,500 parameters).
+    - `rtol`: a pair has converged when its residual is at most `rtol` times the largest absolute eigenvalue. Default
+      1e-6 in float64, 1e-5 in float32. The error of an isolated eigenvalue is about the residual squared over its gap.
+    - `max_products`: where Lanczos gives up; unconverged pairs are then reported as such.
+
+    **Returns:**
+    A [`lossatlas.geometry.Spectrum`][].
+
+    **Raises:** `InputError` for more pairs than parameters, none at all, a tolerance below the precision, and
+    Hessian products that are not finite.
+
+    !!! cite
+        Wu and Simon 2000 (thick restart); Kuczynski and Wozniakowski 1992, SIAM J. Matrix Anal. Appl. 13
+        (the probability bound of the verification).
+    """
+    begin = time.perf_counter()
+    products = HessianProducts(network, landscape, only)
+    size = products.size
+    num_top = _check_num("num_top", num_top, size)
+    num_bottom = _check_num("num_bottom", num_bottom, size)
+    if num_top + num_bottom == 0:
+        msg = "num_top and num_bottom are both 0; ask for at least one pair."
+        raise InputError(msg)
+    if method not in ("auto", "exact", "lanczos"):
+        raise unknown_name("method", method, ("auto", "exact", "lanczos"))
+    rtol = _check_rtol(rtol, products.dtype)
+    if max_products < 1:
+        msg = f"max_products must be at least 1, got {max_products}."
+        raise InputError(msg)
+    exact = method == "exact" or (method == "auto" and size <= _MAX_EXACT) or num_top + num_bottom >= size
+    settings: dict[str, Any] = {
+        "method": "exact" if exact else "lanczos",
+        "rtol": rtol,
+        "convention": "mean over examples",
+    }
+    verifications = 0
+    if exact:
+        values, vectors, residuals, everything = _dense_pairs(products, num_top, num_bottom)
+        complete = Certificate.YES
+    else:
+        settings |= {"max_products": max_products}
+        found = extreme_pairs(
+            products,
+            size,
+            products.dtype,
+            num_top=num_top,
+            num_bottom=num_bottom,
+            rtol=rtol,
+            max_products=max_products,
+            rng=host_generator(jax.random.key(0) if key is None else key),
+        )
+        values, vectors, residuals, everything = found.values, found.vectors, found.residuals, None
+        complete = Certificate.YES if found.is_verified else Certificate.NOT_CERTIFIED
+        verifications = found.num_verifications
+    converged = residuals <= rtol * np.abs(values).max()
+    done = bool(converged.all()) and complete is Certificate.YES
+    return Spectrum(
+        values=jnp.asarray(values),
+        vectors=jnp.asarray(vectors),
+        residuals=jnp.asarray(residuals),
+        converged=jnp.asarray(converged),
+        all_values=None if everything is None else jnp.asarray(everything),
+        num_top=min(num_top, len(values)),
+        num_bottom=min(num_bottom, len(values)),
+        complete=complete,
+        status=Status.CONVERGED if done else Status.MAX_STEPS,
+        stats={
+            "products": products.count,
+            "verifications": verifications,
+            "seconds": time.perf_counter() - begin,
+            "size": size,
+        },
+        settings=settings,
+    )
+
+
+def _dense_pairs(products: HessianProducts, num_top: int, num_bottom: int):
+    matrix = products.dense()
+    ascending, columns = np.linalg.eigh(matrix)
+    everything, rows = ascending[::-1], columns.T[::-1]
+    chosen = chosen_ends(len(everything), num_top, num_bottom)
+    values, vectors = everything[chosen], rows[chosen]
+    residuals = np.linalg.norm(vectors @ matrix - values[:, None] * vectors, axis=1)
+    return values, vectors, residuals, everything
+
+
+def _check_num(name: str, given: int | None, size: int) -> int:
+    if given is None:
+        return min(_DEFAULT_NUM, size)
+    if not 0 <= given <= size:
+        msg = f"{name} must be between 0 and the number of selected parameters, {size}; got {given}."
+        raise InputError(msg)
+    return given
+
+
+def _check_rtol(rtol: float | None, dtype: np.dtype) -> float:
+    eps = float(np.finfo(dtype).eps)
+    if rtol is None:
+        return max(1e-6, 100 * eps)
+    if not rtol >= 10 * eps:
+        msg = f"rtol must be at least {10 * eps:.1e}, ten times the rounding unit of {dtype}; got {rtol}."
+        raise InputError(msg)
+    return rtol
