@@ -64,10 +64,11 @@ def extreme_pairs(
     A run with one random start converges to one vector of every eigenspace, so a multiple eigenvalue, or one of two
     that agree to rounding, would be missed. After the run the converged pairs are locked and a verification run
     with fresh random vectors searches their complement. It ends without a finding when the probability that the
-    complement still hides an eigenvalue beyond the last wanted one is below 1e-6 (the bound of Kuczynski and Wozniakowski
-    1992, Theorem 4.2: $P \le 1.648 \sqrt n \exp(-\sqrt\epsilon (2k - 1))$ after k steps), or when the
-    extreme pairs of the complement have converged to values that are not beyond it. What it finds is converged and locked too, and
-    the verification is repeated in blocks of 1, 2, 4, 8 vectors. Residual norms are measured with one more product each.
+    complement still hides an eigenvalue beyond the last wanted one is below 1e-6 (the bound of Kuczynski and
+    Wozniakowski 1992: $P \le 1.648 \sqrt n \exp(-\sqrt\epsilon (2k - 1))$ after k steps, with the spread of
+    the Ritz values for that of the spectrum), or when the extreme pairs of the complement have converged to values
+    that are not beyond it. What it finds is converged and locked too, and the verification is repeated in blocks of
+    1, 2, 4, 8 vectors. Residual norms are measured with one more product each.
 
     **Arguments:**
     - `rtol`: a pair has converged when its residual norm is at most `rtol` times the largest absolute eigenvalue.

@@ -73,3 +73,8 @@ def _diagonal(network, landscape, selected):
 def host_generator(key) -> np.random.Generator:
     """The numpy generator of a typed key: the same key gives the same host vectors."""
     return np.random.default_rng(np.asarray(jax.random.key_data(key)).tolist())
+
+
+def random_signs(rng: np.random.Generator, products: HessianProducts) -> np.ndarray:
+    """A vector of independent signs: of all random probes the one of least variance for a trace."""
+    return rng.choice(np.array([-1.0, 1.0], products.dtype), products.size)

@@ -89,8 +89,8 @@ def spectrum(
     Lanczos from one random start, with full reorthogonalisation in two passes, runs until every wanted pair has
     converged; then verification runs with fresh random starts search the complement of what was found, until
     nothing beyond the last wanted value of each end is left. So multiple eigenvalues and close neighbours are all
-    found, and no eigenvalue is passed off as an earlier one. Typical cost: 3 to 6 products a pair, plus the verification, plus
-    one a pair for the measured residual; memory at most 1 GB of vectors or k + 20 of them.
+    found, and no eigenvalue is passed off as an earlier one. Typical cost: 3 to 6 products a pair, plus the
+    verification, plus one a pair for the measured residual; memory at most 1 GB of vectors, or k + 20 of them.
 
     **Arguments:**
     - `network`, `landscape`: the point and the data; the convention is the mean over the examples.

@@ -116,7 +116,3 @@ def _hutch_plus_plus(products: HessianProducts, num: int, rng: np.random.Generat
         probe = probe - basis @ (basis.T @ probe)
         samples[i] = captured + probe.astype(float) @ products(probe)
     return float(samples.mean()), samples
-
-
-def _signs(rng: np.random.Generator, products: HessianProducts) -> np.ndarray:
-    return rng.choice(np.array([-1.0, 1.0], products.dtype), products.size)
