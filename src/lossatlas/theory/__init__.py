@@ -1,3 +1,9 @@
 """Say before training what will happen."""
 
-from lossatlas.theory._linear_levels import LinearLevels as LinearLevels, linear_levels as linear_levels
+from lossatlas.theory._lift_inertia import LiftedInertia as LiftedInertia
+from lossatlas.theory._lift_inertia import lift_inertia as lift_inertia
+from lossatlas.theory._linear_levels import LinearLevels as LinearLevels
+from lossatlas.theory._linear_levels import linear_levels as linear_levels
+from lossatlas.theory._split_inertia import AddedInertia as AddedInertia
+from lossatlas.theory._split_inertia import null_unit_inertia as null_unit_inertia
+from lossatlas.theory._split_inertia import split_inertia as split_inertia

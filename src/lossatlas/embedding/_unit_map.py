@@ -1,0 +1,213 @@
+"""A linear map between the units of one space, carried to every parameter that touches the space."""
+
+import dataclasses
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from lossatlas._errors import InputError, unknown_name
+from lossatlas._types import Network
+from lossatlas.embedding._constants import shift_cotangent
+from lossatlas.networks import (
+    Axis,
+    HasUnitSpaces,
+    UnitSpace,
+    named_parameters,
+    put_units,
+    replace_parameters,
+    take_units,
+)
+
+
+class UnitMap(eqx.Module):
+    r"""Widen (or narrow) one unit space: n units become n'.
+
+    Writers (rows, biases) map by `writers` $T_w$, readers (columns) by `readers` $T_r$, both of shape (n', n), and
+    `offsets` are added to the writers of new units. The map keeps the network function when the units it makes are
+    copies, and then gradients go the same way with the dual matrices: $\nabla_{wide} = B \nabla_{narrow}$ with
+    `dual_writers` on writers and `dual_readers` on readers, $T_w^\top D_w = T_r^\top D_r = I$, hence $A^\top B = I$.
+    For splits the duals are the roles exchanged, $D_w = T_r$, $D_r = T_w$.
+
+    - `constants`: the constant outputs of new null units, None without them; the gradient of such a unit's readers
+      is its constant times the gradient of the bias that they feed.
+    - `dual_writers`, `dual_readers`: None for maps that narrow.
+
+    !!! cite
+        Zhang et al. 2021, arXiv 2105.14573, Definition 1 and Theorem 1; `grad_wide = B grad_narrow` holds at
+        every point, critical or not.
+    """
+
+    space: str = eqx.field(static=True)
+    writers: Float[Array, "new old"]
+    readers: Float[Array, "new old"]
+    dual_writers: Float[Array, "new old"] | None = None
+    dual_readers: Float[Array, "new old"] | None = None
+    offsets: dict[str, Array] = eqx.field(default_factory=dict)
+    constants: Float[Array, " new"] | None = None
+    note: str = eqx.field(static=True, default="")
+
+    def apply(self, network: Network) -> Network:
+        """The network with the space resized by the map.
+
+        **Raises:** `InputError` when the space of this network has another number of units.
+        """
+        space = find_space(network, self.space)
+        _check_size(self, space)
+        values = _map_units(network, space, named_parameters(network), self.writers, self.readers)
+        for axis in space.writers:
+            if axis.path in self.offsets:
+                block = take_units(values[axis.path], axis, self.writers.shape[0])
+                offset = self.offsets[axis.path].astype(block.dtype)
+                values[axis.path] = put_units(values[axis.path], axis, self.writers.shape[0], block + offset)
+        return _rebuild(network, self, values)
+
+    def apply_gradient(self, network: Network, gradient: Network) -> Network:
+        """B: the gradient at the wide point from the gradient at the narrow one.
+
+        **Arguments:**
+        - `network`: the narrow network.
+        - `gradient`: a network of the same structure that holds the gradient in place of the parameters.
+        """
+        if self.dual_writers is None or self.dual_readers is None:
+            msg = f"The map of {self.space} ({self.note}) narrows the network, so it carries no gradients."
+            raise InputError(msg)
+        space = find_space(network, self.space)
+        values = _map_units(network, space, named_parameters(gradient), self.dual_writers, self.dual_readers)
+        new = _rebuild(network, self, values)
+        if self.constants is None:
+            return new
+        pulled = shift_cotangent(network, self.space, gradient)
+        if pulled is None:
+            return new
+        values = named_parameters(new)
+        for axis in space.readers:
+            block = take_units(values[axis.path], axis, self.constants.shape[0])
+            added = jnp.einsum("u,...->...u", self.constants, pulled[axis.path])[..., None, :, None]
+            values[axis.path] = put_units(values[axis.path], axis, self.constants.shape[0], block + added)
+        return replace_parameters(new, values)
+
+    def apply_inverse(self, network: Network) -> Network:
+        r"""$B^\top$: the narrow network of a wide one; the inverse on the range of the map."""
+        assert self.dual_writers is not None
+        assert self.dual_readers is not None
+        space = find_space(network, self.space)
+        new, old = self.writers.shape
+        if space.size != new:
+            msg = f"{self.space} has {space.size} units; the inverse of this map needs {new}."
+            raise InputError(msg)
+        values = _map_units(network, space, named_parameters(network), self.dual_writers.T, self.dual_readers.T)
+        narrow = network.with_sizes({self.space: old})
+        kept = named_parameters(narrow)
+        return replace_parameters(narrow, {path: value for path, value in values.items() if path in kept})
+
+
+def compose(first: UnitMap, second: UnitMap, note: str) -> UnitMap:
+    """One map that does `first`, then `second`, on the same space."""
+
+    def product(outer, inner):
+        return None if outer is None or inner is None else outer @ inner
+
+    offsets = {
+        path: jnp.einsum("wn,...ni->...wi", second.writers.astype(block.dtype), block)
+        for path, block in first.offsets.items()
+    }
+    for path, block in second.offsets.items():
+        offsets[path] = offsets[path] + block if path in offsets else block
+    constants = None
+    if first.constants is not None or second.constants is not None:
+        constants = jnp.zeros(second.writers.shape[0], second.writers.dtype)
+        if first.constants is not None:
+            # A copy of a null unit puts out the same constant: the duals of readers copy unit outputs.
+            assert second.dual_readers is not None
+            constants = constants + second.dual_readers @ first.constants
+        if second.constants is not None:
+            constants = constants + second.constants
+    return UnitMap(
+        first.space,
+        second.writers @ first.writers,
+        second.readers @ first.readers,
+        product(second.dual_writers, first.dual_writers),
+        product(second.dual_readers, first.dual_readers),
+        offsets,
+        constants,
+        note,
+    )
+
+
+def find_space(network: Network, name: str) -> UnitSpace:
+    """The unit space of a name; a space that the network could hold but has no units of is found with size 0.
+
+    **Raises:** `InputError` for a network without unit spaces and for an unknown name.
+    """
+    spaces = require_unit_spaces(network)
+    if name in spaces:
+        return spaces[name]
+    try:
+        grown = network.with_sizes({name: 1}).unit_spaces()
+    except InputError as error:
+        raise unknown_name("unit space", name, spaces) from error
+    return dataclasses.replace(grown[name], size=0)
+
+
+def require_unit_spaces(network: Network) -> dict[str, UnitSpace]:
+    """The unit spaces of a network.
+
+    **Raises:** `InputError` when it states none, or when their parameters are not floating point.
+    """
+    if not isinstance(network, HasUnitSpaces):
+        msg = (
+            f"A {type(network).__name__} states no unit spaces (unit_spaces(), with_sizes()), so it cannot be "
+            "widened or reduced. Use lossatlas.networks.Dense."
+        )
+        raise InputError(msg)
+    spaces = network.unit_spaces()
+    known = named_parameters(network)
+    for space in spaces.values():
+        for axis in (*space.writers, *space.readers):
+            if axis.path not in known:
+                msg = f"{axis.path} must be a floating-point array; convert it with .astype(float)."
+                raise InputError(msg)
+    return spaces
+
+
+def reader_norms(network: Network, space: UnitSpace) -> Float[np.ndarray, " units"]:
+    """The Euclidean norm of everything that reads each unit."""
+    values = named_parameters(network)
+    total = np.zeros(space.size)
+    for axis in space.readers:
+        block = np.asarray(take_units(values[axis.path], axis, space.size), dtype=float)
+        total += np.sum(np.moveaxis(block, -2, 0).reshape(space.size, -1) ** 2, axis=1)
+    return np.sqrt(total)
+
+
+def _check_size(step: UnitMap, space: UnitSpace) -> None:
+    if step.writers.shape[1] != space.size:
+        msg = f"{space.name} has {space.size} units; this map ({step.note}) needs {step.writers.shape[1]}."
+        raise InputError(msg)
+
+
+def _map_units(network, space: UnitSpace, values: dict[str, Array], writers, readers) -> dict[str, Array]:
+    values = dict(values)
+
+    def mapped(axis: Axis, matrix):
+        array = values.get(axis.path)
+        if array is None:  # the first units of a space that had none
+            empty = named_parameters(network.with_sizes({space.name: 1}))[axis.path]
+            array = put_units(empty, axis, 1, take_units(empty, axis, 1)[..., :0, :])
+        block = take_units(array, axis, space.size)
+        new = jnp.einsum("wn,...ni->...wi", matrix.astype(block.dtype), block)
+        return put_units(array, axis, space.size, new)
+
+    for axis in space.writers:
+        values[axis.path] = mapped(axis, writers)
+    for axis in space.readers:
+        values[axis.path] = mapped(axis, readers)
+    return values
+
+
+def _rebuild(network: Network, step: UnitMap, values: dict[str, Array]) -> Network:
+    template = network.with_sizes({step.space: step.writers.shape[0]})
+    kept = named_parameters(template)
+    return replace_parameters(template, {path: value for path, value in values.items() if path in kept})
