@@ -96,6 +96,6 @@ def _notes(names: tuple[str, ...], categories: dict[str, tuple[str, ...]], featu
             notes.append(f"The column {name!r} only counts the rows; leave it out with drop=[{name!r}].")
     constant = [name for name, spread in zip(encoded, np.ptp(features, axis=0), strict=True) if spread == 0]
     if constant:
-        listed = ", ".join(constant[:5]) + (", ..." if len(constant) > 5 else "")
-        notes.append(f"{len(constant)} constant column(s) became 0: {listed}.")
+        listed = ", ".join(constant[:5]) + (" and more" if len(constant) > 5 else "")
+        notes.append(f"{len(constant)} column(s) are constant and say nothing: {listed}.")
     return notes

@@ -49,7 +49,7 @@ class DataSet:
             array.setflags(write=False)
 
     def __repr__(self) -> str:
-        what = f"{len(self.classes)} classes" if self.classes else f"{self.target.shape[1]} targets"
+        what = f"{len(self.classes)} classes" if self.classes else f"{self.target.shape[1]} target(s)"
         return f"DataSet({self.name!r}, {self.num_rows} rows, {self.num_inputs} inputs, {what})"
 
     @property
@@ -181,8 +181,13 @@ class DataSet:
             )
             raise InputError(msg)
         rows = np.arange(self.num_rows)
-        train, test = train_test_split(rows, test_size=num_test, random_state=seed, stratify=strata)
-        return self._parts(train, test)
+        parts = train_test_split(rows, test_size=num_test, random_state=seed, stratify=strata)
+        return self._parts(np.asarray(parts[0]), np.asarray(parts[1]))
+
+    def hold_out(self, test_fraction: float, *, seed: int = 0, stratified: bool | None = None) -> "DataSet":
+        """The training part of a split, which carries the test part as `held_out`."""
+        train, test = self.split(test_fraction, seed=seed, stratified=stratified)
+        return dataclasses.replace(train, held_out=test)
 
     def folds(
         self, num: int = 5, *, seed: int = 0, stratified: bool | None = None

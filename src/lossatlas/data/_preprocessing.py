@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float
 
 from lossatlas._errors import InputError, unknown_name
-from lossatlas.data._table import Categories, as_frame, encode, encoded_names
+from lossatlas.data._table import Categories, as_frame, check_complete, encode, encoded_names
 from lossatlas.data._target import Kind, Label
 
 
@@ -105,7 +105,12 @@ class Preprocessing:
                 tuple(f"{self.target}[{i}]" for i in range(values.shape[1])) if values.shape[1] > 1 else (self.target,)
             )
             return self.encode_targets(encode(values.set_axis(list(names), axis=1), names, {}), loss)
-        series = as_frame(y).iloc[:, 0]
+        frame = as_frame(y)
+        if frame.shape[1] != 1:
+            msg = f"Class labels must have shape (n,), got {frame.shape}."
+            raise InputError(msg)
+        series = frame.iloc[:, 0]
+        check_complete(series, self.target)
         number = {str(label): i for i, label in enumerate(self.classes)}
         codes = np.zeros(len(series), np.int64)
         for row, value in enumerate(series):
@@ -183,7 +188,7 @@ class Preprocessing:
             wrong = sorted(set(values) ^ known)
             msg = f"This is no saved preprocessing: missing or unknown entries {', '.join(wrong)}."
             raise InputError(msg)
-        read = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        read: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
         read["categories"] = {name: tuple(levels) for name, levels in values["categories"].items()}
         return cls(**read)
 

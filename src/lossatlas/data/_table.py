@@ -1,4 +1,7 @@
-"""Tables of numbers and text, turned into float64 columns, or refused with the row and the column named."""
+"""Tables of numbers and text, turned into float64 columns, or refused with the row and the column named.
+
+Rows are counted from 1, without the header: row 1 is the first row of data.
+"""
 
 import re
 from typing import Any
@@ -106,18 +109,31 @@ def is_text(series: Any) -> bool:
         return False
     if not (pd.api.types.is_object_dtype(series) or pd.api.types.is_string_dtype(series)):
         return False
-    return bool(pd.to_numeric(series, errors="coerce").isna().any())
+    return bool(np.isnan(_parsed(series)).any())
+
+
+def _parsed(series: Any) -> Float[np.ndarray, " n"]:
+    """Numbers written as text; NaN where a cell is none."""
+    import pandas as pd
+
+    return np.asarray(pd.to_numeric(series.astype(object), errors="coerce"), np.float64)
+
+
+def check_not_mixed(series: Any, name: str) -> None:
+    """**Raises:** `InputError` for a text column whose cells are mostly numbers (a `?` among them)."""
+    import pandas as pd
+
+    if isinstance(series.dtype, pd.CategoricalDtype):
+        return
+    is_number = ~np.isnan(_parsed(series))
+    if is_number.mean() > 0.5:
+        row = int(np.argmin(is_number))
+        msg = f"Column {name!r} holds numbers, but {series.iloc[row]!r} in row {row + 1}; mend or remove such rows."
+        raise InputError(msg)
 
 
 def _categories_of(series: Any, name: str) -> tuple[str, ...]:
-    import pandas as pd
-
-    if not isinstance(series.dtype, pd.CategoricalDtype):
-        missing = pd.to_numeric(series, errors="coerce").isna().to_numpy()
-        if missing.mean() < 0.5:
-            row = int(np.argmax(missing))
-            msg = f"Column {name!r} holds numbers, but {series.iloc[row]!r} in row {row + 1}; mend or remove such rows."
-            raise InputError(msg)
+    check_not_mixed(series, name)
     levels = sorted({str(value) for value in series})
     if len(levels) > MAX_CATEGORIES:
         msg = (
@@ -200,13 +216,12 @@ def _numbers(series: Any, name: str) -> Float[np.ndarray, " n"]:
         if not (pd.api.types.is_object_dtype(series) or pd.api.types.is_string_dtype(series)):
             msg = f"Column {name!r} holds {series.dtype}; give real numbers or text (for dates, a number of days)."
             raise InputError(msg)
-        parsed = pd.to_numeric(series, errors="coerce")
-        bad = parsed.isna().to_numpy()
+        values = _parsed(series)
+        bad = np.isnan(values)
         if bad.any():
             row = int(np.argmax(bad))
             msg = f"Column {name!r} must hold numbers, got {series.iloc[row]!r} in row {row + 1}."
             raise InputError(msg)
-        values = parsed.to_numpy(np.float64)
     infinite = ~np.isfinite(values)
     if infinite.any():
         msg = f"Column {name!r} is infinite in row {int(np.argmax(infinite)) + 1}; remove or mend such rows."

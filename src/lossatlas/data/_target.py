@@ -6,7 +6,7 @@ from typing import Any, Literal
 import numpy as np
 
 from lossatlas._errors import InputError, unknown_name
-from lossatlas.data._table import as_frame, check_complete, encode, is_text
+from lossatlas.data._table import as_frame, check_complete, check_not_mixed, encode, is_text
 
 
 Kind = Literal["regression", "classification"]
@@ -14,7 +14,6 @@ Label = str | int | bool
 
 MAX_CLASSES = 20
 MIN_ROWS_PER_CLASS = 3
-MAX_TEXT_CLASSES = 1000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,8 +51,9 @@ def read_target(y: Any, name: str, kind: str = "auto") -> Target:
         msg = f"The target {name!r} holds text, e.g. {str(series.iloc[0])!r}; regression needs numbers."
         raise InputError(msg)
     if text:
+        check_not_mixed(series, name)
         return _classes(np.array([_plain(value) for value in series], dtype=object), name)
-    values = encode(frame, tuple(frame.columns), {})[:, 0] if name in frame.columns else _numbers(series, name)
+    values = encode(series.to_frame(name), (name,), {})[:, 0]
     num_values = len(np.unique(values))
     whole = bool(np.all(values == np.round(values)))
     few = num_values <= MAX_CLASSES and num_values * MIN_ROWS_PER_CLASS <= len(values)
@@ -71,16 +71,9 @@ def read_target(y: Any, name: str, kind: str = "auto") -> Target:
     return _regression(values[:, None], name)
 
 
-def _numbers(series: Any, name: str) -> np.ndarray:
-    return encode(series.to_frame(name), (name,), {})[:, 0]
-
-
 def _read_columns(frame: Any, name: str, kind: str) -> Target:
-    values = encode(
-        frame.set_axis([f"{name}[{i}]" for i in range(frame.shape[1])], axis=1),
-        tuple(f"{name}[{i}]" for i in range(frame.shape[1])),
-        {},
-    )
+    names = [f"{name}[{i}]" for i in range(frame.shape[1])]
+    values = encode(frame.set_axis(names, axis=1), tuple(names), {})
     one_hot = bool(np.all((values == 0) | (values == 1)) and np.all(values.sum(axis=1) == 1))
     if kind == "classification" and not one_hot:
         msg = f"The target {name!r} of shape {values.shape} does not hold one-hot rows; give class labels, shape (n,)."
@@ -96,11 +89,12 @@ def _plain(value: Any) -> Label:
 
 
 def _classes(labels: np.ndarray, name: str, notes: tuple[str, ...] = ()) -> Target:
-    classes = tuple(sorted(set(labels)))
+    # Truth values before text, each in its own order.
+    classes: tuple[Label, ...] = tuple(sorted(set(labels), key=lambda label: (isinstance(label, str), label)))
     if len(classes) < 2:
-        msg = f"The target {name!r} has one class only, {classes[0]!r}; a classification needs at least two."
+        msg = f"The target {name!r} has one class only, {labels[0]!r}; a classification needs at least two."
         raise InputError(msg)
-    if len(classes) > MAX_TEXT_CLASSES or len(classes) == len(labels):
+    if len(classes) > max(MAX_CLASSES, len(labels) // 2):
         msg = (
             f"The target {name!r} has {len(classes)} different labels in {len(labels)} rows; "
             "that is an identifier, not a class. Name another target column."
