@@ -1,7 +1,21 @@
 """Measure the landscape at a point."""
 
+from lossatlas.geometry._condensation import Cluster as Cluster
+from lossatlas.geometry._condensation import Condensation as Condensation
+from lossatlas.geometry._condensation import LayerCondensation as LayerCondensation
+from lossatlas.geometry._condensation import condensation as condensation
+from lossatlas.geometry._critical import CriticalPoint as CriticalPoint
+from lossatlas.geometry._critical import find_critical_point as find_critical_point
+from lossatlas.geometry._critical import find_critical_points as find_critical_points
 from lossatlas.geometry._density import SpectralDensity as SpectralDensity
 from lossatlas.geometry._density import spectral_density as spectral_density
+from lossatlas.geometry._diversity import effective_neurons as effective_neurons
+from lossatlas.geometry._grouping import Grouping as Grouping
+from lossatlas.geometry._inertia import Inertia as Inertia
+from lossatlas.geometry._inertia import inertia as inertia
+from lossatlas.geometry._infinity import Runaway as Runaway
+from lossatlas.geometry._infinity import classify_escape as classify_escape
+from lossatlas.geometry._planted import plant_landscape as plant_landscape
 from lossatlas.geometry._spectrum import Spectrum as Spectrum
 from lossatlas.geometry._spectrum import spectrum as spectrum
 from lossatlas.geometry._trace import TraceEstimate as TraceEstimate

@@ -23,6 +23,27 @@ from lossatlas.networks._activations import (
 )
 from lossatlas.networks._dense import Dense as Dense
 from lossatlas.networks._dense import DenseLayer as DenseLayer
+from lossatlas.networks._file import SavedNetwork as SavedNetwork
+from lossatlas.networks._file import load as load
+from lossatlas.networks._file import save as save
+from lossatlas.networks._gauges import (
+    apply_mixing as apply_mixing,
+)
+from lossatlas.networks._gauges import (
+    apply_permutation as apply_permutation,
+)
+from lossatlas.networks._gauges import (
+    apply_reflection as apply_reflection,
+)
+from lossatlas.networks._gauges import (
+    apply_scale as apply_scale,
+)
+from lossatlas.networks._gauges import (
+    gauge_tangents as gauge_tangents,
+)
+from lossatlas.networks._gauges import (
+    union_rank as union_rank,
+)
 from lossatlas.networks._init import (
     initialisation_names as initialisation_names,
 )
