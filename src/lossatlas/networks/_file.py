@@ -1,0 +1,226 @@
+"""Networks in files: one safetensors file that says how to rebuild the network."""
+
+import contextlib
+import dataclasses
+import json
+import os
+import pathlib
+import tempfile
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from lossatlas._errors import InputError, unknown_name
+from lossatlas._parameters import named_parameters
+from lossatlas._types import Network
+from lossatlas.networks._activations import activation, activation_names
+from lossatlas.networks._dense import Dense, DenseLayer
+
+
+_HEADER = "lossatlas.network"
+_VERSION = 1
+_DTYPES = ("float16", "float32", "float64")
+
+
+@dataclasses.dataclass(frozen=True)
+class SavedNetwork:
+    """What a model file holds.
+
+    - `network`: the network.
+    - `preprocessing`: the dictionary that it was saved with, or None; see `lossatlas.data.Preprocessing.from_dict`.
+    - `extra`: whatever else was saved, e.g. the loss that it was trained with.
+    """
+
+    network: Network
+    preprocessing: dict[str, Any] | None
+    extra: dict[str, Any]
+
+
+def save(
+    path: str | pathlib.Path,
+    network: Network,
+    *,
+    preprocessing: dict[str, Any] | None = None,
+    extra: dict[str, Any] | None = None,
+) -> pathlib.Path:
+    """Write a network to one safetensors file.
+
+    The tensors are named `layers.0.weight`, as other tools expect; the header entry `lossatlas.network` holds class,
+    arguments, preprocessing and extra as JSON. The file appears whole or not at all.
+
+    **Arguments:**
+    - `path`: the file, usually `.safetensors`; its folder must exist.
+    - `network`: a [`lossatlas.networks.Dense`][] with an activation known by name.
+    - `preprocessing`: what its inputs need, `data.preprocessing.to_dict()`.
+    - `extra`: anything that JSON knows.
+
+    **Returns:** the path.
+
+    **Raises:** `InputError` for another class, an activation that is not known by name (it could not be rebuilt),
+    entries that JSON does not know, and a folder that cannot be written.
+    """
+    from safetensors.numpy import save as to_bytes
+
+    path = pathlib.Path(path)
+    header = {
+        "version": _VERSION,
+        "class": type(network).__name__,
+        "arguments": _arguments(network),
+        "preprocessing": preprocessing,
+        "extra": extra or {},
+    }
+    try:
+        text = json.dumps(header, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        msg = f"preprocessing and extra must hold what JSON knows (finite numbers, text, lists, dictionaries): {error}."
+        raise InputError(msg) from None
+    tensors = {_tensor_name(name): np.asarray(array) for name, array in named_parameters(network).items()}
+    for name, array in tensors.items():
+        if array.dtype.name not in _DTYPES:
+            msg = f"The parameter {name} has type {array.dtype}; a model file holds {', '.join(_DTYPES)}."
+            raise InputError(msg)
+    _write_whole(path, to_bytes(tensors, metadata={_HEADER: text}))
+    return path
+
+
+def _tensor_name(path: str) -> str:
+    """`layers[0].weight` as `layers.0.weight`."""
+    return path.replace("[", ".").replace("]", "")
+
+
+def _arguments(network: Any) -> dict[str, Any]:
+    if not isinstance(network, Dense):
+        msg = f"Only networks.Dense can be saved, got {type(network).__name__}."
+        raise InputError(msg)
+    name = network.activation.name
+    if name not in activation_names() or activation(name) != network.activation:
+        msg = (
+            f"The activation {name!r} is a callable of your own, which a file cannot hold; "
+            f"use one known by name: {', '.join(activation_names())}."
+        )
+        raise InputError(msg)
+    return {
+        "widths": list(network.widths),
+        "num_linear": list(network.num_linear),
+        "has_bias": [layer.bias is not None for layer in network.layers],
+        "activation": name,
+    }
+
+
+def _write_whole(path: pathlib.Path, content: bytes) -> None:
+    temporary = None
+    try:
+        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        # mkstemp makes files for the owner alone; a model file gets the usual permissions.
+        mask = os.umask(0)
+        os.umask(mask)
+        pathlib.Path(temporary).chmod(0o666 & ~mask)
+        pathlib.Path(temporary).replace(path)
+    except OSError as error:
+        msg = f"The model file {str(path)!r} cannot be written: {error.strerror or error}."
+        raise InputError(msg) from None
+    finally:
+        if temporary is not None:
+            with contextlib.suppress(OSError):
+                pathlib.Path(temporary).unlink(missing_ok=True)
+
+
+def load(path: str | pathlib.Path) -> SavedNetwork:
+    """Read a network that [`lossatlas.networks.save`][] wrote; nothing is ever unpickled.
+
+    **Returns:** a [`lossatlas.networks.SavedNetwork`][]; its parameters are bit-identical to the saved ones.
+
+    **Raises:** `InputError` for a file that is missing, damaged or of another origin, and for float64 parameters
+    where JAX has float64 switched off.
+    """
+    path = pathlib.Path(path)
+    text, tensors = _read(path)
+    if text is None:
+        msg = f"{path.name!r} was not written by lossatlas.networks.save: its header lacks {_HEADER!r}."
+        raise InputError(msg)
+    try:
+        header = json.loads(text)
+        version, kind, arguments = header["version"], header["class"], header["arguments"]
+        preprocessing, extra = header["preprocessing"], header["extra"]
+    except (ValueError, KeyError, TypeError):
+        msg = f"The header of the model file {path.name!r} is damaged."
+        raise InputError(msg) from None
+    if version != _VERSION:
+        msg = f"The model file {path.name!r} has format {version}, this version reads {_VERSION}; update lossatlas."
+        raise InputError(msg)
+    if kind != "Dense":
+        raise unknown_name("network class", kind, ["Dense"])
+    network = _build_dense(path, arguments, tensors)
+    return SavedNetwork(network, preprocessing, extra)
+
+
+def _read(path: pathlib.Path) -> tuple[str | None, dict[str, np.ndarray]]:
+    from safetensors import SafetensorError, safe_open
+
+    if not path.is_file():
+        msg = f"There is no model file {str(path)!r}."
+        raise InputError(msg)
+    try:
+        with safe_open(path, framework="numpy") as file:
+            text = (file.metadata() or {}).get(_HEADER)
+            tensors = {name: file.get_tensor(name) for name in file.keys()} if text else {}  # noqa: SIM118
+    except (SafetensorError, OSError, TypeError, ValueError) as error:
+        msg = f"{path.name!r} is no readable safetensors file: {error}."
+        raise InputError(msg) from None
+    return text, tensors
+
+
+def _build_dense(path: pathlib.Path, arguments: dict[str, Any], tensors: dict[str, np.ndarray]) -> Dense:
+    try:
+        expected = _shapes(**arguments)
+        act = activation(arguments["activation"])
+    except (KeyError, TypeError, ValueError):
+        msg = f"The header of the model file {path.name!r} is damaged or of a newer version."
+        raise InputError(msg) from None
+    found = {name: array.shape for name, array in tensors.items()}
+    for name in sorted(expected.keys() | found.keys()):
+        if expected.get(name) != found.get(name):
+            msg = (
+                f"The model file {path.name!r} is damaged: {name} has shape {found.get(name)}, "
+                f"its header says {expected.get(name)}."
+            )
+            raise InputError(msg)
+    arrays = {name: _to_jax(array) for name, array in tensors.items()}
+    layers = [
+        DenseLayer(arrays[f"layers.{i}.weight"], arrays.get(f"layers.{i}.bias"), arrays.get(f"layers.{i}.linear"))
+        for i in range(len(arguments["widths"]) - 1)
+    ]
+    return Dense.from_layers(layers, act)
+
+
+def _shapes(
+    widths: list[int], num_linear: list[int], has_bias: list[bool], activation: str
+) -> dict[str, tuple[int, ...]]:
+    """The tensors that a network of these arguments has, and their shapes."""
+    del activation
+    fan_ins = [widths[0], *(k + r for k, r in zip(widths[1:-1], num_linear, strict=True))]
+    shapes = {}
+    for i, (k, m, r, bias) in enumerate(zip(widths[1:], fan_ins, [*num_linear, 0], has_bias, strict=True)):
+        shapes[f"layers.{i}.weight"] = (k, m)
+        if bias:
+            shapes[f"layers.{i}.bias"] = (k,)
+        if r:
+            shapes[f"layers.{i}.linear"] = (r, m)
+    return shapes
+
+
+def _to_jax(array: np.ndarray) -> Array:
+    if array.dtype == np.float64 and jnp.zeros(()).dtype != jnp.float64:
+        msg = (
+            "The model file holds float64 parameters; read it under `with jax.enable_x64(True):` or after "
+            "`jax.config.update('jax_enable_x64', True)`."
+        )
+        raise InputError(msg)
+    return jax.device_put(array)

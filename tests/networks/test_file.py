@@ -1,0 +1,166 @@
+import json
+import pickle
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
+
+from lossatlas import networks
+from lossatlas._errors import InputError
+from lossatlas.networks import Dense
+
+
+def _same(a, b) -> bool:
+    pairs = zip(networks.named_parameters(a).items(), networks.named_parameters(b).items(), strict=True)
+    return all(
+        n == m and x.dtype == y.dtype and np.asarray(x).tobytes() == np.asarray(y).tobytes() for (n, x), (m, y) in pairs
+    )
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda key: Dense(key, [4, 5, 3]),
+        lambda key: Dense(key, [4, 5, 6, 3], activation="relu", num_linear=[2, 0], dtype=jnp.float32),
+        lambda key: Dense(key, [4, 0, 3], num_linear=1, use_output_bias=False),
+        lambda key: Dense(key, [4, 5, 3], use_bias=False, activation=jnp.tanh),
+        lambda key: Dense(key, [4, 3]),
+    ],
+)
+def test_save_and_load_are_bit_exact(key, tmp_path, make):
+    network = make(key)
+    networks.save(tmp_path / "net.safetensors", network)
+    loaded = networks.load(tmp_path / "net.safetensors").network
+    assert _same(network, loaded)
+    assert loaded.activation == network.activation
+    assert jax.tree.structure(loaded) == jax.tree.structure(network)
+    x = jnp.arange(4.0).astype(network.layers[0].weight.dtype)
+    assert bool(eqx.tree_equal(network(x), loaded(x)))
+
+
+def test_special_values_survive(key, tmp_path):
+    network = Dense(key, [2, 2, 1])
+    values = jnp.array([[np.nextafter(1, 2), -0.0], [5e-324, np.inf]])
+    network = networks.replace_parameters(network, {"layers[0].weight": values})
+    networks.save(tmp_path / "net.safetensors", network)
+    assert _same(network, networks.load(tmp_path / "net.safetensors").network)
+
+
+def test_file_is_readable_by_other_tools(key, tmp_path):
+    network = Dense(key, [2, 3, 1], num_linear=1)
+    path = networks.save(tmp_path / "net.safetensors", network)
+    tensors = load_file(path)
+    assert set(tensors) == {"layers.0.weight", "layers.0.bias", "layers.0.linear", "layers.1.weight", "layers.1.bias"}
+    np.testing.assert_array_equal(tensors["layers.0.weight"], network.layers[0].weight)
+    with safe_open(path, framework="numpy") as file:
+        header = json.loads(file.metadata()["lossatlas.network"])
+    assert header["class"] == "Dense"
+    assert header["arguments"]["widths"] == [2, 3, 1]
+
+
+def test_preprocessing_and_extra_survive(key, tmp_path):
+    preprocessing = {"means": [0.1, 1 / 3], "columns": ["größe", "b"]}
+    path = networks.save(
+        tmp_path / "net.safetensors", Dense(key, [2, 1]), preprocessing=preprocessing, extra={"loss": "mse"}
+    )
+    saved = networks.load(path)
+    assert saved.preprocessing == preprocessing
+    assert saved.extra == {"loss": "mse"}
+
+
+def test_saving_replaces_the_file_and_leaves_nothing_else(key, tmp_path):
+    path = tmp_path / "net.safetensors"
+    networks.save(path, Dense(key, [2, 1]))
+    other = Dense(jax.random.key(1), [3, 2])
+    networks.save(path, other)
+    assert _same(networks.load(path).network, other)
+    assert [p.name for p in tmp_path.iterdir()] == ["net.safetensors"]
+
+
+def test_failing_save_keeps_the_old_file(key, tmp_path, monkeypatch):
+    path = tmp_path / "net.safetensors"
+    network = Dense(key, [2, 1])
+    networks.save(path, network)
+
+    def full_disk(_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full_disk)
+    with pytest.raises(InputError, match="cannot be written: No space left"):
+        networks.save(path, Dense(key, [3, 1]))
+    assert _same(networks.load(path).network, network)
+    assert [p.name for p in tmp_path.iterdir()] == ["net.safetensors"]
+
+
+def test_save_refuses_what_cannot_be_rebuilt(key, tmp_path):
+    path = tmp_path / "net.safetensors"
+    with pytest.raises(InputError, match="callable of your own"):
+        networks.save(path, Dense(key, [2, 3, 1], activation=lambda x: x**3))
+    with pytest.raises(InputError, match="Only networks.Dense can be saved, got Linear"):
+        networks.save(path, eqx.nn.Linear(2, 1, key=key))
+    with pytest.raises(InputError, match="JSON knows"):
+        networks.save(path, Dense(key, [2, 1]), extra={"x": float("nan")})
+    with pytest.raises(InputError, match="float16, float32, float64"):
+        networks.save(path, Dense(key, [2, 1], dtype=jnp.bfloat16))
+    with pytest.raises(InputError, match="No such file or directory"):
+        networks.save(tmp_path / "nowhere" / "net.safetensors", Dense(key, [2, 1]))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_activation_that_borrows_a_name_is_refused(key, tmp_path):
+    mine = networks.Activation("tanh", jnp.sin)
+    with pytest.raises(InputError, match="callable of your own"):
+        networks.save(tmp_path / "net.safetensors", Dense(key, [2, 3, 1], activation=mine))
+
+
+def test_load_refuses_foreign_and_damaged_files(key, tmp_path):
+    path = networks.save(tmp_path / "net.safetensors", Dense(key, [2, 3, 1]))
+    with pytest.raises(InputError, match="no model file"):
+        networks.load(tmp_path / "absent.safetensors")
+
+    content = path.read_bytes()
+    for damaged in (b"", content[:40], content[:-1], b"not a file at all", pickle.dumps({"a": 1})):
+        (tmp_path / "bad.safetensors").write_bytes(damaged)
+        with pytest.raises(InputError, match="no readable safetensors file"):
+            networks.load(tmp_path / "bad.safetensors")
+
+    save_file({"w": np.zeros(2)}, tmp_path / "foreign.safetensors")
+    with pytest.raises(InputError, match="not written by lossatlas"):
+        networks.load(tmp_path / "foreign.safetensors")
+
+
+def _with_header(path, tensors, change):
+    with safe_open(path, framework="numpy") as file:
+        header = json.loads(file.metadata()["lossatlas.network"])
+    change(header)
+    target = path.with_name("changed.safetensors")
+    save_file(tensors, target, metadata={"lossatlas.network": json.dumps(header)})
+    return target
+
+
+def test_load_refuses_a_header_that_does_not_fit(key, tmp_path):
+    path = networks.save(tmp_path / "net.safetensors", Dense(key, [2, 3, 1]))
+    tensors = load_file(path)
+    cases = [
+        (lambda h: h.update(version=99), "has format 99"),
+        (lambda h: h.update({"class": "Densee"}), "Did you mean 'Dense'"),
+        (lambda h: h.pop("arguments"), "damaged"),
+        (lambda h: h["arguments"].update(activation="__import__"), "damaged"),
+        (lambda h: h["arguments"].update(widths=[2, 4, 1]), "layers.0.bias has shape"),
+        (lambda h: h["arguments"].update(num_linear=[1]), "layers.0.linear has shape None"),
+    ]
+    for change, message in cases:
+        with pytest.raises(InputError, match=message):
+            networks.load(_with_header(path, tensors, change))
+    with pytest.raises(InputError, match="layers.7.weight has shape"):
+        networks.load(_with_header(path, tensors | {"layers.7.weight": np.zeros(1)}, lambda h: None))  # noqa: ARG005
+
+
+def test_float64_file_is_refused_without_float64(key, tmp_path):
+    path = networks.save(tmp_path / "net.safetensors", Dense(key, [2, 1]))
+    with jax.enable_x64(False), pytest.raises(InputError, match="enable_x64"):
+        networks.load(path)
