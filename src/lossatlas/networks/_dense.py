@@ -40,7 +40,7 @@ class DenseLayer(eqx.Module):
         z = self.weight @ x
         return z if self.bias is None else z + self.bias
 
-    def hidden(self, x: Float[Array, " m"], act: Activation) -> Float[Array, " k+r"]:
+    def hidden(self, x: Float[Array, " m"], act: Activation) -> Float[Array, " units"]:
         """The outputs of all units of a hidden layer."""
         neurons = act(self.preactivation(x))
         return neurons if self.linear is None else jnp.concatenate([neurons, self.linear @ x])
