@@ -170,7 +170,9 @@ def condensation(
     )
 
 
+# Compiled whole: a first call op by op costs seconds.
 _orient = eqx.filter_jit(orientation_and_amplitude)
+_weights = eqx.filter_jit(neuron_weights)
 
 
 class _Observed(eqx.Module):
@@ -209,7 +211,7 @@ def _measure_layer(
     metric: str,
     num_draws: int,
 ) -> LayerCondensation:
-    writers, readers = neuron_weights(network, space)
+    writers, readers = _weights(network, space)
     kind = parity(space.activation)
     lines = fold == "lines" or (fold == "auto" and kind != "none")
     compared, dimension = writers, writers.shape[1]

@@ -83,9 +83,7 @@ def group(
     cosines = np.asarray(units, float)[active] @ np.asarray(units, float)[active].T
     null, null_error, index = np.nan, np.nan, np.nan
     if null_key is not None and len(active) > 1:
-        draws = np.asarray(
-            _null(null_key, active_masses(amplitudes, keep), null_dimension, float(np.deg2rad(theta)), lines, num_draws)
-        )
+        draws = np.asarray(_null(null_key, measured[1], null_dimension, float(np.deg2rad(theta)), lines, num_draws))
         null, null_error = draws.mean(), draws.std(ddof=1) / np.sqrt(num_draws)
         # In one dimension the null model itself has a single line.
         index = 1 - np.log(number) / np.log(null) if null > 1 + 1e-9 else np.nan
