@@ -40,12 +40,12 @@ class UnitMap(eqx.Module):
     """
 
     space: str = eqx.field(static=True)
-    writers: Float[Array, "new old"]
-    readers: Float[Array, "new old"]
-    dual_writers: Float[Array, "new old"] | None = None
-    dual_readers: Float[Array, "new old"] | None = None
+    writers: Float[Array | np.ndarray, "new old"]
+    readers: Float[Array | np.ndarray, "new old"]
+    dual_writers: Float[Array | np.ndarray, "new old"] | None = None
+    dual_readers: Float[Array | np.ndarray, "new old"] | None = None
     offsets: dict[str, Array] = eqx.field(default_factory=dict)
-    constants: Float[Array, " new"] | None = None
+    constants: Float[Array | np.ndarray, " new"] | None = None
     note: str = eqx.field(static=True, default="")
 
     def apply(self, network: Network) -> Network:

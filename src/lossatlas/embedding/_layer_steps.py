@@ -1,0 +1,229 @@
+"""Steps on the layers of a fully connected network: fold, linearise, refit, merge. Arrays of numpy or of JAX."""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from lossatlas._errors import InputError
+from lossatlas._types import Network
+from lossatlas.embedding._constants import (
+    LayerArrays,
+    arrays_of,
+    as_network,
+    can_shift,
+    fold_constants,
+    layer_of,
+    require_dense,
+    shift_layer,
+    split_readers,
+)
+from lossatlas.embedding._unit_map import UnitMap
+from lossatlas.networks import Dense
+
+
+class FoldConstants(eqx.Module):
+    """Add the constant outputs of some units of a layer to the biases that follow (the units are dropped next)."""
+
+    layer: int = eqx.field(static=True)
+    constants: Float[Array | np.ndarray, " units"]
+    note: str = eqx.field(static=True, default="")
+
+    def on_arrays(self, layers: list[LayerArrays]) -> list[LayerArrays]:
+        """The step on layer arrays."""
+        return fold_constants(layers, self.layer, _like(self.constants, layers))
+
+    def apply(self, network: Network) -> Network:
+        """The step on a `Dense`."""
+        return _on_network(self, network)
+
+
+class Linearise(eqx.Module):
+    r"""Turn neurons into linear units: $\sigma(w \cdot f + b) \to \lambda\, w \cdot f$, and $\lambda b + \mu$ into biases.
+
+    The new linear units come after the present ones, in the order of `neurons`.
+    """
+
+    layer: int = eqx.field(static=True)
+    neurons: tuple[int, ...] = eqx.field(static=True)
+    slope: Float[Array | np.ndarray, " p"]
+    offset: Float[Array | np.ndarray, " p"]
+    note: str = eqx.field(static=True, default="")
+
+    def on_arrays(self, layers: list[LayerArrays]) -> list[LayerArrays]:
+        """The step on layer arrays."""
+        layer = layers[self.layer]
+        xp = layer.weight.__array_namespace__()
+        slope, offset = _like(self.slope, layers), _like(self.offset, layers)
+        chosen = np.asarray(self.neurons, dtype=int)
+        kept = np.setdiff1d(np.arange(layer.num_neurons), chosen)
+        constants = offset if layer.bias is None else slope * layer.bias[chosen] + offset
+        spread = xp.zeros(layer.num_units, dtype=layer.weight.dtype)
+        selection = xp.asarray(np.eye(layer.num_units)[:, chosen], dtype=layer.weight.dtype)
+        spread = spread + selection @ constants
+        if can_shift(layers, self.layer + 1):
+            layers = fold_constants(layers, self.layer, spread)
+        rows = slope[:, None] * layer.weight[chosen]
+        linear = rows if layer.linear is None else xp.concat([layer.linear, rows])
+        bias = None if layer.bias is None else layer.bias[kept]
+        order = np.concatenate([kept, np.arange(layer.num_neurons, layer.num_units), chosen])
+        following = layers[self.layer + 1]
+        layers = list(layers)
+        layers[self.layer] = LayerArrays(layer.weight[kept], bias, linear)
+        layers[self.layer + 1] = split_readers(following, following.readers[:, order], following.bias)
+        return layers
+
+    def apply(self, network: Network) -> Network:
+        """The step on a `Dense`."""
+        return _on_network(self, network)
+
+
+class Refit(eqx.Module):
+    """Keep some neurons of a layer, with new linear units, and readers fitted to what the next layer received."""
+
+    layer: int = eqx.field(static=True)
+    neurons: tuple[int, ...] = eqx.field(static=True)
+    linear: Float[Array | np.ndarray, "r m"]
+    readers: Float[Array | np.ndarray, "q units"]
+    shift: Float[Array | np.ndarray, " q"]
+    note: str = eqx.field(static=True, default="")
+
+    def on_arrays(self, layers: list[LayerArrays]) -> list[LayerArrays]:
+        """The step on layer arrays."""
+        layer = layers[self.layer]
+        kept = np.asarray(self.neurons, dtype=int)
+        bias = None if layer.bias is None else layer.bias[kept]
+        layers = list(layers)
+        following = layers[self.layer + 1]
+        layers[self.layer] = LayerArrays(layer.weight[kept], bias, _like(self.linear, layers))
+        layers[self.layer + 1] = split_readers(following, _like(self.readers, layers), following.bias)
+        if can_shift(layers, self.layer + 1):
+            layers = shift_layer(layers, self.layer + 1, _like(self.shift, layers))
+        return layers
+
+    def apply(self, network: Network) -> Network:
+        """The step on a `Dense`."""
+        return _on_network(self, network)
+
+
+class MergeLayer(eqx.Module):
+    r"""Remove a hidden layer whose neurons act as $\lambda_j t + \mu_j$; its linear units need nothing.
+
+    $W_{new} = U\,\mathrm{diag}(\lambda)\,V$ and $b_{new} = b + U(\lambda b' + \mu)$, with V, b' of the removed layer
+    and U, b of the next one. Near an exact lift this is the map $\Phi$ with
+    $R_{deep} = R_{shallow} \circ \Phi$ (Bai et al. 2022; card of the depth embedding).
+    """
+
+    layer: int = eqx.field(static=True)
+    slope: Float[Array | np.ndarray, " k"]
+    offset: Float[Array | np.ndarray, " k"]
+    note: str = eqx.field(static=True, default="")
+
+    def on_arrays(self, layers: list[LayerArrays]) -> list[LayerArrays]:
+        """The step on layer arrays."""
+        i, layer = self.layer, layers[self.layer]
+        xp = layer.weight.__array_namespace__()
+        slope, offset = _like(self.slope, layers), _like(self.offset, layers)
+        constants = offset if layer.bias is None else slope * layer.bias + offset
+        rest = xp.zeros(layer.num_units - layer.num_neurons, dtype=layer.weight.dtype)
+        if can_shift(layers, i + 1):
+            layers = fold_constants(layers, i, xp.concat([constants, rest]))
+        following = layers[i + 1]
+        rows = slope[:, None] * layer.weight
+        if layer.linear is not None:
+            rows = xp.concat([rows, layer.linear])
+        merged = split_readers(following, following.readers @ rows, following.bias)
+        return [*layers[:i], merged, *layers[i + 2 :]]
+
+    def apply(self, network: Network) -> Network:
+        """The step on a `Dense`."""
+        return _on_network(self, network)
+
+
+class UnitStep(eqx.Module):
+    """A [`lossatlas.embedding.UnitMap`][] that narrows, usable on layer arrays too."""
+
+    map: UnitMap
+
+    @property
+    def layer(self) -> int:
+        """The layer of the space."""
+        return layer_of(self.map.space)[1]
+
+    @property
+    def note(self) -> str:
+        """What the step does, in words."""
+        return self.map.note
+
+    def on_arrays(self, layers: list[LayerArrays]) -> list[LayerArrays]:
+        """The step on layer arrays."""
+        kind, i = layer_of(self.map.space)
+        layer, following = layers[i], layers[i + 1]
+        xp = layer.weight.__array_namespace__()
+        made, read = _like(self.map.writers, layers), _like(self.map.readers, layers)
+        k, readers = layer.num_neurons, following.readers
+        layers = list(layers)
+        if kind == "hidden":
+            bias = None if layer.bias is None else made @ layer.bias
+            layers[i] = LayerArrays(made @ layer.weight, bias, layer.linear)
+            readers = xp.concat([readers[:, :k] @ read.T, readers[:, k:]], axis=1)
+        else:
+            layers[i] = LayerArrays(layer.weight, layer.bias, made @ layer.linear)
+            readers = xp.concat([readers[:, :k], readers[:, k:] @ read.T], axis=1)
+        layers[i + 1] = split_readers(following, readers, following.bias)
+        return layers
+
+    def apply(self, network: Network) -> Network:
+        """The step on any network with the space."""
+        return self.map.apply(network)
+
+
+def merge_defect(layer: LayerArrays, following: LayerArrays, slope: np.ndarray, rtol: float = 1e-9) -> int:
+    r"""$(q - \mathrm{rank}\,U\Lambda)(m - \mathrm{rank}\,\Lambda V)$: 0 when merging keeps critical points critical."""
+    scale = np.concatenate([np.asarray(slope, float), np.ones(layer.num_units - layer.num_neurons)])
+    leaving = np.asarray(following.readers, dtype=float) * scale
+    entering = scale[:, None] * np.asarray(layer.readers, dtype=float)
+    return (leaving.shape[0] - _rank(leaving, rtol)) * (entering.shape[1] - _rank(entering, rtol))
+
+
+def _rank(matrix: np.ndarray, rtol: float) -> int:
+    if 0 in matrix.shape:
+        return 0
+    values = np.linalg.svd(matrix, compute_uv=False)
+    return int(np.sum(values > rtol * values[0])) if values[0] > 0 else 0
+
+
+def _like(value: Any, layers: list[LayerArrays]) -> Any:
+    """The array in the namespace and precision of the layers."""
+    model = layers[0].weight
+    if isinstance(model, np.ndarray):
+        return np.asarray(value, dtype=model.dtype)
+    return jnp.asarray(value, dtype=model.dtype)
+
+
+def _on_network(step: Any, network: Network) -> Dense:
+    dense = require_dense(network, f"The step {type(step).__name__}")
+    if step.layer >= len(dense.layers) - 1:
+        msg = f"The step changes hidden layer {step.layer}; this network has {len(dense.layers) - 1}."
+        raise InputError(msg)
+    return as_network(step.on_arrays(arrays_of(dense)), dense.activation)
+
+
+_PAD = 1 << 10
+
+
+@eqx.filter_jit
+def _activate(activation, flat: Array) -> Array:
+    return activation(flat)
+
+
+def activate(activation, values: np.ndarray) -> np.ndarray:
+    """An activation on a numpy array, padded to powers of two so that few programs are compiled."""
+    size = values.size
+    length = max(_PAD, 1 << max(size - 1, 0).bit_length())
+    flat = np.zeros(length, values.dtype)
+    flat[:size] = values.reshape(-1)
+    return np.asarray(_activate(activation, jax.device_put(flat)))[:size].reshape(values.shape)
