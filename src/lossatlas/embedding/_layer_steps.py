@@ -42,7 +42,7 @@ class FoldConstants(eqx.Module):
 
 
 class Linearise(eqx.Module):
-    r"""Turn neurons into linear units: $\sigma(w \cdot f + b) \to \lambda\, w \cdot f$, and $\lambda b + \mu$ into biases.
+    r"""Turn neurons $\sigma(w \cdot f + b)$ into linear units $\lambda\, w \cdot f$; $\lambda b + \mu$ goes into biases.
 
     The new linear units come after the present ones, in the order of `neurons`.
     """

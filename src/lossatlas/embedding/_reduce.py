@@ -115,8 +115,8 @@ def reduce(
     The reduced network and a [`lossatlas.embedding.Reduction`][]. Cost: some tens of passes through the network for
     each layer and round, in numpy; gradients twice.
 
-    **Raises:** `InputError` for another architecture, empty or NaN inputs, a tolerance that is not positive, and float32
-    with a tolerance below 1e-5.
+    **Raises:** `InputError` for another architecture, empty or NaN inputs, a tolerance that is not positive, and
+    float32 with a tolerance below 1e-5.
 
     !!! cite
         Zhang et al. 2021, arXiv 2105.14573 (merging, Section 5) and Bai et al. 2022, arXiv 2205.13283 (layers).
