@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float
@@ -178,7 +178,7 @@ class Preprocessing:
         return {field.name: _to_json(getattr(self, field.name)) for field in dataclasses.fields(self)}
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Self:
+    def from_dict(cls, values: dict[str, Any]) -> "Preprocessing":
         """The inverse of [`lossatlas.data.Preprocessing.to_dict`][].
 
         **Raises:** `InputError` when entries are missing or unknown.

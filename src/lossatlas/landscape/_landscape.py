@@ -1,7 +1,7 @@
 """A landscape is data plus a loss; a point on it is a network."""
 
 from collections.abc import Callable
-from typing import Any, Self
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -74,7 +74,7 @@ class Landscape(eqx.Module):
         *,
         loss: str | LossFn | Loss | None = None,
         batch_size: int | None = None,
-    ) -> Self:
+    ) -> "Landscape":
         """A landscape of any function of parameters and data.
 
         **Arguments:**
