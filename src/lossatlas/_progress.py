@@ -8,11 +8,12 @@ import contextlib
 import sys
 import time
 from collections.abc import Iterator
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 from lossatlas._errors import unknown_name
 
 
+@runtime_checkable
 class Task(Protocol):
     """One piece of work with a known total."""
 
@@ -21,6 +22,7 @@ class Task(Protocol):
         ...
 
 
+@runtime_checkable
 class ProgressMeter(Protocol):
     """What every meter can do."""
 
