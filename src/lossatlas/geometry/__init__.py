@@ -15,6 +15,10 @@ from lossatlas.geometry._inertia import Inertia as Inertia
 from lossatlas.geometry._inertia import inertia as inertia
 from lossatlas.geometry._infinity import Runaway as Runaway
 from lossatlas.geometry._infinity import classify_escape as classify_escape
+from lossatlas.geometry._linear_units import effective_linear_units as effective_linear_units
+from lossatlas.geometry._linearization import LayerLinearization as LayerLinearization
+from lossatlas.geometry._linearization import Linearization as Linearization
+from lossatlas.geometry._linearization import linearization as linearization
 from lossatlas.geometry._planted import plant_landscape as plant_landscape
 from lossatlas.geometry._spectrum import Spectrum as Spectrum
 from lossatlas.geometry._spectrum import spectrum as spectrum

@@ -39,8 +39,8 @@ def effective_neurons(network: Network, *, theta: float = 15.0, keep: float = 0.
     count together: $N = \exp(-\sum_j p_j \log \sum_k e^{-(\text{angle}_{jk}/\theta)^2} p_k)$. It is the number of
     groups when they are equally heavy, tighter than theta and further apart than 2 to 3 theta. Opposite vectors are
     the same neuron when the activation is odd or even. Pure JAX: use it under `jit`, `lax.map` and `vmap`. Cost and
-    memory per layer of m neurons: $m^2$ angles. [`lossatlas.geometry.condensation`][] gives the same number with its curve,
-    null model and clusters.
+    memory per layer of m neurons: $m^2$ angles. [`lossatlas.geometry.condensation`][] gives the same number with its
+    curve, null model and clusters.
 
     **Arguments:**
     - `network`: states its unit spaces; the spaces of kind `"neuron"` are measured, in their order.

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
@@ -18,7 +19,8 @@ class HiddenState(NamedTuple):
     """One hidden layer on a batch.
 
     `entering` (b, e) are the outputs of the layer before (or the inputs), `before` and `after` (b, m) the neurons
-    before and after the activation, `following` (b, o) the pre-activations of the next layer.
+    before and after the activation, `following` (b, o) what the next layer reads: its
+    pre-activations, then its linear units.
     """
 
     entering: Array | np.ndarray
@@ -41,9 +43,13 @@ def hidden_states(network: Dense, inputs: Float[Array, "n d"]) -> list[HiddenSta
     def of_example(x):
         outputs = network.features(x)[:-1]
         before = [layer.preactivation(f) for layer, f in zip(network.layers, outputs, strict=True)]
+        entering_next = [
+            z if layer.linear is None else jnp.concatenate([z, layer.linear @ f])
+            for layer, f, z in zip(network.layers, outputs, before, strict=True)
+        ]
         return [
             HiddenState(f, z, g[: z.shape[0]], following)
-            for f, z, g, following in zip(outputs[:-1], before[:-1], outputs[1:], before[1:], strict=True)
+            for f, z, g, following in zip(outputs[:-1], before[:-1], outputs[1:], entering_next[1:], strict=True)
         ]
 
     return jax.vmap(of_example)(inputs)
