@@ -111,19 +111,19 @@ def _key_of(seed: int) -> PRNGKeyArray:
     return jax.random.key(seed)
 
 
-def _embedded(name: str, *, target: str | None = None, **options: Any) -> DataSet:
+def _embedded(which: str, *, target: str | None = None, **options: Any) -> DataSet:
     import pandas as pd
     import sklearn
     import sklearn.datasets
 
-    function, own_target = _EMBEDDED[name]
+    function, own_target = _EMBEDDED[which]
     bunch = getattr(sklearn.datasets, function)()
     labels = bunch.target
-    if name == "digits":
+    if which == "digits":
         options = {"kind": "classification", **options}
     elif hasattr(bunch, "target_names"):
         labels = bunch.target_names[labels]
     frame = pd.DataFrame(bunch.data, columns=[str(column) for column in bunch.feature_names])
     frame[own_target] = labels
-    options = {"name": name, "source": f"scikit-learn {sklearn.__version__}", **options}
+    options = {"name": which, "source": f"scikit-learn {sklearn.__version__}", **options}
     return from_arrays(frame, target or own_target, **options)

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -12,7 +12,7 @@ from lossatlas.data._table import Categories, as_frame, check_complete, encode, 
 from lossatlas.data._target import Kind, Label
 
 
-Scaling = Literal["standard", "none"] | float
+Scaling = str | float
 """`"standard"`: mean 0 and standard deviation 1; `"none"`; or a number to divide by."""
 
 

@@ -46,12 +46,13 @@ def read_target(y: Any, name: str, kind: str = "auto") -> Target:
         return _read_columns(frame, name, kind)
     series = frame.iloc[:, 0]
     check_complete(series, name)
+    if is_text(series):
+        check_not_mixed(series, name)
     text = is_text(series) or series.dtype == bool
     if kind == "regression" and text:
         msg = f"The target {name!r} holds text, e.g. {str(series.iloc[0])!r}; regression needs numbers."
         raise InputError(msg)
     if text:
-        check_not_mixed(series, name)
         return _classes(np.array([_plain(value) for value in series], dtype=object), name)
     values = encode(series.to_frame(name), (name,), {})[:, 0]
     num_values = len(np.unique(values))
