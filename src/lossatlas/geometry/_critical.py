@@ -16,7 +16,7 @@ from lossatlas._precision import require_float64
 from lossatlas._progress import ProgressLike, as_meter
 from lossatlas._status import Status
 from lossatlas._types import Network, Only
-from lossatlas.geometry._infinity import Runaway, classify_escape, has_run_away
+from lossatlas.geometry._infinity import Runaway, classify_escape, has_run_away, has_stayed
 from lossatlas.geometry._search import DECADES, Method, Phase, Search, advance, begin
 from lossatlas.landscape import Landscape
 
@@ -41,7 +41,7 @@ class CriticalPoint(eqx.Module):
       the gradient, or the loss, smaller), DIVERGED.
     - `drift`: how far further polishing moved the point after the gradient first fell below `atol`, relative to
       the norm of the parameters (NaN when it never did).
-    - `norm_by_decade`: the norm of the parameters when the gradient first fell below 10^0, ..., 10^-16 (NaN where it
+    - `norm_by_decade`: the norm of the parameters when the gradient fell below 10^0, ..., 10^-16 (NaN where it
       never did): constant in the end at a finite critical point, growing at a level at infinity.
     - `runaway`: which units run away and how, for a level at infinity; empty otherwise.
     - `stats`: steps (tried), hessians, seconds. `settings`: how it was run.
@@ -168,10 +168,12 @@ def _result(
     phase = Phase(int(search.phase))
     polished = phase in (Phase.POLISH, Phase.STILL, Phase.MOVING)
     norm = float(jnp.linalg.norm(search.vector))
+    is_moving = phase is Phase.MOVING or not has_stayed(norms)
+    runaway = () if not is_moving else classify_escape(network, landscape, before=unravel(search.mark))
     drift = float(jnp.linalg.norm(search.vector - search.anchor)) / max(norm, 1.0) if polished else float("nan")
     if phase is Phase.DIVERGED:
         status = Status.DIVERGED
-    elif phase is Phase.MOVING or has_run_away(norms):
+    elif phase is Phase.MOVING or has_run_away(norms, runaway):
         status = Status.AT_INFINITY
     elif polished and gradient_norm <= atol:
         status = Status.CONVERGED
@@ -179,9 +181,6 @@ def _result(
         status = Status.STALLED
     else:
         status = Status.MAX_STEPS
-    runaway = ()
-    if status is Status.AT_INFINITY:
-        runaway = classify_escape(network, landscape, before=unravel(search.mark))
     return CriticalPoint(
         network=network,
         loss=search.loss,
@@ -190,7 +189,7 @@ def _result(
         drift=drift,
         norm_by_decade=tuple(float(a) for a in norms),
         status=status,
-        runaway=runaway,
+        runaway=runaway if status is Status.AT_INFINITY else (),
         stats={"steps": int(search.steps), "hessians": int(search.hessians), "seconds": seconds},
         settings=settings,
     )

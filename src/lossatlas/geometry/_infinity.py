@@ -13,12 +13,16 @@ from lossatlas.landscape import Landscape
 from lossatlas.networks import Dense
 
 
-EscapeKind = Literal["step", "linear", "merging pair", "unknown"]
+EscapeKind = Literal["step", "linear", "merging pair", "merging group", "separable", "unknown"]
 
-_GROWTH = 1.005  # of the norm over the last three decades of the gradient
-_GROWTH_SLOW = 1.25  # where the gradient has not reached the tolerance
+_STAYED = 1.005  # growth of the norm over the last three decades of the gradient at a finite critical point, at most
+_NAMED = 1.02  # growth that counts where the units show how they run away
+_GROWN = 1.25  # growth that counts by itself
+_CLEAR = 9  # decades of the gradient after which a finite critical point stands still
 _SATURATED = 0.02  # slope on every example, relative to the largest slope seen, below which a unit is a step
 _AFFINE = 0.02  # relative deviation from an affine function, below which a unit is linear on the data
+_MAX_GROUP = 4
+_CERTAIN = 1e-3  # probability of the other answer, on every example, below which a class is separated
 _ALIKE = 0.2  # relative distance of incoming, and of opposite outgoing weights, of a merging pair
 
 
@@ -28,7 +32,9 @@ class Runaway(eqx.Module):
     - `units`: their names, such as `hidden[0][3]`.
     - `kind`: `"step"` (pre-activations grow on all data, the unit becomes a step), `"linear"` (incoming weights
       shrink, outgoing ones grow, the unit becomes linear), `"merging pair"` (two units approach each other with
-      opposite outgoing weights, together a derivative of a unit), `"unknown"`.
+      opposite outgoing weights, together a derivative of a unit), `"merging group"` (the same with more units, a
+      higher derivative), `"separable"` (cross-entropy: a class can be told apart without error, its logits grow),
+      `"unknown"`.
     - `smallest_preactivation`, `largest_preactivation`: of |pre-activation| over data (and units).
     - `incoming_norm`, `outgoing_norm`: Euclidean norms of the weights.
     - `growth`: how much the parameters of the units grew on the way; NaN when not known.
@@ -46,21 +52,39 @@ class Runaway(eqx.Module):
     defect: float = eqx.field(static=True)
 
 
-def has_run_away(norms: np.ndarray) -> bool:
-    """Whether the norm kept growing while the gradient vanished.
+def _growth(norms: np.ndarray) -> tuple[int, float]:
+    """How many decades the gradient has fallen below 1, and the growth of the norm over the last three of them."""
+    reached = int(np.sum(~np.isnan(norms))) - 1
+    if reached < 3:
+        return reached, float("nan")
+    last = min(reached, 12)  # below 1e-12 rounding errors may move the point
+    return reached, float(norms[last] / max(norms[last - 3], 1e-300))
 
-    At a finite critical point the norm is constant over the last decades of the gradient; along a run-away it grows by
-    a constant (exponential tails: 3 to 30 % over three decades near 1e-12) or by a factor (power laws).
+
+def has_stayed(norms: np.ndarray) -> bool:
+    """Whether the norm was constant while the gradient vanished, as it is at a finite critical point.
 
     **Arguments:**
-    - `norms`: the norm when the gradient first fell below 10^-k, NaN where it never did.
+    - `norms`: the norm when the gradient fell below 10^-k, NaN where it never did.
     """
-    reached = int(np.sum(~np.isnan(norms))) - 1
-    if reached < 6:
-        return False
-    last = min(reached, 12)
-    growth = norms[last] / max(norms[last - 3], 1e-300)
-    return bool(growth > (_GROWTH if reached >= 9 else _GROWTH_SLOW))
+    _, growth = _growth(norms)
+    return not growth > _STAYED
+
+
+def has_run_away(norms: np.ndarray, runaway: "tuple[Runaway, ...]") -> bool:
+    """Whether the norm kept growing while the gradient vanished.
+
+    Along a run-away the norm grows by a constant a decade (exponential tails: 3 to 30 % over three decades near
+    1e-12) or by a factor (power laws). Where the gradient has not fallen far yet, the units must show it.
+
+    **Arguments:**
+    - `norms`: as in `has_stayed`. `runaway`: what `classify_escape` says.
+    """
+    reached, growth = _growth(norms)
+    if reached >= _CLEAR:
+        return growth > _STAYED
+    is_named = any(r.kind != "unknown" for r in runaway)
+    return growth > _NAMED if is_named else reached >= 6 and growth > _GROWN
 
 
 def classify_escape(network: Network, landscape: Landscape, *, before: Network | None = None) -> tuple[Runaway, ...]:
@@ -79,17 +103,20 @@ def classify_escape(network: Network, landscape: Landscape, *, before: Network |
     found, seen = [], set()
     for layer in range(len(network.layers) - 1):
         units = _units(network, landscape, layer, before)
-        for a, b in itertools.combinations(range(len(units)), 2):
-            pair = _pair(units[a], units[b], network.activation.parity)
-            if pair is not None:
-                found.append(pair)
-                seen.update(pair.units)
+        for size in range(2, min(len(units), _MAX_GROUP) + 1):
+            for group in itertools.combinations([u for u in units if u["name"] not in seen], size):
+                merging = _merging(list(group), network.activation.parity)
+                if merging is not None and not seen & set(merging.units):
+                    found.append(merging)
+                    seen.update(merging.units)
         for unit in units:
             if unit["name"] in seen:
                 continue
             single = _single(unit)
             if single is not None:
                 found.append(single)
+    if not found and landscape.loss is not None and landscape.loss.name in ("cross_entropy", "logistic"):
+        found = _separable(network, landscape, before)
     if not found:
         found = [_unknown(network, landscape, before)]
     return tuple(sorted(found, key=lambda r: -np.nan_to_num(r.growth)))
@@ -146,7 +173,7 @@ def _runaway(units: list[dict], kind: EscapeKind, defect: float) -> Runaway:
 
 
 def _single(unit: dict) -> Runaway | None:
-    if unit["growth"] < 1.02:
+    if unit["growth"] < _NAMED:
         return None
     output = unit["output"]
     spread = output.std()
@@ -163,22 +190,43 @@ def _single(unit: dict) -> Runaway | None:
     return None
 
 
-def _pair(one: dict, two: dict, parity: str) -> Runaway | None:
-    def distance(a, b):
-        return np.linalg.norm(a - b) / max(np.linalg.norm(a) + np.linalg.norm(b), 1e-300)
+def _merging(units: list[dict], parity: str) -> Runaway | None:
+    """Units whose incoming weights agree (up to sign) while their outgoing weights, much larger, nearly cancel."""
+    first = units[0]
+    outgoing, spread = np.zeros_like(first["outgoing"]), 0.0
+    for unit in units:
+        alignment = float(unit["incoming"] @ first["incoming"])
+        inner = -1.0 if alignment < 0 and parity in ("odd", "even") else 1.0
+        outer = inner if parity == "odd" else 1.0
+        size = np.linalg.norm(first["incoming"]) + np.linalg.norm(unit["incoming"])
+        spread = max(spread, float(np.linalg.norm(inner * unit["incoming"] - first["incoming"]) / max(size, 1e-300)))
+        outgoing = outgoing + outer * unit["outgoing"]
+    total = sum(np.linalg.norm(u["outgoing"]) for u in units)
+    defect = max(spread, float(np.linalg.norm(outgoing) / max(total, 1e-300)))
+    if defect > _ALIKE or max(u["growth"] for u in units) < _NAMED:
+        return None
+    return _runaway(units, "merging pair" if len(units) == 2 else "merging group", defect)
 
-    flips = [(1, 1)]
-    if parity == "odd":
-        flips.append((-1, -1))
-    elif parity == "even":
-        flips.append((-1, 1))
-    for inner, outer in flips:
-        defect = max(
-            distance(one["incoming"], inner * two["incoming"]), distance(one["outgoing"], -outer * two["outgoing"])
-        )
-        if defect < _ALIKE and max(one["growth"], two["growth"]) > 1.02:
-            return _runaway([one, two], "merging pair", float(defect))
-    return None
+
+def _separable(network: Dense, landscape: Landscape, before: Network | None) -> list[Runaway]:
+    """Under cross-entropy, a class that is told apart with certainty while the outputs grow."""
+    logits = np.asarray(landscape.predictions(network)).reshape(landscape.size, -1)
+    if logits.shape[1] == 1:
+        logits = np.concatenate([logits, np.zeros_like(logits)], axis=1)
+    probabilities = np.asarray(jax.nn.softmax(jnp.asarray(logits), axis=1))
+    # How far each class is from being decided on every example.
+    doubt = np.minimum(probabilities, 1 - probabilities).max(axis=0)
+    growth = float("nan")
+    if isinstance(before, Dense):
+        earlier = np.ptp(np.asarray(landscape.predictions(before)))
+        growth = float(np.ptp(logits) / max(earlier, 1e-300))
+    if doubt.min() > _CERTAIN or growth < _NAMED:
+        return []
+    last = network.layers[-1].weight
+    size = float(np.linalg.norm(np.asarray(last)))
+    classes = tuple(f"output[{c}]" for c in np.flatnonzero(doubt <= _CERTAIN))
+    low, high = float(np.abs(logits).min()), float(np.abs(logits).max())
+    return [Runaway(classes, "separable", low, high, size, float("nan"), growth, float(doubt.min()))]
 
 
 def _unknown(network: Dense, landscape: Landscape, before: Network | None) -> Runaway:

@@ -62,7 +62,7 @@ def plant_landscape(
     if u.shape[1] >= predictions.size:
         msg = (
             f"{inputs.shape[0]} examples give {predictions.size} predictions, and the Jacobian (with the "
-            f"constraints of {loss}) has rank {u.shape[1]}: no residual is left to plant. Give more inputs than parameters."
+            f"constraints of {loss}) has rank {u.shape[1]}: no residual is left. Give more inputs than parameters."
         )
         raise InputError(msg)
     residual = np.asarray(jax.random.normal(key, (predictions.size,), jnp.float64))

@@ -11,12 +11,12 @@ from jaxtyping import Array, Bool, Float, Int
 from lossatlas._parameters import Unravel
 from lossatlas._types import Only, Vector
 from lossatlas.geometry._hessian import dense_hessian
-from lossatlas.geometry._steps import levenberg_marquardt, negative_threshold, signed_newton, trust_region
+from lossatlas.geometry._steps import NOISE, levenberg_marquardt, negative_threshold, signed_newton, trust_region
 from lossatlas.landscape import Landscape
 
 
 class Method(enum.IntEnum):
-    """How steps are made; `auto` starts as Levenberg-Marquardt and falls back to the trust region."""
+    """How steps are made; `auto` goes through them in the order LM, Newton, LM, Newton, trust region."""
 
     NEWTON = 0
     LEVENBERG_MARQUARDT = 1
@@ -35,13 +35,23 @@ class Phase(enum.IntEnum):
 
 
 DECADES = 17
-"""The norm is noted when the gradient first falls below 10^0, 10^-1, ..., 10^-16."""
+"""The norm is noted when the gradient falls below 10^0, 10^-1, ..., 10^-16 for the last time."""
 
 _NUM_POLISH = 12
 _STILL = 1e-8  # a polishing step this small, relative to the norm, means that the point stands still
 _MOVED = 0.05  # a point that polishing moves this far, relative to its norm, is on its way to infinity
 _CUT = 1e-9  # eigenvalues below this part of the largest are damped by Newton's method
+_PATIENCE = 15  # Hessians after which `auto` asks whether the gradient has fallen enough
 _MARK = 1e-3  # where the norm of every parameter is remembered, to see later which of them ran away
+
+
+class Entry(NamedTuple):
+    """What is needed to go back to an earlier point."""
+
+    vector: Vector
+    loss: Float[Array, ""]
+    gradient: Vector
+    norms: Float[Array, " decades"]
 
 
 class Search(NamedTuple):
@@ -64,6 +74,10 @@ class Search(NamedTuple):
     polished: Int[Array, ""]
     norms: Float[Array, " decades"]
     mark: Vector  # where the gradient first fell below _MARK
+    entry: "Entry"  # the last point from which `auto` may take another method
+    entered: Int[Array, ""]  # Hessians at that point
+    switches: Int[Array, ""]
+    growth: Float[Array, ""]  # Nielsen's factor of the damping after a rejected step
 
 
 def _scale(vector: Vector) -> Array:
@@ -82,8 +96,11 @@ def _value_and_gradient(landscape: Landscape, unravel: Unravel, vector: Vector):
 
 
 def _note(norms: Array, vector: Vector, gradient: Vector) -> Array:
-    reached = jnp.max(jnp.abs(gradient)) <= 10.0 ** -jnp.arange(DECADES, dtype=norms.dtype)
-    return jnp.where(jnp.isnan(norms) & reached, jnp.linalg.norm(vector), norms)
+    decades = 10.0 ** -jnp.arange(DECADES, dtype=norms.dtype)
+    size = jnp.max(jnp.abs(gradient))
+    # What was noted near another critical point, passed on the way, is forgotten.
+    norms = jnp.where(size > 10.0 * decades, jnp.nan, norms)
+    return jnp.where(jnp.isnan(norms) & (size <= decades), jnp.linalg.norm(vector), norms)
 
 
 @eqx.filter_jit
@@ -112,6 +129,10 @@ def begin(landscape: Landscape, unravel: Unravel, vector: Vector, method: Array)
         polished=zero,
         norms=norms,
         mark=vector,
+        entry=Entry(vector, loss, gradient, norms),
+        entered=zero,
+        switches=zero,
+        growth=jnp.full((), 2.0, vector.dtype),
     )
 
 
@@ -136,18 +157,20 @@ def advance(
         search = _enter_polish(search, atol)
         lam, c = search.eigenvalues, search.eigenvectors.T @ search.gradient
         largest = jnp.max(jnp.abs(lam))
+        # The cut falls with the gradient: a smaller gradient means smaller errors of the eigenvalues.
+        cut = jnp.clip(0.1 * jnp.linalg.norm(c) / jnp.maximum(largest, 1e-300), NOISE, _CUT)
         # A polishing step keeps eigenvalues far below Newton's usual cut: along a run-away they are tiny but real.
         which = jnp.where(search.phase == Phase.POLISH, 3, search.method)
         candidate, predicted = jax.lax.switch(
             which,
             [
-                lambda: (signed_newton(lam, c, _CUT, search.radius), jnp.zeros_like(largest)),
+                lambda: (signed_newton(lam, c, cut, search.radius), jnp.zeros_like(largest)),
                 lambda: (
                     levenberg_marquardt(lam, c, search.damping * largest**2, search.radius),
                     jnp.zeros_like(largest),
                 ),
                 lambda: trust_region(lam, c, search.radius),
-                lambda: (signed_newton(lam, c, 1e-14, search.radius), jnp.zeros_like(largest)),
+                lambda: (signed_newton(lam, c, NOISE, search.radius), jnp.zeros_like(largest)),
             ],
         )
         vector = search.vector + search.eigenvectors @ candidate
@@ -213,11 +236,12 @@ def _judge_least_squares(search: Search, trial: Search, candidate: Array) -> Sea
     predicted = before - jnp.sum((c + search.eigenvalues * candidate) ** 2)
     gain = (before - jnp.sum(trial.gradient**2)) / jnp.maximum(predicted, 1e-300)
     accept = _is_finite(trial.loss, trial.gradient) & (gain > 1e-4)
-    factor = jnp.where(gain > 0.9, 1e-2, jnp.where(gain > 0.5, 0.1, jnp.where(gain > 0.2, 1.0, 4.0)))
-    damping = jnp.clip(search.damping * jnp.where(accept, factor, 10.0), 1e-30, 1e12)
+    factor = jnp.maximum(0.1, 1.0 - (2.0 * gain - 1.0) ** 3)
+    damping = jnp.clip(search.damping * jnp.where(accept, factor, search.growth), 1e-30, 1e12)
     wider = jnp.minimum(2.0 * search.radius, 0.5 * _scale(trial.vector))
     shorter = jnp.where(_is_finite(trial.loss, trial.gradient), search.radius, 0.25 * search.radius)
-    return _choose(accept, trial, search, jnp.where(accept, wider, shorter), damping)
+    new = _choose(accept, trial, search, jnp.where(accept, wider, shorter), damping)
+    return new._replace(growth=jnp.where(accept, 2.0, 2.0 * search.growth))
 
 
 def _judge_trust_region(search: Search, trial: Search, candidate: Array, predicted: Array) -> Search:
@@ -251,12 +275,38 @@ def _judge_polish(search: Search, trial: Search, candidate: Array) -> Search:
 
 
 def _give_up(search: Search, auto: Array) -> Search:
-    """A search whose steps are rejected again and again has stalled; `auto` then goes down the loss instead."""
-    stuck = (search.phase == Phase.SEARCH) & (search.rejected >= 20)
-    switch = stuck & auto & (search.method == Method.LEVENBERG_MARQUARDT)
+    """A search whose steps are rejected again and again has stalled; `auto` then tries another method.
+
+    Levenberg-Marquardt creeps along curved valleys of |g|, which Newton's method crosses, at the price that |g| may
+    grow: so Newton's method gets some Hessians, and where it does not pay the search goes back to where it began. The
+    second time, and where |g| has a minimum that is not zero, the loss is followed down instead.
+    """
+    norm = jnp.linalg.norm(search.gradient)
+    is_newton, is_lm = search.method == Method.NEWTON, search.method == Method.LEVENBERG_MARQUARDT
+    searching = search.phase == Phase.SEARCH
+    stuck = searching & (search.rejected >= 20)
+    asked = auto & searching & (is_newton | is_lm) & (stuck | (search.hessians - search.entered >= _PATIENCE))
+    has_progress = ~stuck & (norm < 0.2 * jnp.linalg.norm(search.entry.gradient))
+    change = asked & ~has_progress
+    back = change & is_newton
+    following = jnp.where(
+        (search.switches >= 3) | (stuck & is_lm),
+        Method.TRUST_REGION,
+        jnp.where(is_newton, Method.LEVENBERG_MARQUARDT, Method.NEWTON),
+    )
+    here = Entry(search.vector, search.loss, search.gradient, search.norms)
+    point = jax.tree.map(lambda a, b: jnp.where(back, a, b), search.entry, here)
+    entry = jax.tree.map(lambda a, b: jnp.where(asked, a, b), point, search.entry)
     return search._replace(
-        method=jnp.where(switch, Method.TRUST_REGION, search.method).astype(jnp.int32),
-        radius=jnp.where(switch, 0.1 * _scale(search.vector), search.radius),
-        rejected=jnp.where(switch, 0, search.rejected),
-        phase=jnp.where(stuck & ~switch, Phase.STALLED, search.phase).astype(jnp.int32),
+        **point._asdict(),
+        is_stale=search.is_stale | back,
+        method=jnp.where(change, following, search.method).astype(jnp.int32),
+        radius=jnp.where(change, 0.1 * _scale(point.vector), search.radius),
+        damping=jnp.where(change, 1e-3, search.damping),
+        growth=jnp.where(change, 2.0, search.growth),
+        rejected=jnp.where(change, 0, search.rejected),
+        switches=search.switches + change,
+        entered=jnp.where(asked, search.hessians, search.entered),
+        entry=entry,
+        phase=jnp.where(stuck & ~change, Phase.STALLED, search.phase).astype(jnp.int32),
     )
