@@ -103,10 +103,12 @@ def _read_csv(path: pathlib.Path) -> Any:
         raise InputError(msg)
     # What pandas would otherwise repair silently (rows longer than the header) is an error here.
     options: dict[str, Any] = {"sep": separator, "index_col": False, "skipinitialspace": True, "encoding": "utf-8-sig"}
+    if tuple(map(int, pd.__version__.split(".")[:2])) < (3, 1):
+        options["float_precision"] = "round_trip"  # later versions read every bit by default
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", pd.errors.ParserWarning)
-            frame = pd.read_csv(path, float_precision="round_trip", **options)
+            frame = pd.read_csv(path, **options)
             if separator == ";" and _has_decimal_commas(frame):
                 frame = pd.read_csv(path, decimal=",", **options)
     except (pd.errors.ParserError, pd.errors.ParserWarning, UnicodeDecodeError, ValueError) as error:

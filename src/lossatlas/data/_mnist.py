@@ -3,7 +3,6 @@
 import gzip
 import os
 import pathlib
-from typing import Literal
 
 import numpy as np
 
@@ -21,7 +20,7 @@ _NUM_TRAIN = 60_000
 def load_mnist(
     *,
     folder: str | pathlib.Path | None = None,
-    part: Literal["auto", "train", "test", "all"] = "auto",
+    part: str = "auto",
     limit: int | None = None,
     scaling: Scaling = 255.0,
 ) -> DataSet:
@@ -30,7 +29,7 @@ def load_mnist(
     **Arguments:**
     - `folder`: where the IDX files lie (`train-images-idx3-ubyte`, `t10k-images-idx3-ubyte` and their labels, plain
       or `.gz`; either pair suffices); default the environment variable LOSSATLAS_DATA; without both, OpenML.
-    - `part`: `"auto"` is the training part where its files are there, else the test part.
+    - `part`: `"train"`, `"test"`, `"all"`; `"auto"` is the training part where its files are there, else the test part.
     - `limit`: only the first rows.
     - `scaling`: default divides by 255 (standardising would blow up pixels that are almost always 0).
 

@@ -12,7 +12,7 @@ from lossatlas.data._table import Categories, as_frame, check_complete, encode, 
 from lossatlas.data._target import Kind, Label
 
 
-Scaling = str | float
+Scaling = str | float | int
 """`"standard"`: mean 0 and standard deviation 1; `"none"`; or a number to divide by."""
 
 

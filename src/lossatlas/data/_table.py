@@ -15,6 +15,8 @@ from lossatlas._errors import InputError, unknown_name
 MAX_CATEGORIES = 20
 """A text column with more categories than this is refused: it is an identifier or free text."""
 
+_LARGEST = 1e150  # squares must not overflow
+
 Categories = dict[str, tuple[str, ...]]
 """The categories of every text column, sorted; the first is the reference."""
 
@@ -222,9 +224,10 @@ def _numbers(series: Any, name: str) -> Float[np.ndarray, " n"]:
             row = int(np.argmax(bad))
             msg = f"Column {name!r} must hold numbers, got {series.iloc[row]!r} in row {row + 1}."
             raise InputError(msg)
-    infinite = ~np.isfinite(values)
+    infinite = ~(np.abs(values) < _LARGEST)
     if infinite.any():
-        msg = f"Column {name!r} is infinite in row {int(np.argmax(infinite)) + 1}; remove or mend such rows."
+        row = int(np.argmax(infinite))
+        msg = f"Column {name!r} is infinite or above {_LARGEST:g} in row {row + 1}; remove or mend such rows."
         raise InputError(msg)
     return values
 
