@@ -47,7 +47,8 @@ def select(network: Network, only: Only = None) -> PyTree[bool]:
 
     **Raises:** `InputError` when nothing is selected.
     """
-    if only is not None and not isinstance(only, str) and not callable(only):
+    # A network of booleans is callable too, so the leaves decide.
+    if only is not None and all(isinstance(leaf, bool) for leaf in jax.tree.leaves(only)):
         return only
     if isinstance(only, str):
         pattern = re.compile(".*".join(re.escape(part) for part in only.split("*")))
