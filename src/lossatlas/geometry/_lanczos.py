@@ -193,5 +193,5 @@ def _rayleigh_ritz(product: Product, rows: np.ndarray) -> tuple[np.ndarray, np.n
     projected = rows.astype(float) @ images.astype(float).T
     values, columns = np.linalg.eigh(0.5 * (projected + projected.T))
     values, columns = values[::-1], columns[:, ::-1]
-    vectors, images = columns.T @ rows, columns.T @ images
-    return values, vectors, np.linalg.norm(images - values[:, None] * vectors, axis=1)
+    vectors = (columns.T @ rows).astype(rows.dtype)
+    return values, vectors, np.linalg.norm(columns.T @ images - values[:, None] * vectors, axis=1)
