@@ -3,7 +3,6 @@
 from typing import Any
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
@@ -42,7 +41,7 @@ class FoldConstants(eqx.Module):
 
 
 class Linearise(eqx.Module):
-    r"""Turn neurons $\sigma(w \cdot f + b)$ into linear units $\lambda\, w \cdot f$; $\lambda b + \mu$ goes into biases.
+    r"""Turn neurons $\sigma(w \cdot f + b)$ into linear units $\lambda\, w \cdot f$, with $\lambda b + \mu$ in biases.
 
     The new linear units come after the present ones, in the order of `neurons`.
     """
@@ -82,10 +81,11 @@ class Linearise(eqx.Module):
 
 
 class Refit(eqx.Module):
-    """Keep some neurons of a layer, with new linear units, and readers fitted to what the next layer received."""
+    """Exchange a hidden layer and its readers by fitted ones; `shift` is added to what the next layer receives."""
 
     layer: int = eqx.field(static=True)
-    neurons: tuple[int, ...] = eqx.field(static=True)
+    weight: Float[Array | np.ndarray, "k m"]
+    bias: Float[Array | np.ndarray, " k"] | None
     linear: Float[Array | np.ndarray, "r m"]
     readers: Float[Array | np.ndarray, "q units"]
     shift: Float[Array | np.ndarray, " q"]
@@ -93,16 +93,12 @@ class Refit(eqx.Module):
 
     def on_arrays(self, layers: list[LayerArrays]) -> list[LayerArrays]:
         """The step on layer arrays."""
-        layer = layers[self.layer]
-        kept = np.asarray(self.neurons, dtype=int)
-        bias = None if layer.bias is None else layer.bias[kept]
-        layers = list(layers)
         following = layers[self.layer + 1]
-        layers[self.layer] = LayerArrays(layer.weight[kept], bias, _like(self.linear, layers))
-        layers[self.layer + 1] = split_readers(following, _like(self.readers, layers), following.bias)
-        if can_shift(layers, self.layer + 1):
-            layers = shift_layer(layers, self.layer + 1, _like(self.shift, layers))
-        return layers
+        new = list(layers)
+        bias = None if self.bias is None else _like(self.bias, layers)
+        new[self.layer] = LayerArrays(_like(self.weight, layers), bias, _like(self.linear, layers))
+        new[self.layer + 1] = split_readers(following, _like(self.readers, layers), following.bias)
+        return shift_layer(new, self.layer + 1, _like(self.shift, layers))
 
     def apply(self, network: Network) -> Network:
         """The step on a `Dense`."""
@@ -210,20 +206,3 @@ def _on_network(step: Any, network: Network) -> Dense:
         msg = f"The step changes hidden layer {step.layer}; this network has {len(dense.layers) - 1}."
         raise InputError(msg)
     return as_network(step.on_arrays(arrays_of(dense)), dense.activation)
-
-
-_PAD = 1 << 10
-
-
-@eqx.filter_jit
-def _activate(activation, flat: Array) -> Array:
-    return activation(flat)
-
-
-def activate(activation, values: np.ndarray) -> np.ndarray:
-    """An activation on a numpy array, padded to powers of two so that few programs are compiled."""
-    size = values.size
-    length = max(_PAD, 1 << max(size - 1, 0).bit_length())
-    flat = np.zeros(length, values.dtype)
-    flat[:size] = values.reshape(-1)
-    return np.asarray(_activate(activation, jax.device_put(flat)))[:size].reshape(values.shape)

@@ -2,11 +2,34 @@
 
 import math
 
+import equinox as eqx
+import jax
 import numpy as np
 
 from lossatlas.embedding._constants import LayerArrays
-from lossatlas.embedding._layer_steps import activate
 from lossatlas.networks import Activation
+
+
+_PAD = 1 << 10
+
+
+@eqx.filter_jit
+def _value(activation: Activation, flat):
+    return activation(flat)
+
+
+@eqx.filter_jit
+def _slope(activation: Activation, flat):
+    return jax.vmap(jax.grad(activation))(flat)
+
+
+def activate(activation: Activation, values: np.ndarray, *, slope: bool = False) -> np.ndarray:
+    """An activation (or its derivative) on a numpy array, padded to powers of two so that few programs compile."""
+    size = values.size
+    flat = np.zeros(max(_PAD, 1 << max(size - 1, 0).bit_length()), values.dtype)
+    flat[:size] = values.reshape(-1)
+    out = (_slope if slope else _value)(activation, jax.device_put(flat))
+    return np.asarray(out)[:size].reshape(values.shape)
 
 
 def received(layer: LayerArrays, features: np.ndarray) -> np.ndarray:
@@ -36,6 +59,20 @@ def outputs_from(layers: list[LayerArrays], index: int, entering: np.ndarray, ac
     for layer in layers[index:-1]:
         entering = unit_outputs(layer, received(layer, entering), activation)
     return received(layers[-1], entering)
+
+
+def output_jacobian(
+    layers: list[LayerArrays], index: int, features: list[np.ndarray], activation: Activation
+) -> np.ndarray:
+    """The derivative of the outputs in what layer `index` receives, shape (n, outputs, units of the layer)."""
+    outputs = layers[-1].num_units
+    jacobian = np.broadcast_to(np.eye(outputs, dtype=features[0].dtype), (len(features[0]), outputs, outputs))
+    for j in range(len(layers) - 2, index - 1, -1):
+        k = layers[j].num_neurons
+        slope = np.ones_like(features[j + 1])
+        slope[:, :k] = activate(activation, received(layers[j], features[j])[:, :k], slope=True)
+        jacobian = (jacobian @ layers[j + 1].readers) * slope[:, None, :]
+    return jacobian
 
 
 def downstream_lipschitz(layers: list[LayerArrays], index: int, activation: Activation) -> float:

@@ -1,5 +1,7 @@
 """The smallest network that a checkpoint is, at a tolerance in output units."""
 
+import copy
+import dataclasses
 from typing import Any, Literal
 
 import equinox as eqx
@@ -185,21 +187,31 @@ def _merge_layer(state: ReductionState, layer: int, allowance: float, *, merge_a
 
 
 def _approximate_rounds(state: ReductionState, tolerance: float, *, use_refit: bool, **steps: bool) -> None:
-    """Back to front with a growing share of the allowance, then with all of it until nothing changes."""
-    shares = [(i + 1) / state.num_hidden for i in range(state.num_hidden)] or [1.0]
-    if use_refit:
-        for layer, share in zip(reversed(range(state.num_hidden)), shares, strict=True):
-            refit_layer(state, layer, share * tolerance)
-    for share in shares:
-        _exact_rounds(state, share * tolerance, **steps)
-    for _ in range(_MAX_ROUNDS):
-        changed = False
-        if use_refit:
-            for layer in reversed(range(state.num_hidden)):
-                changed |= refit_layer(state, layer, tolerance)
-        changed |= _exact_rounds(state, tolerance, **steps)
-        if not changed:
-            return
+    """With a growing share of the allowance layer by layer, then with all of it until nothing changes.
+
+    Refits are tried front to back and back to front: the first keeps what the first layers found, the second lets the
+    last layers ask little of them. The one that leaves fewer parameters is kept.
+    """
+    if not use_refit:
+        for i in range(state.num_hidden):
+            _exact_rounds(state, (i + 1) / state.num_hidden * tolerance, **steps)
+        return
+    trials = [copy.copy(state) for _ in range(2)]
+    for trial, backwards in zip(trials, (False, True), strict=True):
+        trial.plan = list(state.plan)
+        count = trial.num_hidden
+        for i in range(count):
+            refit_layer(trial, count - 1 - i if backwards else i, (i + 1) / count * tolerance)
+        for _ in range(_MAX_ROUNDS):
+            changed = _exact_rounds(trial, tolerance, **steps)
+            for layer in reversed(range(trial.num_hidden)):
+                changed |= refit_layer(trial, layer, tolerance)
+            if not changed:
+                break
+    best = min(trials, key=lambda trial: (trial.num_parameters, trial.change))
+    for field in dataclasses.fields(state):
+        setattr(state, field.name, getattr(best, field.name))
+    state.features = best.features
 
 
 def _certify(start: Network, reduced: Network, state: ReductionState, data: Data, tolerance: float) -> Reduction:

@@ -42,6 +42,11 @@ class ReductionState:
         """Neurons and linear units of every hidden layer."""
         return [(layer.num_neurons, layer.num_units - layer.num_neurons) for layer in self.layers[:-1]]
 
+    @property
+    def num_parameters(self) -> int:
+        """How many parameters are left."""
+        return sum(array.size for layer in self.layers for array in layer if array is not None)
+
     def measure(self, layers: list[LayerArrays], layer: int) -> float:
         """The largest output change of candidate layers that differ from hidden layer `layer` on."""
         out = outputs_from(layers, layer, self.features[layer], self.activation)
