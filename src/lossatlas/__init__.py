@@ -7,11 +7,11 @@ import importlib
 from typing import Any
 
 
-_SUBPACKAGES = ("atlas", "data", "embedding", "geometry", "networks", "theory", "training")
+_SUBPACKAGES = ("atlas", "data", "embedding", "geometry", "networks", "theory", "training", "workbench")
 _NAMES = {
     "Landscape": "lossatlas.landscape",
-    "survey": "lossatlas.atlas",
-    "load": "lossatlas.atlas",
+    "survey": "lossatlas.workbench",
+    "load": "lossatlas.workbench",
     "citation": "lossatlas._citation",
     "__version__": "lossatlas._version",
 }

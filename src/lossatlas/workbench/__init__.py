@@ -1,1 +1,34 @@
-"""Runs, and the reports that are made of them."""
+"""Runs: surveys made once, stored whole and found again; the models in them, and their reports.
+
+Names load on first use, so that the command line can check a folder without importing jax.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+
+if TYPE_CHECKING:
+    from lossatlas.workbench._load import load as load
+    from lossatlas.workbench._model import Model as Model
+    from lossatlas.workbench._run import SurveyRun as SurveyRun
+    from lossatlas.workbench._survey import survey as survey
+
+_NAMES = {
+    "Model": "lossatlas.workbench._model",
+    "SurveyRun": "lossatlas.workbench._run",
+    "load": "lossatlas.workbench._load",
+    "survey": "lossatlas.workbench._survey",
+}
+
+__all__ = [*_NAMES]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _NAMES:
+        return getattr(importlib.import_module(_NAMES[name]), name)
+    msg = f"module 'lossatlas.workbench' has no attribute {name!r}"
+    raise AttributeError(msg)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

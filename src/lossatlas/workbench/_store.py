@@ -1,0 +1,197 @@
+"""The store of runs: a folder per run, keyed by what was asked; a run is there whole or not at all."""
+
+import contextlib
+import dataclasses
+import datetime
+import hashlib
+import pathlib
+import re
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from lossatlas._errors import InputError
+from lossatlas._progress import ProgressMeter
+from lossatlas.workbench._record import (
+    SCHEMA_VERSION,
+    canonical,
+    checksums,
+    is_finished,
+    platform_facts,
+    versions,
+    write_record,
+)
+
+
+_KEY_LENGTH = 12
+
+
+def run_key(kind: str, version: int, config: Mapping[str, Any], fingerprint: str) -> str:
+    """The key of a run: 12 hexadecimal digits of the SHA-256 of everything that its result depends on.
+
+    **Arguments:**
+    - `kind`: `"survey"`.
+    - `version`: of what computes it; raised when the same settings would give another result. The version of the
+      package is not part of the key.
+    - `config`: the settings, of text, numbers, truth values, None and lists or dictionaries of them.
+    - `fingerprint`: of the data, [`lossatlas.data.DataSet.fingerprint`][].
+
+    **Raises:** `InputError` for a setting that cannot be written down: such a run could never be found again.
+    """
+    for name, value in config.items():
+        try:
+            canonical(value)
+        except (TypeError, ValueError):
+            msg = f"{name} must be text, a finite number or a list of them, to be stored with the run; got {value!r}."
+            raise InputError(msg) from None
+    if not fingerprint:
+        msg = "The data has no fingerprint; a run of it could never be found again."
+        raise InputError(msg)
+    asked = canonical({"kind": kind, "version": version, "config": dict(config), "data": fingerprint})
+    return hashlib.sha256(asked.encode()).hexdigest()[:_KEY_LENGTH]
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """Where a run is kept: `ROOT/<kind>/<name>-<key>`, and beside it while it is made, `<name>-<key>.partial`."""
+
+    root: pathlib.Path
+    kind: str
+    name: str
+    key: str
+
+    @property
+    def directory(self) -> pathlib.Path:
+        """The finished run."""
+        return self.root / self.kind / f"{_as_file_name(self.name)}-{self.key}"
+
+    @property
+    def partial(self) -> pathlib.Path:
+        """The run while it is made, or what an interrupted or failed one left."""
+        return self._beside(".partial")
+
+    @property
+    def replaced(self) -> pathlib.Path:
+        """The former run, for the moment in which a forced one takes its place."""
+        return self._beside(".old")
+
+    @property
+    def lock(self) -> pathlib.Path:
+        """Held by the process that makes the run; the empty file stays."""
+        return self.directory.with_name(f".{self.directory.name}.lock")
+
+    def _beside(self, ending: str) -> pathlib.Path:
+        return self.directory.with_name(self.directory.name + ending)
+
+
+def _as_file_name(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9_]+", "-", name).strip("-")[:60] or "data"
+
+
+def make_run(
+    place: Place,
+    header: Mapping[str, Any],
+    write: Callable[[pathlib.Path], Mapping[str, Any]],
+    *,
+    meter: ProgressMeter,
+    force: bool = False,
+) -> pathlib.Path:
+    """Make a run unless it is there.
+
+    The work is done in the partial folder, whose record says `running`, and which becomes the run by a rename. When
+    it is interrupted or fails, the partial folder stays with a record that says so, and the next attempt replaces it;
+    after an `InputError` nothing stays. Of two processes that make the same run, one waits for the other and takes
+    over its result.
+
+    **Arguments:**
+    - `place`: where.
+    - `header`: entries of the record that are known before the work.
+    - `write`: does the work, writes the files into the folder that it is given, and returns further entries.
+    - `meter`: says that another process is waited for.
+    - `force`: make it again; the former run is replaced when the new one is complete.
+
+    **Returns:** the folder of the finished run.
+
+    **Raises:** whatever `write` raises.
+    """
+    if not force and is_finished(place.directory):
+        return place.directory
+    with _locked(place, meter):
+        if not force and is_finished(place.directory):
+            return place.directory
+        _remove(place.partial)
+        place.partial.mkdir(parents=True)
+        start = time.monotonic()
+        begun = {
+            "schema_version": SCHEMA_VERSION,
+            "kind": place.kind,
+            "name": place.name,
+            "key": place.key,
+            "status": "running",
+            "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            **header,
+            "versions": versions(),
+            "platform": platform_facts(),
+        }
+        write_record(place.partial, begun)
+        try:
+            record = {**begun, **write(place.partial), "status": "finished"}
+            record["seconds"] = round(time.monotonic() - start, 2)
+            record["checksums"] = checksums(place.partial)
+            write_record(place.partial, record)
+            _publish(place, force)
+        except InputError:
+            _remove(place.partial)
+            raise
+        except BaseException as error:
+            status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+            # A full disk may be the very reason.
+            with contextlib.suppress(OSError):
+                write_record(place.partial, {**begun, "status": status, "error": f"{type(error).__name__}: {error}"})
+            raise
+        return place.directory
+
+
+@contextlib.contextmanager
+def _locked(place: Place, meter: ProgressMeter):
+    import filelock
+
+    try:
+        place.lock.parent.mkdir(parents=True, exist_ok=True)
+        lock = filelock.FileLock(place.lock)
+        try:
+            lock.acquire(timeout=0)
+        except filelock.Timeout:
+            with meter.task("waiting: another process makes this run", 1.0):
+                lock.acquire()
+    except OSError as error:
+        msg = f"Cannot write into the folder {str(place.lock.parent)!r}: {error.strerror or error}."
+        raise InputError(msg) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _publish(place: Place, force: bool) -> None:
+    """Put the complete partial run in its place; what was there goes only then."""
+    _remove(place.replaced)
+    if place.directory.exists() and (force or not is_finished(place.directory)):
+        place.directory.rename(place.replaced)
+    try:
+        place.partial.rename(place.directory)
+    except OSError:
+        # Where locks do not work (some network folders), another process may have come first: its run is as good.
+        if is_finished(place.directory):
+            _remove(place.partial)
+        else:
+            if place.replaced.exists():
+                place.replaced.rename(place.directory)
+            raise
+    _remove(place.replaced)
+
+
+def _remove(directory: pathlib.Path) -> None:
+    if directory.exists():
+        shutil.rmtree(directory)

@@ -1,0 +1,73 @@
+"""The short table of a survey, for a terminal or a notebook."""
+
+from typing import Any
+
+
+BIG = "big network"
+
+
+def short_table(tables: dict[str, Any]) -> list[dict[str, Any]]:
+    """A row per size of small network (its lowest level) and per further level that training visits; the big one last.
+
+    **Arguments:**
+    - `tables`: of `lossatlas.atlas.survey_tables`.
+
+    **Returns:**
+    Rows with `network`, `words`, `parameters`, `loss` (training), `kind`, `held-out loss`, `standard error` and
+    `accuracy` (of the size, refitted), `visited` (steps, distance and its control) and `note`. Empty cells are None.
+    """
+    entries, selection = tables["catalogue"], tables["selection"]
+    lowest = {}
+    for entry in entries:
+        known = lowest.get(entry["size"])
+        if known is None or _loss(entry) < _loss(known):
+            lowest[entry["size"]] = entry
+    shown = [e for e in entries if lowest[e["size"]] is e or e["visit"]["verdict"] == "visit"]
+    notes = {selection["best"]: "best held-out"} | {selection["recommended"]: "recommended"}
+    rows = [_small(entry, notes.get(entry["size"]) if lowest[entry["size"]] is entry else None) for entry in shown]
+    return [*rows, _big(tables, notes.get(BIG))]
+
+
+def _loss(entry: dict[str, Any]) -> float:
+    return float("inf") if entry["loss"] is None else entry["loss"]
+
+
+def _small(entry: dict[str, Any], note: str | None) -> dict[str, Any]:
+    return {
+        "network": entry["name"],
+        "words": entry["words"],
+        "parameters": entry["parameters"],
+        "loss": entry["loss"],
+        "kind": entry["kind"],
+        "held-out loss": entry["held_out_loss"],
+        "standard error": entry["held_out_error"],
+        "accuracy": entry["held_out_accuracy"],
+        "visited": _visited(entry["visit"]),
+        "note": note,
+    }
+
+
+def _big(tables: dict[str, Any], note: str | None) -> dict[str, Any]:
+    training = next(t for t in tables["trainings"] if t["seed"] == tables["best_seed"])
+    held_out = next(row for row in tables["selection"]["rows"] if row["name"] == BIG)
+    return {
+        "network": "big",
+        "words": "-".join(map(str, training["settings"]["widths"])),
+        "parameters": held_out["parameters"],
+        "loss": training["final_loss"],
+        "kind": training["status"],
+        "held-out loss": held_out["loss"],
+        "standard error": held_out["standard_error"],
+        "accuracy": held_out["accuracy"],
+        "visited": None,
+        "note": note,
+    }
+
+
+def _visited(visit: dict[str, Any]) -> str | None:
+    if visit["verdict"] not in ("visit", "near"):
+        return None
+    control = "start" if visit["control"] is None else f"{visit['control']:.2g}"
+    if visit["verdict"] == "near":
+        return f"near at step {visit['step']:,}: {visit['distance']:.2g} / {control}"
+    return f"steps {visit['first_step']:,}-{visit['last_step']:,}: {visit['distance']:.2g} / {control}"
