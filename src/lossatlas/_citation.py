@@ -1,0 +1,113 @@
+"""What to cite: a table of our methods and the papers they come from, as BibTeX.
+
+A method that is added to the library adds its line to `_SOURCES`, and its paper to `_references.bib` when it is new.
+"""
+
+import functools as ft
+import importlib.resources
+import re
+from typing import Any
+
+from lossatlas._errors import InputError, unknown_name
+from lossatlas._version import __version__
+
+
+class Bibliography(str):
+    """BibTeX entries as text; a prompt or a notebook shows them line by line."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return str(self)
+
+
+def citation(*names_or_results: Any) -> Bibliography:
+    """BibTeX for what was used: LossAtlas itself, and the papers behind methods or results.
+
+    !!! example
+        ```python
+        print(lossatlas.citation("embedding.split", "geometry.condensation"))
+        print(lossatlas.citation(survey))
+        ```
+
+    **Arguments:**
+    - `names_or_results`: any of: a public function or class of ours, a result that one returned, a name such as
+      `"embedding.split"` (or `"split"`, where it is unique), or the key of a paper such as
+      `"zhang2021embedding"`. Without any, the entry of LossAtlas alone.
+
+    **Returns:**
+    BibTeX text: LossAtlas first, then every paper once, in the order asked for. It is a `str`. Of ours, what rests on no
+    paper adds nothing.
+
+    **Raises:** `InputError` for a name that is not in the table (with the nearest one that is), and for objects that are
+    not ours.
+    """
+    keys = ["lossatlas"]
+    for item in names_or_results:
+        keys += _papers_of(item)
+    return Bibliography("\n\n".join(_papers()[key] for key in dict.fromkeys(keys)))
+
+
+def _papers_of(item: Any) -> tuple[str, ...]:
+    if not isinstance(item, str):
+        return _SOURCES.get(_method_name(item), ())
+    if item in _papers():
+        return (item,)
+    name = item.removeprefix("lossatlas.")
+    endings = [full for full in _SOURCES if name in (full, full.partition(".")[2])]
+    if len(endings) != 1:
+        raise unknown_name("method", item, [*_SOURCES, *_papers()])
+    return _SOURCES[endings[0]]
+
+
+def _method_name(item: Any) -> str:
+    """`geometry.Spectrum` for that class and for what it makes, and likewise for functions."""
+    named = item if hasattr(item, "__qualname__") else type(item)
+    package, _, rest = str(named.__module__).partition(".")
+    if package != "lossatlas":
+        msg = (
+            "citation() takes functions, classes and results of lossatlas, or names of them; "
+            f"got {named.__qualname__} of {named.__module__}."
+        )
+        raise InputError(msg)
+    return f"{rest.partition('.')[0]}.{named.__qualname__.partition('.')[0]}"
+
+
+@ft.cache
+def _papers() -> dict[str, str]:
+    """The entries of `_references.bib` by key, and that of LossAtlas itself."""
+    text = importlib.resources.files("lossatlas").joinpath("_references.bib").read_text(encoding="utf-8")
+    entries = {match[2]: match[1] for match in re.finditer(r"(@\w+\{([^,\s]+),\n.*?\n\})", text, re.DOTALL)}
+    return {"lossatlas": _OURSELVES, **entries}
+
+
+_OURSELVES = f"""@software{{lossatlas,
+  author  = {{{{The LossAtlas authors}}}},
+  title   = {{{{LossAtlas}}: charts of the loss landscape of neural networks}},
+  version = {{{__version__}}},
+  year    = {{2026}},
+}}"""
+
+_WIDTH = ("zhang2021embedding", "zhang2022hierarchical")
+_SURVEY = (*_WIDTH, "bai2024depth", "zhou2022condensation", "baldi1989linear", "leinster2012diversity")
+
+_SOURCES: dict[str, tuple[str, ...]] = {
+    "atlas.survey": _SURVEY,
+    "atlas.Survey": _SURVEY,
+    "embedding.add_null_unit": _WIDTH,
+    "embedding.lift": ("bai2024depth",),
+    "embedding.reduce": (*_WIDTH, "bai2024depth", "chen2024condensation"),
+    "embedding.split": (*_WIDTH, "fukumizu2000local"),
+    "embedding.widen": _WIDTH,
+    "geometry.condensation": ("zhou2022condensation", "luo2021phase", "leinster2012diversity"),
+    "geometry.find_critical_point": ("zhang2021embedding",),
+    "geometry.inertia": ("bai2024depth",),
+    "geometry.linearization": ("bai2024depth",),
+    "geometry.spectral_density": ("ubaru2017fast",),
+    "geometry.trace": ("meyer2021hutch",),
+    "theory.lift_inertia": ("bai2024depth",),
+    "theory.linear_levels": ("baldi1989linear",),
+    "theory.split_inertia": ("zhang2022hierarchical", "fukumizu2000local"),
+    "training.gradient_flow": ("kidger2022neural",),
+}
+"""Methods by name, `sub-package.name`, and the papers that they implement."""
