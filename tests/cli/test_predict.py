@@ -1,76 +1,82 @@
-"""`lossatlas predict`: files in, CSV out; the model is replaced by one that adds its columns."""
+"""`lossatlas predict`: files in, CSV out. The model is replaced by one that adds its columns."""
 
-import numpy as np
+import pathlib
+
 import pandas as pd
 import pytest
 
+import lossatlas as package
+
 
 class SumModel:
-    def __init__(self, run, network="recommended"):
+    def __init__(self, run, network):
         self.run, self.network = run, network
 
     def predict(self, table):
         total = table.sum(axis=1)
-        if self.network == "labels":
-            return pd.DataFrame({"label": np.where(total > 4, "big", "small"), "big": total / 10})
-        return np.stack([total, -total], axis=1) if self.network == "two" else total.to_numpy()
+        if self.network == "recommended":
+            return pd.DataFrame({"y": total / 10})
+        return pd.DataFrame({"label": ["big" if value > 4 else "small" for value in total], "score[big]": total})
 
 
 @pytest.fixture
-def run_folder(monkeypatch, tmp_path):
-    monkeypatch.setattr("lossatlas.atlas.load", SumModel, raising=False)
-    folder = tmp_path / "run"
-    folder.mkdir()
+def new_rows(monkeypatch, tmp_path):
+    monkeypatch.setattr(package, "load", SumModel, raising=False)
     (tmp_path / "new.csv").write_text("a,b\n1,2\n3,4\n")
-    return str(folder)
+    return tmp_path / "new.csv"
 
 
 @pytest.mark.parametrize(
     ("options", "expected"),
-    [
-        ([], "prediction\n3\n7\n"),
-        (["--network", "two"], "prediction[0],prediction[1]\n3,-3\n7,-7\n"),
-        (["--network", "labels"], "label,big\nsmall,0.3\nbig,0.7\n"),
-    ],
+    [([], "y\n0.3\n0.7\n"), (["--network", "(1,1)"], "label,score[big]\nsmall,3\nbig,7\n")],
 )
-def test_predictions_are_csv_on_stdout(lossatlas, run_folder, options, expected):
-    assert lossatlas("predict", run_folder, "--data", "new.csv", *options) == (0, expected, "")
+def test_predictions_are_csv_on_stdout(lossatlas, new_rows, options, expected):
+    assert lossatlas("predict", "run", "--data", str(new_rows), *options) == (0, expected, "")
 
 
-def test_predictions_go_to_a_file(lossatlas, run_folder, tmp_path):
-    code, out, _ = lossatlas("predict", run_folder, "--data", "new.csv", "--out", "answer.csv")
-    assert (code, out) == (0, "")
-    assert (tmp_path / "answer.csv").read_text() == "prediction\n3\n7\n"
+@pytest.mark.usefixtures("new_rows")
+def test_predictions_go_to_a_file(lossatlas):
+    assert lossatlas("predict", "run", "--data", "new.csv", "--out", "answer.csv") == (0, "", "")
+    assert pathlib.Path("answer.csv").read_text() == "y\n0.3\n0.7\n"
 
 
-def test_parquet_is_read(lossatlas, run_folder, tmp_path):
+def test_parquet_is_read(lossatlas, new_rows):
     pytest.importorskip("pyarrow")
-    pd.read_csv(tmp_path / "new.csv").to_parquet(tmp_path / "new.parquet")
-    assert lossatlas("predict", run_folder, "--data", "new.parquet")[1] == "prediction\n3\n7\n"
+    pd.read_csv(new_rows).to_parquet("new.parquet")
+    assert lossatlas("predict", "run", "--data", "new.parquet")[1] == "y\n0.3\n0.7\n"
 
 
+@pytest.mark.usefixtures("new_rows")
 @pytest.mark.parametrize(
     ("name", "text", "said"),
     [
-        ("missing.csv", None, "no file"),
-        ("new.txt", "a,b\n1,2\n", ".csv or .parquet"),
-        ("empty.csv", "", "Cannot read"),
+        ("missing.csv", None, "missing.csv"),
+        ("new.txt", "a,b\n1,2\n", ".csv, .tsv or .parquet"),
+        ("empty.csv", "", "is empty"),
         ("header.csv", "a,b\n", "no rows"),
-        ("ragged.csv", "a,b\n1,2\n1,2,3,4\n", "Cannot read"),
+        ("ragged.csv", "a,b\n1,2\n1,2,3,4\n", "cannot be read"),
     ],
 )
-def test_unusable_data_is_one_line_and_exit_code_2(lossatlas, run_folder, tmp_path, name, text, said):
+def test_unusable_data_is_one_line_and_exit_code_2(lossatlas, name, text, said):
     if text is not None:
-        (tmp_path / name).write_text(text)
-    code, out, err = lossatlas("predict", run_folder, "--data", name)
+        pathlib.Path(name).write_text(text)
+    code, out, err = lossatlas("predict", "run", "--data", name)
     assert (code, out) == (2, "")
     assert said in err
     assert err.count("\n") == 1
 
 
-@pytest.mark.usefixtures("run_folder")
+@pytest.mark.usefixtures("new_rows")
+def test_a_file_that_cannot_be_written_is_one_line_and_exit_code_2(lossatlas):
+    code, out, err = lossatlas("predict", "run", "--data", "new.csv", "--out", "nowhere/answer.csv")
+    assert (code, out) == (2, "")
+    assert "nowhere/answer.csv" in err
+    assert "--out" in err
+    assert err.count("\n") == 1
+
+
 def test_a_missing_run_is_one_line_and_exit_code_2(lossatlas):
     code, _, err = lossatlas("predict", "nowhere", "--data", "new.csv")
     assert code == 2
-    assert "'nowhere'" in err
+    assert "There is no run 'nowhere'" in err
     assert err.count("\n") == 1

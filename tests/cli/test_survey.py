@@ -3,17 +3,18 @@
 import dataclasses
 import inspect
 import json
-import math
 import pathlib
+import re
 
 import pytest
 
+import lossatlas
 from lossatlas.atlas import SurveyConfig
 from lossatlas.cli import _survey
 
 
 ROWS = [
-    {"network": "(0,1)", "parameters": 11, "loss": 0.1716879676, "kind": "critical point", "held-out loss": math.nan},
+    {"network": "(0,1)", "parameters": 11, "loss": 0.1716879676, "kind": "critical point", "held-out loss": 0.18},
     {"network": "(1,0)", "parameters": 11, "loss": 1 / 6, "kind": "level at infinity", "held-out loss": None},
 ]
 
@@ -27,7 +28,7 @@ class FakeSurvey:
         return ROWS
 
     def to_json(self):
-        return {"headline": self.headline, "table": ROWS, "directory": self.directory}
+        return {"headline": self.headline, "table": ROWS, "directory": str(self.directory)}
 
 
 @pytest.fixture
@@ -39,13 +40,13 @@ def asked(monkeypatch):
         calls.append((data, options))
         return FakeSurvey()
 
-    monkeypatch.setattr("lossatlas.atlas.survey", survey, raising=False)
+    monkeypatch.setattr(lossatlas, "survey", survey, raising=False)
     return calls
 
 
 def test_no_words_ask_for_the_defaults_of_the_library(lossatlas, asked):
     assert lossatlas("survey")[0] == 0
-    assert asked == [("iris", {"config": SurveyConfig(), "out": None, "force": False, "progress": "none"})]
+    assert asked == [("iris", {"config": SurveyConfig(), "out": None, "force": False, "progress": None})]
 
 
 def test_options_have_the_names_and_defaults_of_the_configuration():
@@ -69,12 +70,6 @@ def test_every_word_reaches_the_survey(lossatlas, asked, tmp_path):
     assert (options["out"], options["force"], options["progress"]) == (tmp_path, True, "text")
 
 
-def test_the_store_of_the_environment_is_used(lossatlas, asked, monkeypatch, tmp_path):
-    monkeypatch.setenv("LOSSATLAS_STORE", str(tmp_path / "store"))
-    assert lossatlas("survey")[0] == 0
-    assert asked[0][1]["out"] == tmp_path / "store"
-
-
 @pytest.mark.usefixtures("asked")
 def test_output_is_headline_table_and_whole_paths(lossatlas):
     code, out, err = lossatlas("survey")
@@ -86,12 +81,12 @@ def test_output_is_headline_table_and_whole_paths(lossatlas):
 
 
 @pytest.mark.usefixtures("asked")
-def test_json_is_strict(lossatlas):
-    _, out, _ = lossatlas("survey", "--json")
-    said = json.loads(out, parse_constant=pytest.fail)
-    assert said["table"][0]["loss"] == 0.1716879676
-    assert said["table"][0]["held-out loss"] is None
-    assert said["directory"] == str(FakeSurvey.directory)
+def test_json_is_strict(lossatlas, monkeypatch):
+    said = json.loads(lossatlas("survey", "--json")[1], parse_constant=pytest.fail)
+    assert said == FakeSurvey().to_json()
+    monkeypatch.setattr(FakeSurvey, "to_json", lambda _: {"loss": float("nan")})
+    code, out, _ = lossatlas("survey", "--json")
+    assert (code, out) == (1, "")
 
 
 @pytest.mark.parametrize("widths", ["0", "50,0", "-3", "wide", "50,", "5.5", ""])
@@ -102,17 +97,28 @@ def test_impossible_widths_are_refused(lossatlas, asked, widths):
     assert err.count("\n") == 1
 
 
-def test_an_unknown_activation_is_refused_with_the_nearest(lossatlas, asked):
-    code, _, err = lossatlas("survey", "--activation", "tnah")
-    assert (code, asked) == (2, [])
-    assert "Did you mean 'tanh'?" in err
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("iris --activation tnah", "Did you mean 'tanh'?"),
+        ("irs", "Did you mean 'iris'?"),
+        ("missing.csv", "missing.csv"),
+        ("table.csv --target z", "z"),
+        ("nan.csv", "nan.csv|NaN|missing"),
+        ("one-class.csv", "class"),
+        ("iris --num-steps 0", "num_steps must be at least 1"),
+        ("iris --hold-out 1.5", "hold|between 0 and 1"),
+        ("diabetes --loss cross_entropy", "Use mse"),
+        ("iris --out table.csv/runs", "is not a folder.*--out"),
+    ],
+)
+def test_bad_input_is_one_line_before_any_work(lossatlas, tmp_path, words, said):
+    (tmp_path / "table.csv").write_text("a,b,y\n" + "1,2,yes\n2,1,no\n" * 9)
+    (tmp_path / "nan.csv").write_text("a,b,y\n" + "1,2,yes\n2,,no\n" * 9)
+    (tmp_path / "one-class.csv").write_text("a,b,y\n" + "1,2,yes\n2,1,yes\n" * 9)
+    before = sorted(path.name for path in tmp_path.iterdir())
+    code, out, err = lossatlas("survey", *words.split())
+    assert (code, out) == (2, ""), err
+    assert re.search(said, err), err
     assert err.count("\n") == 1
-
-
-def test_a_folder_that_cannot_be_written_is_refused_and_nothing_is_left(lossatlas, asked, tmp_path):
-    (tmp_path / "file").write_text("")
-    code, _, err = lossatlas("survey", "--out", str(tmp_path / "file" / "runs"))
-    assert (code, asked) == (2, [])
-    assert "is not a folder" in err
-    assert "--out" in err
-    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == before

@@ -1,7 +1,6 @@
 """How commands print: tables for people, strict JSON for machines; both to stdout."""
 
 import json
-import math
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -9,27 +8,8 @@ from typing import Any
 
 
 def print_json(value: Any) -> None:
-    """Print a value as JSON; numbers that JSON lacks (NaN, infinity) become null."""
-    sys.stdout.write(json.dumps(plain(value), indent=2, allow_nan=False) + "\n")
-
-
-def plain(value: Any) -> Any:
-    """A value of dicts, lists, strings, finite numbers, booleans and None, as JSON knows them.
-
-    **Arguments:**
-    - `value`: nested mappings and sequences of such values, numpy scalars and arrays, paths and enumerations.
-    """
-    if value is None or isinstance(value, bool | str | int):
-        return value
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {str(name): plain(item) for name, item in value.items()}
-    if hasattr(value, "tolist"):
-        return plain(value.tolist())
-    if isinstance(value, Sequence | set | frozenset):
-        return [plain(item) for item in value]
-    return str(value)
+    """Print as JSON a value of what JSON knows; NaN and infinity are refused, since no reader could rely on them."""
+    sys.stdout.write(json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
 def print_survey(result: Any) -> None:

@@ -1,13 +1,34 @@
 """`lossatlas survey`: the small networks of a data set, and which of them training visits."""
 
 import pathlib
-import sys
-from typing import Annotated, Literal
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
 
-from cyclopts import Group, Parameter
+from cyclopts import Group, Parameter, Token
 
-from lossatlas.cli._checks import check_activation, check_folder, parse_widths
+from lossatlas._errors import InputError
 from lossatlas.cli._run import prepare_jax
+
+
+def parse_widths(type_: Any, tokens: Sequence[Token]) -> tuple[int, ...]:
+    """The widths of `--hidden 50,50`.
+
+    **Arguments:**
+    - `type_`: the type to convert to (always the same here).
+    - `tokens`: the words of the option.
+
+    **Raises:** `InputError` unless every width is a whole number above zero.
+    """
+    del type_
+    text = ",".join(token.value for token in tokens)
+    try:
+        widths = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        widths = ()
+    if not widths or min(widths) < 1:
+        msg = f"the widths of the hidden layers are whole numbers above zero, like 50 or 50,50; got {text!r}."
+        raise InputError(msg)
+    return widths
 
 
 _NETWORK = Group.create_ordered("The big network")
@@ -33,7 +54,7 @@ def survey(
     seeds: Annotated[int | None, Parameter(group=_TRAINING)] = None,
     preset: Annotated[Literal["quick", "full"], Parameter(group=_CATALOGUE)] = "quick",
     max_units: Annotated[int | None, Parameter(group=_CATALOGUE)] = None,
-    out: Annotated[pathlib.Path | None, Parameter(group=_OUTPUT, env_var="LOSSATLAS_STORE")] = None,
+    out: Annotated[pathlib.Path | None, Parameter(group=_OUTPUT)] = None,
     force: Annotated[bool, Parameter(group=_OUTPUT, negative="", show_default=False)] = False,
     json: Annotated[bool, Parameter(group=_OUTPUT, negative="", show_default=False)] = False,
     progress: Annotated[Literal["rich", "text", "none"] | None, Parameter(group=_OUTPUT)] = None,
@@ -71,7 +92,7 @@ def survey(
     max_units
         Most units (neurons and linear units) of a small network. By default by preset and data.
     out
-        Folder of runs; ./lossatlas by default.
+        Folder of runs; by default LOSSATLAS_STORE, or ./lossatlas.
     force
         Run again even if this survey was made before.
     json
@@ -95,19 +116,13 @@ def survey(
         preset=preset,
         max_units=max_units,
     )
-    check_folder(out if out is not None else pathlib.Path("lossatlas"))
     prepare_jax()
-    check_activation(activation)
 
-    from lossatlas import atlas
+    import lossatlas
     from lossatlas.cli._output import print_json, print_survey
 
-    result = atlas.survey(data, config=config, out=out, force=force, progress=progress or _default_progress())
+    result = lossatlas.survey(data, config=config, out=out, force=force, progress=progress)
     if json:
         print_json(result.to_json())
     else:
         print_survey(result)
-
-
-def _default_progress() -> Literal["rich", "none"]:
-    return "rich" if sys.stderr.isatty() else "none"
