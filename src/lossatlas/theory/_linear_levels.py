@@ -67,15 +67,10 @@ def linear_levels(inputs: Float[np.ndarray, "n d"], targets: Float[np.ndarray, "
     **Returns:**
     [`lossatlas.theory.LinearLevels`][]. Cost: one singular value decomposition of the inputs, O(n d min(n, d)).
 
-    **Raises:** `InputError` for data that are not two matrices of as many rows.
-
     !!! cite
         Baldi and Hornik 1989 (Neural Networks 2:53-58); reduced-rank regression, Izenman 1975.
     """
     inputs, targets = np.asarray(inputs, float), np.asarray(targets, float)
-    if inputs.ndim != 2 or targets.ndim != 2 or len(inputs) != len(targets):
-        msg = f"inputs (n, d) and targets (n, o) are needed, got shapes {inputs.shape} and {targets.shape}."
-        raise InputError(msg)
     x_mean, y_mean = inputs.mean(0), targets.mean(0)
     x, y = inputs - x_mean, targets - y_mean
     left, sizes, right = np.linalg.svd(x, full_matrices=False)
@@ -88,5 +83,3 @@ def linear_levels(inputs: Float[np.ndarray, "n d"], targets: Float[np.ndarray, "
     readers, roots, rows = readers[:, keep], roots[keep], rows[keep]
     writers = (roots[:, None] * rows) @ (np.sqrt(len(x)) * right / sizes[:, None])
     return LinearLevels(roots**2, readers, writers, x_mean, y_mean, total)
-
-

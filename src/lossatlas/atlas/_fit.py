@@ -1,0 +1,75 @@
+"""Fit many starts of one small network in one compiled program."""
+
+from collections.abc import Sequence
+
+import equinox as eqx
+import jax
+import numpy as np
+import optax
+
+from lossatlas._progress import ProgressMeter
+from lossatlas.landscape import Landscape
+from lossatlas.networks import Dense
+from lossatlas.training import train_ensemble
+
+
+class Fit(eqx.Module):
+    """The end of one fit."""
+
+    network: Dense
+    loss: float
+
+
+def fit_starts(
+    networks: Sequence[Dense], landscape: Landscape, *, num_steps: int, learning_rate: float, progress: ProgressMeter
+) -> list[Fit]:
+    """Full-batch Adam with cosine decay from every start, in order.
+
+    Cost: `num_steps` gradient evaluations a start.
+    """
+    schedule = optax.cosine_decay_schedule(learning_rate, num_steps)
+    runs = train_ensemble(
+        jax.random.split(jax.random.key(0), len(networks)),  # full batch: the keys are not used
+        list(networks),
+        landscape,
+        optimizer=optax.adam(schedule),
+        num_steps=num_steps,
+        snapshots=[num_steps],
+        progress=progress,
+    )
+    members = [runs.member(i) for i in range(len(networks))]
+    return [Fit(member.network, float(member.loss[-1])) for member in members]
+
+
+def slow_moments(
+    networks: Sequence[Dense], landscape: Landscape, *, num_steps: int, learning_rate: float, progress: ProgressMeter
+) -> list[Dense]:
+    """Networks at the stalls of gradient descent: local minima of |d log loss / d log step|, the end, and the
+    moments around.
+
+    Gradient descent from small weights passes the saddles near enough for a search on the gradient to reach them,
+    which random points are not.
+    """
+    runs = train_ensemble(
+        jax.random.split(jax.random.key(0), len(networks)),
+        list(networks),
+        landscape,
+        optimizer="gd",
+        learning_rate=learning_rate,
+        num_steps=num_steps,
+        snapshots=80,
+        progress=progress,
+    )
+    found = []
+    for i in range(len(networks)):
+        run = runs.member(i)
+        steps, loss = np.asarray(run.steps), np.asarray(run.loss)
+        usable = np.flatnonzero((steps > 0) & np.isfinite(loss) & (loss > 0))
+        if usable.size < 5:
+            continue
+        rate = np.abs(np.gradient(np.log(loss[usable]), np.log(steps[usable])))
+        stalls = np.flatnonzero((rate[1:-1] < rate[:-2]) & (rate[1:-1] <= rate[2:])) + 1
+        for stall in [*stalls, usable.size - 1]:
+            for at in {max(stall - 4, 0), stall, min(stall + 4, usable.size - 1)}:
+                found.append(run.network_at(int(usable[at])))
+    return found

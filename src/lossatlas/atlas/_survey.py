@@ -1,0 +1,269 @@
+"""The main job: the small networks of a data set, and what a big network's training makes of them."""
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import equinox as eqx
+import jax
+import numpy as np
+from jaxtyping import Float
+
+from lossatlas._errors import InputError
+from lossatlas._parameters import num_parameters
+from lossatlas._precision import require_float64
+from lossatlas._progress import ProgressLike, ProgressMeter, as_meter
+from lossatlas.atlas._catalogue import (
+    FULL,
+    QUICK,
+    QUICK_LARGE,
+    Catalogue,
+    default_learning_rate,
+    default_sizes,
+    make_catalogue,
+)
+from lossatlas.atlas._config import SurveyConfig
+from lossatlas.atlas._selection import BIG, Recipe, Selection, select
+from lossatlas.atlas._training import (
+    BigTraining,
+    default_num_steps,
+    default_power,
+    train_big,
+)
+from lossatlas.data import DataSet
+from lossatlas.embedding import Reduction, reduce
+from lossatlas.geometry import Linearization, linearization
+from lossatlas.landscape import Landscape
+from lossatlas.networks import Dense
+from lossatlas.networks import activation as as_activation
+
+
+TOLERANCES = (0.01, 0.03, 0.1, 0.3)
+_MANY_INPUTS = 30
+
+
+class Ending(eqx.Module):
+    """What a training run became.
+
+    - `reductions`: the end point reduced at several tolerances, from strict to loose: the largest change of any output
+      on the data, relative to `output_scale`, the root mean square deviation of the predictions from their mean.
+    - `linearization`: per hidden layer, how linear it acts on the data.
+    - `words`: the honest name of the end point.
+    """
+
+    reductions: tuple[tuple[float, Dense, Reduction], ...]
+    output_scale: float
+    linearization: Linearization
+    words: str
+
+
+class Survey(eqx.Module):
+    """The answer of a survey.
+
+    - `catalogue`: the small networks. `trainings`: the runs of the big one, with their visits. `ending`: what the
+      first run became. `selection`: held-out figures and the recommended network.
+    - `headline`: the answer in a sentence.
+    - `seconds`: by stage.
+    """
+
+    data: DataSet = eqx.field(static=True)
+    config: SurveyConfig = eqx.field(static=True)
+    loss: str = eqx.field(static=True)
+    catalogue: Catalogue
+    trainings: tuple[BigTraining, ...]
+    ending: Ending
+    selection: Selection
+    headline: str = eqx.field(static=True)
+    seconds: dict[str, float] = eqx.field(static=True)
+
+    @property
+    def best_training(self) -> BigTraining:
+        """The run with the most visits, the nearest first: the one that the atlas picture shows."""
+        return best_run(self.trainings)
+
+    def networks(self) -> dict[str, Dense]:
+        """Every network worth keeping: the recommended one, the trained big one, and the catalogue."""
+        saved = {"recommended": self.selection.network, "big": self.best_training.network}
+        return saved | {entry.name: entry.network for entry in self.catalogue.entries}
+
+
+def best_run(runs: Sequence[BigTraining]) -> BigTraining:
+    """The run with the most visits; among equals the one that comes nearest."""
+
+    def merit(run: BigTraining) -> tuple[int, float]:
+        hits = [v.distance for v in run.visits.visits if v.verdict == "visit"]
+        return -len(hits), float(np.sum(hits))
+
+    return min(runs, key=merit)
+
+
+def survey(data: DataSet, *, config: SurveyConfig | None = None, progress: ProgressLike = "none") -> Survey:
+    """Chart the small networks of a data set, the training of a big one, and the smallest that does the job.
+
+    Runs under float64 whatever the global setting.
+
+    **Arguments:**
+    - `data`: all rows; the catalogue and the training use every one, the held-out figures come from refits.
+    - `config`: [`lossatlas.atlas.SurveyConfig`][].
+    - `progress`: `"none"`, `"text"`, `"rich"` or a meter.
+
+    **Returns:**
+    [`lossatlas.atlas.Survey`][]. Nothing is written; [`lossatlas.survey`][] also stores it with a report.
+
+    **Raises:** `InputError` for settings that do not fit the data, before any long work.
+    """
+    config = config or SurveyConfig()
+    loss = "mse" if config.loss == "auto" else config.loss
+    check_config(data, config, loss)
+    meter = as_meter(progress)
+    with jax.enable_x64(True):
+        return _survey(data, config, loss, meter)
+
+
+def check_config(data: DataSet, config: SurveyConfig, loss: str) -> None:
+    """Raise `InputError` for settings that cannot work on this data."""
+    as_activation(config.activation)
+    if not config.hidden or min(config.hidden) < 1:
+        msg = f"hidden must list at least one width, all of them at least 1, got {config.hidden}; for example (50, 50)."
+        raise InputError(msg)
+    if loss == "cross_entropy" and data.kind != "classification":
+        msg = "The loss cross_entropy needs classes; the target of this data is a number. Use mse."
+        raise InputError(msg)
+    for name in ("seeds", "max_units", "num_steps"):
+        value = getattr(config, name)
+        if value is not None and value < 1:
+            msg = f"{name} must be at least 1, got {value}."
+            raise InputError(msg)
+    if config.learning_rate is not None and not 0 < config.learning_rate < np.inf:
+        msg = f"learning_rate must be positive and finite, got {config.learning_rate}."
+        raise InputError(msg)
+    if config.init is not None and not 0 < config.init < 10:
+        msg = f"init is the power p of std = max(fan)**-p and must lie between 0 and 10, got {config.init}."
+        raise InputError(msg)
+    data.split(config.hold_out, seed=config.seed)  # raises where a part would be empty or a class too small
+
+
+def _survey(data: DataSet, config: SurveyConfig, loss: str, meter: ProgressMeter) -> Survey:
+    clock = _Clock()
+    act = as_activation(config.activation)
+    landscape = data.landscape(loss)
+    require_float64(landscape.inputs, "A survey")
+    key = jax.random.key(config.seed)
+    full = config.preset == "full"
+    max_units = config.max_units or (3 if data.num_inputs <= _MANY_INPUTS else 2)
+    catalogue = make_catalogue(
+        jax.random.fold_in(key, 0),
+        landscape,
+        activation=act,
+        max_units=max_units,
+        search=FULL if full else QUICK if data.num_inputs <= _MANY_INPUTS else QUICK_LARGE,
+        progress=meter,
+    )
+    clock.lap("catalogue")
+    big = Dense(key, [data.num_inputs, *config.hidden, data.num_outputs(loss)])
+    trainings = train_big(
+        jax.random.fold_in(key, 1),
+        landscape,
+        catalogue,
+        config.hidden,
+        act,
+        num_seeds=config.seeds or (5 if full else 1),
+        power=config.init or default_power(config.hidden),
+        learning_rate=config.learning_rate or default_learning_rate(landscape),
+        num_steps=config.num_steps or default_num_steps(landscape, num_parameters(big)),
+        progress=meter,
+    )
+    clock.lap("training")
+    ending = _ending(best_run(trainings), landscape)
+    clock.lap("reduction")
+    folds = data.folds(5, seed=config.seed) if full else [data.split(config.hold_out, seed=config.seed)]
+    selection = select(
+        jax.random.fold_in(key, 2),
+        folds,
+        data,
+        default_sizes(landscape, max_units),
+        config.hidden,
+        loss=loss,
+        activation=act,
+        recipe=Recipe(),
+        progress=meter,
+    )
+    clock.lap("held-out figures")
+    return Survey(
+        data=data,
+        config=config,
+        loss=loss,
+        catalogue=catalogue,
+        trainings=tuple(trainings),
+        ending=ending,
+        selection=selection,
+        headline=headline(data, selection),
+        seconds=clock.laps,
+    )
+
+
+def _ending(run: BigTraining, landscape: Landscape) -> Ending:
+    linear = linearization(run.network, landscape)
+    unit = linear.output_scale
+    reductions = tuple(
+        (share, *reduce(run.network, landscape, tolerance=share * unit, bottlenecks="merge")) for share in TOLERANCES
+    )
+    return Ending(reductions, unit, linear, _words(run))
+
+
+def _words(run: BigTraining) -> str:
+    gradient = float(run.gradient_norm[-1])
+    if gradient < 1e-12:
+        return f"a critical point (gradient {gradient:.1e})"
+    return (
+        f"still moving after {int(run.steps[-1]):,} steps: gradient {gradient:.1e}, the loss falls like "
+        f"t^-{run.decay_exponent:.2f}; not a critical point"
+    )
+
+
+def headline(data: DataSet, selection: Selection) -> str:
+    """The answer in a sentence or two."""
+    small, big = selection[selection.recommended], selection[BIG]
+    if selection.recommended == BIG:
+        return (
+            f"On {data.name}, no small network of the catalogue does as well as the big one "
+            f"({big.num_parameters:,} parameters) on held-out rows: {_figures(big)}."
+        )
+    k, r = (int(n) for n in selection.recommended.strip("()").split(","))
+    start = f"On {data.name}, {describe_size(k, r)} ({small.num_parameters} parameters)"
+    gap, error = _paired(small.losses - big.losses)
+    verdict = "does better than" if gap < -error else "does the job of" if gap <= error else "comes close to"
+    return (
+        f"{start} {verdict} the big network ({big.num_parameters:,} parameters): "
+        f"held-out {_figures(small)}, against {_figures(big)}."
+    )
+
+
+def describe_size(neurons: int, linear: int) -> str:
+    """`(1, 2)` in words: one neuron beside two linear units."""
+    if neurons == 0:
+        return "a constant" if linear == 0 else f"a linear model{'' if linear == 1 else f' of rank {linear}'}"
+    words = {1: "one", 2: "two", 3: "three", 4: "four", 5: "five"}
+    count = lambda n, noun: f"{words.get(n, n)} {noun}{'' if n == 1 else 's'}"  # noqa: E731
+    nonlinear = count(neurons, "neuron")
+    return nonlinear if linear == 0 else f"{nonlinear} beside {count(linear, 'linear unit')}"
+
+
+def _figures(candidate: Any) -> str:
+    text = f"loss {candidate.loss:.3g} ± {candidate.standard_error:.1g}"
+    return text if candidate.accuracy is None else f"{text}, accuracy {100 * candidate.accuracy:.1f} %"
+
+
+def _paired(difference: Float[np.ndarray, " n"]) -> tuple[float, float]:
+    return float(difference.mean()), float(difference.std(ddof=1) / np.sqrt(difference.size))
+
+
+class _Clock:
+    def __init__(self):
+        self.laps: dict[str, float] = {}
+        self._last = time.monotonic()
+
+    def lap(self, name: str) -> None:
+        now = time.monotonic()
+        self.laps[name] = round(now - self._last, 2)
+        self._last = now

@@ -1,0 +1,164 @@
+"""Train the big network from small initialisation and chart which entries it comes near."""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, Int, PRNGKeyArray
+
+from lossatlas._progress import ProgressMeter
+from lossatlas._status import Status
+from lossatlas.atlas._catalogue import Catalogue, count_outputs, linked_targets
+from lossatlas.atlas._visits import Visits, find_visits
+from lossatlas.geometry import effective_linear_units, effective_neurons
+from lossatlas.landscape import Landscape
+from lossatlas.networks import Activation, Dense
+from lossatlas.training import train_ensemble
+
+
+NUM_SNAPSHOTS = 160
+_MOST_STEPS, _LEAST_STEPS = 60_000, 5_000
+_WORK = 9e10  # rows * parameters * steps of the default run: about a minute on one core
+_MAX_HALVINGS = 6
+
+
+class BigTraining(eqx.Module):
+    """One run of full-batch gradient descent on the big network.
+
+    - `steps`, `loss`, `gradient_norm`: of the snapshots, shape (s,).
+    - `parameters`: shape (s, p); `network`: the last.
+    - `effective_neurons`: similarity-sensitive number of neurons per hidden layer, shape (s, layers).
+    - `linear_units`: effective number of units that act linearly on the data, shape (s, layers).
+    - `visits`: which catalogue entries it comes near.
+    - `decay_exponent`: -d log loss / d log step over the last third of a decade: a loss that falls like a power of
+      time near no level is a slow valley.
+    """
+
+    seed: int
+    steps: Int[np.ndarray, " s"]
+    loss: Float[np.ndarray, " s"]
+    gradient_norm: Float[np.ndarray, " s"]
+    parameters: Float[np.ndarray, "s p"]
+    network: Dense
+    effective_neurons: Float[np.ndarray, "s layers"]
+    linear_units: Float[np.ndarray, "s layers"]
+    visits: Visits
+    status: Status
+    decay_exponent: float
+    settings: dict[str, Any]
+
+    def network_at(self, index: int) -> Dense:
+        """The network of one snapshot."""
+        from lossatlas._parameters import ravel
+
+        return ravel(self.network)[1](jnp.asarray(self.parameters[index]))
+
+
+def default_power(hidden: tuple[int, ...]) -> float:
+    """The power p of std = max(fan)**-p at which stalls are visible and the run still ends: smaller for deeper."""
+    return {1: 2.0, 2: 1.5}.get(len(hidden), 1.2 if len(hidden) == 3 else 1.0)
+
+
+def default_num_steps(landscape: Landscape, num_parameters: int) -> int:
+    """60,000 full-batch steps, fewer where data times parameters make them dear, at least 5,000."""
+    return int(np.clip(round(_WORK / (landscape.size * num_parameters), -3), _LEAST_STEPS, _MOST_STEPS))
+
+
+def train_big(
+    key: PRNGKeyArray,
+    landscape: Landscape,
+    catalogue: Catalogue,
+    hidden: tuple[int, ...],
+    activation: Activation,
+    *,
+    num_seeds: int,
+    power: float,
+    learning_rate: float,
+    num_steps: int,
+    progress: ProgressMeter,
+) -> list[BigTraining]:
+    """Train from `num_seeds` small initialisations as one program and find the visits of each.
+
+    A learning rate at which a member diverges is halved, for all of them, up to six times; the settings say so.
+    """
+    widths = [landscape.inputs.shape[1], *hidden, count_outputs(landscape)]
+    keys = [jax.random.fold_in(key, seed) for seed in range(num_seeds)]
+    networks = [Dense(k, widths, activation=activation, init=power, dtype=landscape.inputs.dtype) for k in keys]
+    halvings = 0
+    while True:
+        runs = train_ensemble(
+            jnp.stack(keys),
+            networks,
+            landscape,
+            optimizer="gd",
+            learning_rate=learning_rate,
+            num_steps=num_steps,
+            snapshots=NUM_SNAPSHOTS,
+            progress=progress,
+        )
+        members = [runs.member(i) for i in range(num_seeds)]
+        if halvings == _MAX_HALVINGS or all(m.status is not Status.DIVERGED for m in members):
+            break
+        learning_rate, halvings = learning_rate / 2, halvings + 1
+    settings = {
+        "optimizer": "full-batch gradient descent",
+        "init": f"std = max(fan_in, fan_out)**-{power}, biases 0",
+        "learning_rate": learning_rate,
+        "halvings": halvings,
+        "num_steps": num_steps,
+        "widths": widths,
+    }
+    functions = [e.predictions for e in catalogue.entries]
+    targets = linked_targets(landscape)
+    results = []
+    for seed, run in enumerate(members):
+        finite = np.isfinite(np.asarray(run.loss))
+        steps, loss = np.asarray(run.steps)[finite], np.asarray(run.loss)[finite]
+        parameters = np.asarray(run.parameters)[finite]
+        trajectory, neurons, linear = (np.asarray(a) for a in _observe(landscape, run.network, jnp.asarray(parameters)))
+        results.append(
+            BigTraining(
+                seed=seed,
+                steps=steps,
+                loss=loss,
+                gradient_norm=np.asarray(run.gradient_norm)[finite],
+                parameters=parameters,
+                network=run.network_at(int(np.flatnonzero(finite)[-1])),
+                effective_neurons=neurons,
+                linear_units=linear,
+                visits=find_visits(steps, loss, trajectory, functions, targets),
+                status=run.status,
+                decay_exponent=_decay_exponent(steps, loss),
+                settings=settings,
+            )
+        )
+    return results
+
+
+def _decay_exponent(steps: np.ndarray, loss: np.ndarray) -> float:
+    late = (steps > steps[-1] / 2) & (loss > 0)
+    if late.sum() < 3:
+        return float("nan")
+    return -float(np.polyfit(np.log(steps[late]), np.log(loss[late]), 1)[0])
+
+
+@eqx.filter_jit
+def _observe(landscape: Landscape, network: Dense, parameters):
+    """Linked predictions, effective neurons and linear units of every snapshot."""
+    from lossatlas._parameters import ravel
+
+    unravel = ravel(network)[1]
+    assert landscape.loss is not None
+    link = jax.vmap(landscape.loss.link)
+
+    def one(vector):
+        point = unravel(vector)
+        return (
+            link(landscape.predictions(point)),
+            effective_neurons(point),
+            effective_linear_units(point, landscape),
+        )
+
+    return jax.lax.map(one, parameters)
