@@ -1,1 +1,10 @@
-"""One theme and every figure, from numpy and xarray."""
+"""One theme and every figure, from plain tables, numpy and xarray; plotly figures out."""
+
+from lossatlas.figures._atlas import atlas_figure as atlas_figure
+from lossatlas.figures._distance import distance_figure as distance_figure
+from lossatlas.figures._numbers import format_number as format_number
+from lossatlas.figures._numbers import format_steps as format_steps
+from lossatlas.figures._reduction import reduction_figure as reduction_figure
+from lossatlas.figures._selection import selection_figure as selection_figure
+from lossatlas.figures._theme import dark_colours as dark_colours
+from lossatlas.figures._tree import tree_figure as tree_figure

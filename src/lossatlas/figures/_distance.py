@@ -1,0 +1,104 @@
+"""How near training comes to each small network."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import plotly.graph_objects as go
+
+from lossatlas.figures._entries import Row, entry_colours, plain, shown_training
+from lossatlas.figures._theme import FAINT, MUTED, PALETTE, PAPER, new_figure
+
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+VISIT_DISTANCE = 0.15  # the threshold of lossatlas.atlas, drawn as a line
+_APPROACHED = 0.5
+_DASHES = ("solid", "dash", "dot", "dashdot")
+
+
+def distance_figure(tables: Row, arrays: "xr.DataTree", *, compact: bool = False, most: int = 7) -> go.Figure:
+    """The distance of the run's predictions to those of each approached small network, against the step.
+
+    Both axes are logarithmic; a distance of 1 is as far as the constant (mean) prediction. Entries nearer than
+    0.5 at some time are drawn, the nearest first, at most `most`; the three nearest where there is none.
+    """
+    training = arrays["training"]
+    run = shown_training(tables)
+    seeds = [int(s) for s in training["seed"].values]
+    at = seeds.index(run["seed"]) if run["seed"] in seeds else 0
+    steps, distance = training["step"].values[at], training["distance"].values[at]
+    names = [str(n) for n in training["entry"].values]
+    ordered = sorted(
+        (v for v in run["visits"] if v["verdict"] != "same function" and v["distance"] is not None),
+        key=lambda v: v["distance"],
+    )
+    chosen = [v for v in ordered if v["distance"] < _APPROACHED][:most] or ordered[:3]
+    rows = 1 + (len(chosen) if compact else -(-len(chosen) // 2))
+    top = 14 + 19 * rows
+    figure = new_figure(
+        height=(300 if compact else 340) + top + 48,
+        margin={"l": 66 if compact else 78, "r": 14 if compact else 24, "t": top, "b": 48},
+        compact=compact,
+    )
+    words = {r["name"]: r["words"] for r in tables["catalogue"]}
+    colours = _colours(chosen, tables)
+    shown = []
+    for i, visit in enumerate(sorted(chosen, key=lambda v: v["step"])):
+        values = distance[:, names.index(visit["name"])]
+        keep = (steps >= 1) & np.isfinite(values) & (values > 0)
+        shown.append(values[keep])
+        label = f"{plain(visit['name'])} {plain(words[visit['name']])}"
+        style = {"color": colours[visit["name"]], "width": 2, "dash": _DASHES[i // len(PALETTE) % len(_DASHES)]}
+        figure.add_scatter(
+            x=steps[keep],
+            y=values[keep],
+            mode="lines",
+            name=label,
+            line=style,
+            hovertemplate="step %{x:,d}<br>distance %{y:.3f}<extra>" + label + "</extra>",
+        )
+        figure.add_scatter(
+            x=[max(visit["step"], 1)],
+            y=[visit["distance"]],
+            mode="markers",
+            showlegend=False,
+            marker={"size": 9, "color": style["color"], "line": {"color": PAPER, "width": 1.5}},
+            hovertemplate="nearest: step %{x:,d}<br>distance %{y:.4f}<extra>" + label + "</extra>",
+        )
+    everything = np.concatenate([*shown, [VISIT_DISTANCE]])
+    low, high = float(everything.min()) * 0.8, min(max(float(everything.max()), 1.0), 3.0) * 1.2
+    figure.add_hline(y=VISIT_DISTANCE, line={"color": MUTED, "width": 1.2, "dash": "dash"})
+    figure.add_annotation(
+        text="a visit is below 0.15",
+        showarrow=False,
+        xref="x domain",
+        x=0.01,
+        xanchor="left",
+        y=float(np.log10(VISIT_DISTANCE)),
+        yanchor="top",
+        bgcolor=PAPER + "c0",
+        font={"color": MUTED, "size": 11},
+    )
+    ticks = [0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2]
+    figure.update_layout(
+        xaxis={"type": "log", "title": {"text": "training step"}, "dtick": 1, "tickformat": ",d"},
+        yaxis={
+            "type": "log",
+            "range": [np.log10(low), np.log10(high)],
+            "title": {"text": "relative distance<br>of the predictions"},
+            "tickmode": "array",
+            "tickvals": ticks,
+            "ticktext": [f"{t:g}" for t in ticks],
+        },
+    )
+    return figure
+
+
+def _colours(chosen: list[Row], tables: Row) -> dict[str, str]:
+    """The colours of the atlas for what was met; for the others those that are left."""
+    colours = entry_colours(tables)
+    taken = {colours[v["name"]] for v in chosen}
+    spare = [c for c in PALETTE if c not in taken] or [MUTED]
+    plainly = [v["name"] for v in chosen if colours[v["name"]] == FAINT]
+    return {v["name"]: colours[v["name"]] for v in chosen} | {n: spare[i % len(spare)] for i, n in enumerate(plainly)}
