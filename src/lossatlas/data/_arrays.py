@@ -35,6 +35,7 @@ def from_arrays(
     - `X`: shape (n, d) or (n,): array, lists, DataFrame, Series or mapping of columns.
     - `y`: shape (n,) or (n, o): array, list, Series, or the name of a column of `X`.
     - `columns`: names of the inputs where `X` has none.
+    - `name`, `source`: what reports call the data, and where they say it comes from.
     - `kind`: `"regression"` or `"classification"` where the rule above decides wrongly.
     - `scaling`: of the inputs: `"standard"`, `"none"` or a number to divide by; `target_scaling` likewise for
       regression.

@@ -35,6 +35,11 @@ def weight_std(init: "str | float | Std", fan_in: int, fan_out: int, *, is_outpu
     the small initialisation of the embedding-principle papers. All are standard parametrisations with Gaussian
     weights: what a name promises is the function at initialisation.
 
+    **Arguments:**
+    - `init`: such a name, a number p, or a function of (fan_in, fan_out, is_output).
+    - `fan_in`, `fan_out`: numbers of columns and rows.
+    - `is_output`: whether it is the weight of the output layer.
+
     **Raises:** `InputError` for an unknown name and for a p that is not finite.
     """
     if callable(init):
