@@ -1,1 +1,9 @@
 """Carry a point along the landscape: optimisers, ensembles, flows."""
+
+from lossatlas.training._ensemble import train_ensemble as train_ensemble
+from lossatlas.training._flow import gradient_flow as gradient_flow
+from lossatlas.training._result import Ensemble as Ensemble
+from lossatlas.training._result import Flow as Flow
+from lossatlas.training._result import Training as Training
+from lossatlas.training._snapshots import log_spaced_steps as log_spaced_steps
+from lossatlas.training._train import train as train
