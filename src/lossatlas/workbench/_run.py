@@ -4,6 +4,7 @@ import functools as ft
 import html
 import os
 import pathlib
+import re
 from typing import TYPE_CHECKING, Any, final
 
 from lossatlas._errors import InputError, unknown_name
@@ -109,17 +110,21 @@ class SurveyRun:
         return self.model(name).network
 
     def model(self, name: str = "recommended") -> "Model":
-        """A stored network with its preprocessing, [`lossatlas.Model`][].
+        """A stored network with its preprocessing, [`lossatlas.workbench.Model`][].
+
+        **Arguments:**
+        - `name`: `"recommended"`, `"big"`, or a name of the catalogue like `"(1,1)"` or `"1,1"`.
 
         **Raises:** `InputError` for an unknown name, with the nearest known one.
         """
         from lossatlas.workbench._model import read_model
 
         files = self._record["networks"]
-        found = name if name in files else f"({name.strip('()').replace(' ', '')})"
-        if found not in files:
+        size = re.fullmatch(r"\(?\s*(\d+)\s*,\s*(\d+)\s*\)?([a-z]*)", name)
+        name = name if size is None else f"({size[1]},{size[2]}){size[3]}"
+        if name not in files:
             raise unknown_name("network of the survey", name, files)
-        return read_model(self.directory / files[found])
+        return read_model(self.directory / files[name])
 
     def verify(self) -> tuple[str, ...]:
         """The files that are missing, were added or changed since they were written, by checksum; empty for none."""

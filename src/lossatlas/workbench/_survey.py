@@ -95,12 +95,14 @@ def _configure(config: SurveyConfig | None, options: Mapping[str, Any]) -> Surve
     for name, value in options.items():
         if name not in known:
             raise unknown_name("option", name, [*known, "out", "force", "progress"])
-        plain = value.tolist() if hasattr(value, "tolist") else value  # numpy
-        settings[name] = plain
+        settings[name] = value.tolist() if hasattr(value, "tolist") else value  # numpy
     if "hidden" in settings:
         hidden = settings["hidden"]
         settings["hidden"] = (hidden,) if isinstance(hidden, int) else tuple(hidden)
-    return dataclasses.replace(config or SurveyConfig(), **settings)
+    config = dataclasses.replace(config or SurveyConfig(), **settings)
+    # 1 and 1.0 are the same survey.
+    whole = {name: getattr(config, name) for name in ("init", "learning_rate", "hold_out")}
+    return dataclasses.replace(config, **{name: float(v) for name, v in whole.items() if isinstance(v, int)})
 
 
 def _read(data: Any, y: Any, target: str | None) -> DataSet:
