@@ -107,7 +107,7 @@ def test_impossible_widths_are_refused(lossatlas, asked, widths):
         ("nan.csv", "nan.csv|NaN|missing"),
         ("one-class.csv", "class"),
         ("iris --num-steps 0", "num_steps must be at least 1"),
-        ("iris --hold-out 1.5", "hold|between 0 and 1"),
+        ("iris --hold-out 1.5", "hold_out is the share"),
         ("diabetes --loss cross_entropy", "Use mse"),
         ("iris --out table.csv/runs", "is not a folder.*--out"),
     ],

@@ -60,6 +60,7 @@ class Ending(eqx.Module):
 class Survey(eqx.Module):
     """The answer of a survey.
 
+    - `data`, `config`, `loss`: what was asked.
     - `catalogue`: the small networks. `trainings`: the runs of the big one, with their visits. `ending`: what the
       first run became. `selection`: held-out figures and the recommended network.
     - `headline`: the answer in a sentence.
@@ -121,7 +122,10 @@ def survey(data: DataSet, *, config: SurveyConfig | None = None, progress: Progr
 
 
 def check_config(data: DataSet, config: SurveyConfig, loss: str) -> None:
-    """Raise `InputError` for settings that cannot work on this data."""
+    """See that settings can work on this data.
+
+    **Raises:** `InputError` for the first that cannot.
+    """
     as_activation(config.activation)
     if not config.hidden or min(config.hidden) < 1:
         msg = f"hidden must list at least one width, all of them at least 1, got {config.hidden}; for example (50, 50)."
@@ -134,6 +138,9 @@ def check_config(data: DataSet, config: SurveyConfig, loss: str) -> None:
         if value is not None and value < 1:
             msg = f"{name} must be at least 1, got {value}."
             raise InputError(msg)
+    if not 0 < config.hold_out < 1:
+        msg = f"hold_out is the share of the rows kept aside and must lie between 0 and 1, got {config.hold_out}."
+        raise InputError(msg)
     if config.learning_rate is not None and not 0 < config.learning_rate < np.inf:
         msg = f"learning_rate must be positive and finite, got {config.learning_rate}."
         raise InputError(msg)
