@@ -47,10 +47,7 @@ import jax
 before = dict(jax.config.values)
 import lossatlas
 for name in lossatlas.__all__:
-    try:
-        getattr(lossatlas, name)
-    except AttributeError:
-        pass
+    getattr(lossatlas, name)
 print({name: value for name, value in jax.config.values.items() if before.get(name) != value})
 """
     assert fresh(code).strip() == "{}"

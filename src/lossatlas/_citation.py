@@ -36,11 +36,11 @@ def citation(*names_or_results: Any) -> Bibliography:
       `"zhang2021embedding"`. Without any, the entry of LossAtlas alone.
 
     **Returns:**
-    BibTeX text: LossAtlas first, then every paper once, in the order asked for. It is a `str`. Of ours, what rests on no
+    BibTeX text (a `str`): LossAtlas first, then every paper once, in the order asked for. What of ours rests on no
     paper adds nothing.
 
-    **Raises:** `InputError` for a name that is not in the table (with the nearest one that is), and for objects that are
-    not ours.
+    **Raises:** `InputError` for a name that is not in the table, with the nearest one that is, and for objects that
+    are not ours.
     """
     keys = ["lossatlas"]
     for item in names_or_results:
@@ -54,10 +54,10 @@ def _papers_of(item: Any) -> tuple[str, ...]:
     if item in _papers():
         return (item,)
     name = item.removeprefix("lossatlas.")
-    endings = [full for full in _SOURCES if name in (full, full.partition(".")[2])]
-    if len(endings) != 1:
+    found = {papers for full, papers in _SOURCES.items() if name in (full, full.partition(".")[2])}
+    if len(found) != 1:
         raise unknown_name("method", item, [*_SOURCES, *_papers()])
-    return _SOURCES[endings[0]]
+    return found.pop()
 
 
 def _method_name(item: Any) -> str:
@@ -89,25 +89,49 @@ _OURSELVES = f"""@software{{lossatlas,
 }}"""
 
 _WIDTH = ("zhang2021embedding", "zhang2022hierarchical")
-_SURVEY = (*_WIDTH, "bai2024depth", "zhou2022condensation", "baldi1989linear", "leinster2012diversity")
+_DEPTH = ("bai2024depth",)
+_SPLIT = (*_WIDTH, "fukumizu2000local")
+_REDUCE = (*_WIDTH, *_DEPTH, "chen2024condensation")
+_CONDENSATION = ("zhou2022condensation", "luo2021phase", "leinster2012diversity")
+_SURVEY = (*_REDUCE, *_CONDENSATION, "baldi1989linear")
 
 _SOURCES: dict[str, tuple[str, ...]] = {
-    "atlas.survey": _SURVEY,
     "atlas.Survey": _SURVEY,
+    "atlas.survey": _SURVEY,
+    "workbench.SurveyRun": _SURVEY,
+    "workbench.survey": _SURVEY,
     "embedding.add_null_unit": _WIDTH,
-    "embedding.lift": ("bai2024depth",),
-    "embedding.reduce": (*_WIDTH, "bai2024depth", "chen2024condensation"),
-    "embedding.split": (*_WIDTH, "fukumizu2000local"),
+    "embedding.split": _SPLIT,
     "embedding.widen": _WIDTH,
-    "geometry.condensation": ("zhou2022condensation", "luo2021phase", "leinster2012diversity"),
+    "embedding.Record": _WIDTH,
+    "embedding.lift": _DEPTH,
+    "embedding.LiftStep": _DEPTH,
+    "embedding.merge_layer": _DEPTH,
+    "embedding.prune_by_linearization": _DEPTH,
+    "embedding.reduce": _REDUCE,
+    "embedding.Reduction": _REDUCE,
+    "geometry.condensation": _CONDENSATION,
+    "geometry.Condensation": _CONDENSATION,
+    "geometry.effective_neurons": _CONDENSATION,
     "geometry.find_critical_point": ("zhang2021embedding",),
-    "geometry.inertia": ("bai2024depth",),
-    "geometry.linearization": ("bai2024depth",),
+    "geometry.find_critical_points": ("zhang2021embedding",),
+    "geometry.CriticalPoint": ("zhang2021embedding",),
+    "geometry.inertia": _DEPTH,
+    "geometry.Inertia": _DEPTH,
+    "geometry.linearization": _DEPTH,
+    "geometry.Linearization": _DEPTH,
     "geometry.spectral_density": ("ubaru2017fast",),
+    "geometry.SpectralDensity": ("ubaru2017fast",),
     "geometry.trace": ("meyer2021hutch",),
-    "theory.lift_inertia": ("bai2024depth",),
+    "geometry.TraceEstimate": ("meyer2021hutch",),
+    "theory.lift_inertia": _DEPTH,
+    "theory.LiftedInertia": _DEPTH,
     "theory.linear_levels": ("baldi1989linear",),
-    "theory.split_inertia": ("zhang2022hierarchical", "fukumizu2000local"),
+    "theory.LinearLevels": ("baldi1989linear",),
+    "theory.null_unit_inertia": _SPLIT[1:],
+    "theory.split_inertia": _SPLIT[1:],
+    "theory.AddedInertia": _SPLIT[1:],
     "training.gradient_flow": ("kidger2022neural",),
+    "training.Flow": ("kidger2022neural",),
 }
-"""Methods by name, `sub-package.name`, and the papers that they implement."""
+"""Methods and their results by name, `sub-package.name`, and the papers that they implement."""
