@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import plotly.graph_objects as go
 
+from lossatlas.figures._curves import read_curves
 from lossatlas.figures._entries import Row, entry_colours, hover_entry, loss_title, met_visits, plain, shown_training
 from lossatlas.figures._levels import Scale, draw_levels, loss_range
 from lossatlas.figures._names import name_points
@@ -41,22 +42,19 @@ def atlas_figure(tables: Row, arrays: "xr.DataTree", *, compact: bool = False) -
     - `tables`, `arrays`: a survey as `survey_tables` and `survey_arrays` give it.
     - `compact`: for pages narrower than 640 pixels.
     """
-    training = arrays["training"]
-    seeds = [int(s) for s in training["seed"].values]
-    shown = seeds.index(shown_training(tables)["seed"]) if shown_training(tables)["seed"] in seeds else 0
-    layers = [str(name) for name in training["layer"].values]
+    curves = read_curves(tables, arrays)
+    seeds, shown, steps, losses = curves.seeds, curves.shown, curves.step, curves.loss
     met = met_visits(tables)
     has_infinity = any(r["kind"] == "level at infinity" for r in tables["catalogue"])
-    num_legend = 3 + (len(seeds) > 1) + has_infinity + any(v["verdict"] == "near" for v in met) + len(layers)
+    num_legend = 3 + (len(seeds) > 1) + has_infinity + any(v["verdict"] == "near" for v in met) + len(curves.layers)
     shape = _Shape(compact, num_legend)
     figure = new_figure(height=shape.height, margin=shape.margin, compact=compact)
 
-    steps, losses = training["step"].values, training["loss"].values
     drawn = (steps >= 1) & np.isfinite(losses) & (losses > 0)
     low, high = loss_range(losses[drawn] if drawn.any() else np.ones(1), tables)
     scale = Scale(low, high, shape.loss_height)
     first, last = (float(steps[drawn].min()), float(steps[drawn].max())) if drawn.any() else (1.0, 10.0)
-    _lay_out(figure, tables, shape, scale, first, last, neurons=training["effective_neurons"].values)
+    _lay_out(figure, tables, shape, scale, first, last, neurons=curves.effective_neurons)
 
     draw_levels(figure, tables, scale, compact=compact)
     for seed in [s for s in range(len(seeds)) if s != shown]:
@@ -70,8 +68,8 @@ def atlas_figure(tables: Row, arrays: "xr.DataTree", *, compact: bool = False) -
     _legend_entry(figure, "level of a small network", mode="lines", line={"color": FAINT, "width": 1.5})
     if has_infinity:
         _legend_entry(figure, "level at infinity", mode="lines", line={"color": FAINT, "width": 1.5, "dash": "dash"})
-    for variable, axis in (("effective_neurons", "y2"), ("linear_units", "y3")):
-        _layer_curves(figure, steps[shown], training[variable].values[shown], layers, axis)
+    for values, axis in ((curves.effective_neurons, "y2"), (curves.linear_units, "y3")):
+        _layer_curves(figure, steps[shown], values[shown], curves.layers, axis)
     return figure
 
 

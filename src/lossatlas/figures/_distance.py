@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import plotly.graph_objects as go
 
+from lossatlas.figures._curves import read_curves
 from lossatlas.figures._entries import Row, entry_colours, plain, shown_training
 from lossatlas.figures._theme import FAINT, MUTED, PALETTE, PAPER, new_figure
 
@@ -23,12 +24,8 @@ def distance_figure(tables: Row, arrays: "xr.DataTree", *, compact: bool = False
     Both axes are logarithmic; a distance of 1 is as far as the constant (mean) prediction. Entries nearer than
     0.5 at some time are drawn, the nearest first, at most `most`; the three nearest where there is none.
     """
-    training = arrays["training"]
-    run = shown_training(tables)
-    seeds = [int(s) for s in training["seed"].values]
-    at = seeds.index(run["seed"]) if run["seed"] in seeds else 0
-    steps, distance = training["step"].values[at], training["distance"].values[at]
-    names = [str(n) for n in training["entry"].values]
+    run, curves = shown_training(tables), read_curves(tables, arrays)
+    steps, distance, names = curves.step[curves.shown], curves.distance[curves.shown], curves.entries
     ordered = sorted(
         (v for v in run["visits"] if v["verdict"] != "same function" and v["distance"] is not None),
         key=lambda v: v["distance"],

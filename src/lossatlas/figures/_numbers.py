@@ -37,6 +37,7 @@ def log_ticks(low: float, high: float) -> dict[str, Any]:
     """Settings of a logarithmic axis from `low` to `high`: round numbers, about four to nine of them, in words."""
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     choices = [(1, 1.5, 2, 2.5, 3, 4, 5, 6, 7, 8, 9), (1, 1.5, 2, 3, 4, 5, 7), (1, 2, 5), (1, 3), (1,)]
+    values: list[float] = []
     for factors in choices:
         values = [f * 10.0**d for d in decades for f in factors if low <= f * 10.0**d <= high]
         if len(values) <= 9:
