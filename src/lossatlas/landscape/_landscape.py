@@ -47,6 +47,7 @@ class Landscape(eqx.Module):
     batch_size: int | None = eqx.field(static=True)
     _example_losses: Callable | None = eqx.field(static=True)
     _predict: Callable | None = eqx.field(static=True)
+    _num_labels: int = eqx.field(static=True)  # the largest class label + 1; 0 without labels
 
     def __init__(
         self,
@@ -58,7 +59,9 @@ class Landscape(eqx.Module):
     ):
         inputs, targets = jnp.asarray(inputs), jnp.asarray(targets)
         self.loss = as_loss(loss)
-        _check_data(inputs, targets, self.loss)
+        if self.loss.name == "mse" and not jnp.issubdtype(targets.dtype, jnp.inexact):
+            targets = targets.astype(inputs.dtype)  # whole numbers are values too
+        self._num_labels = _check_data(inputs, targets, self.loss)
         self.batch = (inputs, targets)
         self.size = inputs.shape[0]
         self.batch_size = _check_batch_size(batch_size, self.size)
@@ -69,7 +72,7 @@ class Landscape(eqx.Module):
     def from_function(
         cls,
         fn: Callable[[Any, Any], Array],
-        batch: PyTree[Array],
+        batch: PyTree,
         predict: Callable[[Any, Any], Array] | None = None,
         *,
         loss: str | LossFn | Loss | None = None,
@@ -100,6 +103,7 @@ class Landscape(eqx.Module):
             "batch_size": _check_batch_size(batch_size, size),
             "_example_losses": fn,
             "_predict": predict,
+            "_num_labels": 0,
         }
         for name, value in values.items():
             object.__setattr__(self, name, value)
@@ -128,11 +132,18 @@ class Landscape(eqx.Module):
     def _losses_of(self, network: Network, batch: PyTree[Array]) -> Float[Array, " b"]:
         if self._example_losses is not None:
             return self._example_losses(network, batch)
-        return jax.vmap(self._require_loss())(jax.vmap(network)(batch[0]), batch[1])
+        return jax.vmap(self._require_loss())(self._predictions_of(network, batch), batch[1])
 
     def _predictions_of(self, network: Network, batch: PyTree[Array]) -> Array:
         if self._example_losses is None:
-            return jax.vmap(network)(batch[0])
+            predictions = jax.vmap(network)(batch[0])
+            if self._num_labels and (predictions.ndim != 2 or predictions.shape[1] < self._num_labels):
+                msg = (
+                    f"The labels go up to {self._num_labels - 1}, so the network needs {self._num_labels} outputs, "
+                    f"got predictions of shape {predictions.shape[1:]}."
+                )
+                raise InputError(msg)
+            return predictions
         if self._predict is None:
             msg = (
                 "This landscape was made by Landscape.from_function without `predict`, so it has no predictions, "
@@ -331,7 +342,8 @@ def _check_batch_size(batch_size: int | None, size: int) -> int | None:
     return int(batch_size)
 
 
-def _check_data(inputs: Array, targets: Array, loss: Loss) -> None:
+def _check_data(inputs: Array, targets: Array, loss: Loss) -> int:
+    """Raise for data that cannot be used; otherwise how many outputs integer labels need."""
     if inputs.ndim == 0 or inputs.shape[0] == 0:
         msg = f"The data is empty: inputs have shape {inputs.shape}."
         raise InputError(msg)
@@ -342,9 +354,10 @@ def _check_data(inputs: Array, targets: Array, loss: Loss) -> None:
         msg = f"inputs must be floating point, got {inputs.dtype}; convert with inputs.astype(float)."
         raise InputError(msg)
     try:
-        np.asarray(inputs), np.asarray(targets)
+        np.asarray(inputs)
+        np.asarray(targets)
     except jax.errors.TracerArrayConversionError:
-        return  # made inside a jitted function: the values are not known yet
+        return 0  # made inside a jitted function: the values are not known yet
     for name, array in (("inputs", inputs), ("targets", targets)):
         if jnp.issubdtype(array.dtype, jnp.floating) and not bool(jnp.isfinite(array).all()):
             row = int(np.argwhere(~np.isfinite(np.asarray(array)))[0][0])
@@ -364,6 +377,8 @@ def _check_data(inputs: Array, targets: Array, loss: Loss) -> None:
     if loss.name == "logistic" and (float(targets.min()) < 0 or float(targets.max()) > 1):
         msg = f"logistic needs targets in [0, 1], got [{float(targets.min())}, {float(targets.max())}]."
         raise InputError(msg)
+    has_labels = loss.name == "cross_entropy" and jnp.issubdtype(targets.dtype, jnp.integer)
+    return int(targets.max()) + 1 if has_labels else 0
 
 
 def gradient_of(landscape: Landscape, vector: Vector, unravel: Unravel) -> Vector:

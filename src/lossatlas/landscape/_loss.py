@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
-from lossatlas._errors import unknown_name
+from lossatlas._errors import InputError, unknown_name
 from lossatlas._types import LossFn
 
 
@@ -29,17 +29,28 @@ class Loss:
 
 
 def _half_squared_error(prediction: Float[Array, "*o"], target: Array) -> Float[Array, ""]:
-    return 0.5 * jnp.sum(jnp.square(prediction - target.reshape(prediction.shape)))
+    return 0.5 * jnp.sum(jnp.square(prediction - _fit(target, prediction)))
+
+
+def _fit(target: Array, prediction: Array) -> Array:
+    """The target in the shape of the prediction: a scalar target fits a single output."""
+    if target.size != prediction.size:
+        msg = (
+            f"The network predicts shape {prediction.shape}, but a target has shape {target.shape}. "
+            "They need as many entries (class labels become one-hot rows for squared error)."
+        )
+        raise InputError(msg)
+    return target.reshape(prediction.shape)
 
 
 def _cross_entropy(prediction: Float[Array, " o"], target: Array) -> Float[Array, ""]:
     if jnp.issubdtype(target.dtype, jnp.integer):
         return optax.losses.softmax_cross_entropy_with_integer_labels(prediction, target.reshape(()))
-    return optax.losses.softmax_cross_entropy(prediction, target)
+    return optax.losses.softmax_cross_entropy(prediction, _fit(target, prediction))
 
 
 def _logistic(prediction: Float[Array, "*o"], target: Array) -> Float[Array, ""]:
-    labels = target.reshape(prediction.shape).astype(prediction.dtype)
+    labels = _fit(target, prediction).astype(prediction.dtype)
     return jnp.sum(optax.losses.sigmoid_binary_cross_entropy(prediction, labels))
 
 
