@@ -27,7 +27,7 @@ def entry(name: str, words: str, loss: float, parameters: int, **changes: Any) -
         "is_minimum": True,
         "inertia": [0, r * r, parameters - r * r],
         "inertia_certified": True,
-        "gauges": {"scale of linear units": r * r} if r else {},
+        "gauges": {"linear mixing": r * r} if r else {},
         "unexplained_zeros": 0,
         "gradient_norm": 3e-14,
         "runaway": "",
@@ -198,12 +198,14 @@ def iris() -> tuple[dict[str, Any], xr.DataTree]:
             "point",
             "reductions": [
                 {"relative_tolerance": t, "tolerance": 0.58 * t, "neurons": n, "linear_units": r,
-                 "max_change": 0.5 * t, "mean_change": 0.1 * t}
+                 "parameters": 40, "max_change": 0.5 * t, "mean_change": 0.1 * t}
                 for t, n, r in [(0.01, [6, 3], [1, 2]), (0.03, [4, 2], [1, 1]), (0.1, [2, 1], [1, 1]), (0.3, [2], [0])]
             ],
             "layers": [
-                {"name": "hidden[0]", "mpc": 0.93, "weighted_score": 0.21, "block_score": 0.94},
-                {"name": "hidden[1]", "mpc": 0.71, "weighted_score": 0.4, "block_score": 0.87},
+                {"name": "hidden[0]", "mpc": 0.93, "score": 0.21, "block_r2": 0.94, "max_change": 0.1,
+                 "is_linear": False},
+                {"name": "hidden[1]", "mpc": 0.71, "score": 0.4, "block_r2": 0.87, "max_change": 0.3,
+                 "is_linear": False},
             ],
         },
         "selection": {
@@ -308,7 +310,7 @@ def diabetes() -> tuple[dict[str, Any], xr.DataTree]:
         row |= {"accuracy": None, "loss": loss, "gap": loss - 0.2491}
     tables["selection"] |= {"rows": rows, "best": "(1,0)", "recommended": "(0,1)", "folds": 5, "held_out_rows": 442}
     tables["ending"]["reductions"] = [r | {"neurons": [], "linear_units": []} for r in tables["ending"]["reductions"]]
-    tables["ending"]["layers"] = [tables["ending"]["layers"][0] | {"weighted_score": None}]
+    tables["ending"]["layers"] = [tables["ending"]["layers"][0] | {"score": None}]
     number_entries(tables)
     arrays = arrays_of(tables, [0.5, 0.2415, 0.19], [1500.0, 9000.0])
     training = arrays["training"].to_dataset()
@@ -341,7 +343,7 @@ def digits() -> tuple[dict[str, Any], xr.DataTree]:
     tables |= {"catalogue": rows, "trainings": [run], "loss": "cross_entropy"}
     tables["leads_to"] = [["(0,0)", "(1,0)a"], ["(0,1)", "(1,1)"], ["(1,0)a", "(2,0)a"], ["(1,1)", "(2,0)b"]]
     tables["data"] |= {"name": "digits", "rows": 1797, "inputs": 64, "outputs": 10, "classes": list("0123456789"),
-                       "notes": ["3 columns are constant (pixel_0_0, pixel_4_0, pixel_4_7): they carry nothing."]}  # fmt: skip
+                       "notes": ["3 columns are constant (0, 32, 39): they carry nothing."]}  # fmt: skip
     selection = [
         candidate(f"({k},{r})", "small", p, loss, 0.004, acc, loss - 0.02)
         for k, r, p, loss, acc in [

@@ -1,0 +1,319 @@
+"""The tables of a report: cells with a text for people and all digits in the tooltip."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from lossatlas.figures import format_number
+from lossatlas.workbench._report_words import BIG, Row, capital, shown_training, units_text, visits_of, words_of
+
+
+class Cell(NamedTuple):
+    """A cell: its text, all digits or more words as a tooltip, and whether it is a number."""
+
+    text: str
+    title: str = ""
+    is_number: bool = False
+
+
+class Table(NamedTuple):
+    """A table: its caption (also its name for screen readers), column heads with explanations, rows of cells.
+
+    - `marked`: rows that stand out, by index.
+    """
+
+    caption: str
+    heads: list[Cell]
+    rows: list[list[Cell]]
+    marked: tuple[int, ...] = ()
+
+
+def number(value: float | None, digits: int = 4, *, unit: str = "") -> Cell:
+    """A number for people, with all its digits in the tooltip."""
+    if value is None:
+        return Cell("–", "not available", True)
+    return Cell(format_number(value, digits) + unit, repr(value) + unit, True)
+
+
+def measured(value: float | None, error: float | None, digits: int = 3) -> Cell:
+    """`0.0291 ± 0.0076`."""
+    if value is None:
+        return Cell("–", "not measured", True)
+    if error is None:
+        return number(value, digits)
+    return Cell(f"{format_number(value, digits)} ± {format_number(error, 2)}", f"{value!r} ± {error!r}", True)
+
+
+def percent(share: float | None) -> Cell:
+    """A share as a percentage."""
+    return Cell("–", "", True) if share is None else Cell(f"{100 * share:.1f} %", repr(share), True)
+
+
+def visits_table(tables: Row, run: Row) -> Table:
+    """The visits of a run and what it came near, in order of time."""
+    words = words_of(tables)
+    losses = {r["name"]: r["loss"] for r in tables["catalogue"]}
+    rows, marked = [], []
+    for visit in visits_of(run, "visit", "near"):
+        if visit["verdict"] == "visit":
+            marked.append(len(rows))
+        at = f"nearest at step {visit['step']:,}"
+        rows.append(
+            [
+                Cell(_interval(visit), at),
+                Cell(f"{words[visit['name']]} {visit['name']}"),
+                number(losses[visit["name"]]),
+                number(visit["loss"]),
+                number(visit["distance"], 2),
+                Cell("starts here", "the run starts at this entry; no straight line leads to it", True)
+                if visit["control"] is None
+                else number(visit["control"], 2),
+                Cell(visit["verdict"]),
+            ]
+        )
+    heads = [
+        Cell("steps", "while the distance stays below 0.15; for near misses the nearest step"),
+        Cell("small network"),
+        Cell("its loss", "training loss of the small network", True),
+        Cell("loss there", "training loss of the big network at the nearest step", True),
+        Cell("distance", "of the predictions, relative to the spread of the small network's", True),
+        Cell("straight line", "how near a straight path between the neighbours would come: the control", True),
+        Cell("verdict"),
+    ]
+    return Table("What the training visited, in order of time", heads, rows, tuple(marked))
+
+
+def misses_table(tables: Row, run: Row) -> Table:
+    """What the run never came near, and what computes the same as a smaller entry."""
+    words = words_of(tables)
+    rows = [
+        [
+            Cell(f"{words[v['name']]} {v['name']}"),
+            number(v["distance"], 2),
+            number(v["control"], 2) if v["control"] is not None else Cell("–", "not approached", True),
+            number(v["step"]),
+            Cell("same function as a smaller entry" if v["verdict"] == "same function" else "no match"),
+        ]
+        for v in sorted(visits_of(run, "no match", "same function"), key=lambda v: v["distance"])
+    ]
+    heads = [
+        Cell("small network"),
+        Cell("nearest distance", "", True),
+        Cell("straight line", "the control", True),
+        Cell("at step", "", True),
+        Cell("verdict"),
+    ]
+    return Table("What the training did not visit", heads, rows)
+
+
+def slow_downs_table(tables: Row, run: Row) -> Table:
+    """Where the loss stalls."""
+    words = words_of(tables)
+    rows = [
+        [
+            number(s["step"]),
+            number(s["loss"]),
+            number(s["rate"], 2),
+            Cell(f"{words[s['name']]} {s['name']}" if s["name"] else "no match: unnamed"),
+        ]
+        for s in run["slow_downs"]
+    ]
+    heads = [
+        Cell("step", "", True),
+        Cell("loss", "", True),
+        Cell("rate", "|d log loss / d log step| there", True),
+        Cell("at"),
+    ]
+    return Table("Slow-downs of the training", heads, rows)
+
+
+def seeds_table(tables: Row) -> Table:
+    """What each seed did."""
+    rows = [
+        [
+            number(run["seed"]),
+            number(run["final_loss"]),
+            Cell(", ".join(v["name"] for v in visits_of(run, "visit")) or "none"),
+            Cell(", ".join(v["name"] for v in visits_of(run, "near")) or "none"),
+            number(len(run["slow_downs"])),
+            Cell(run["status"]),
+        ]
+        for run in tables["trainings"]
+    ]
+    heads = [
+        Cell("seed", "", True),
+        Cell("last loss", "", True),
+        Cell("visits"),
+        Cell("near"),
+        Cell("slow-downs", "", True),
+        Cell("status"),
+    ]
+    shown = tuple(i for i, run in enumerate(tables["trainings"]) if run["seed"] == tables["best_seed"])
+    return Table("The training runs, seed by seed", heads, rows, shown)
+
+
+def catalogue_table(tables: Row) -> Table:
+    """Every small network of the data."""
+    has_accuracy = any(r["held_out_accuracy"] is not None for r in tables["catalogue"])
+    verdicts = {v["name"]: v["verdict"] for v in shown_training(tables)["visits"]}
+    heads = [
+        Cell("network", "(neurons, linear units), with a letter where there are several"),
+        Cell("in words"),
+        Cell("parameters", "", True),
+        Cell("training loss", "", True),
+        Cell("kind"),
+        Cell("inertia", "numbers of negative, zero and positive eigenvalues of the Hessian"),
+        Cell("held-out loss", "of this size, refitted on the training rows, ± standard error", True),
+        *([Cell("held-out accuracy", "of this size", True)] if has_accuracy else []),
+        Cell("visited", "by the run that is shown"),
+    ]
+    rows, marked = [], []
+    for row in tables["catalogue"]:
+        if verdicts.get(row["name"]) == "visit":
+            marked.append(len(rows))
+        found = f"found by: {row['found_by']}; {row['hits']} starts ended here" if row["found_by"] else ""
+        rows.append(
+            [
+                Cell(row["name"], found),
+                Cell(row["words"]),
+                number(row["parameters"]),
+                number(row["loss"]),
+                _kind(row),
+                _inertia(row),
+                measured(row["held_out_loss"], row["held_out_error"]),
+                *([percent(row["held_out_accuracy"])] if has_accuracy else []),
+                Cell(verdicts.get(row["name"], "–")),
+            ]
+        )
+    return Table("The small networks of this data", heads, rows, tuple(marked))
+
+
+def reductions_table(tables: Row) -> Table:
+    """What is left of the big network at each tolerance."""
+    rows = []
+    for r in tables["ending"]["reductions"]:
+        sizes = list(zip(r["neurons"], r["linear_units"], strict=True))
+        left = "; ".join(units_text(k, m) for k, m in sizes) or "none: an affine map"
+        allowed = Cell(
+            f"{format_number(100 * r['relative_tolerance'], 2)} %", f"{r['tolerance']!r} in output units", True
+        )
+        extra = [number(r["parameters"])] if r.get("parameters") is not None else [number(None)]
+        rows.append(
+            [allowed, number(len(sizes)), Cell(left), *extra, number(r["max_change"], 2), number(r["mean_change"], 2)]
+        )
+    heads = [
+        Cell("allowed change", "largest change of any output on the data, relative to their spread", True),
+        Cell("effective depth", "hidden layers left", True),
+        Cell("effective widths", "layer by layer"),
+        Cell("parameters", "", True),
+        Cell("largest change", "measured, in output units", True),
+        Cell("mean change", "measured, in output units", True),
+    ]
+    return Table("Effective widths and depth at each tolerance", heads, rows)
+
+
+_LAYER_COLUMNS = {
+    "mpc": ("least correlation", "of a neuron's input and output over the data (MPC); 1 is linear"),
+    "score": ("share not linear", "of what the next layer sees; 0 is linear"),
+    "block_r2": ("R² of the best affine map", "from the layer's inputs to the next layer's; 1 is linear"),
+    "max_change": ("change if linear", "largest change of an output when the layer is made affine"),
+}
+
+
+def layers_table(tables: Row) -> Table:
+    """How linear each hidden layer acts."""
+    layers = tables["ending"]["layers"]
+    known = [name for name in _LAYER_COLUMNS if any(name in layer for layer in layers)]
+    has_verdict = any(layer.get("is_linear") is not None for layer in layers)
+    heads = [Cell("layer"), *(Cell(*_LAYER_COLUMNS[name], True) for name in known)]
+    heads += [Cell("acts linearly", "the change stays within the tolerance")] if has_verdict else []
+    rows = [
+        [
+            Cell(f"layer {i + 1}", layer["name"]),
+            *(number(layer.get(name), 3) for name in known),
+            *([Cell("yes" if layer.get("is_linear") else "no")] if has_verdict else []),
+        ]
+        for i, layer in enumerate(layers)
+    ]
+    return Table("How linear each hidden layer of the big network acts", heads, rows)
+
+
+def selection_table(tables: Row) -> Table:
+    """Held-out figures of every candidate."""
+    selection = tables["selection"]
+    has_accuracy = any(r["accuracy"] is not None for r in selection["rows"])
+    heads = [
+        Cell("network"),
+        Cell("in words"),
+        Cell("parameters", "", True),
+        Cell("held-out loss", "mean over the held-out rows ± standard error", True),
+        *([Cell("accuracy", "", True)] if has_accuracy else []),
+        Cell("behind the best", "paired difference ± its standard error over the rows", True),
+        Cell(""),
+    ]
+    rows, marked = [], []
+    for row in selection["rows"]:
+        notes = [
+            *(["recommended"] if row["name"] == selection["recommended"] else []),
+            *(["best"] if row["name"] == selection["best"] else []),
+        ]
+        if notes and notes[0] == "recommended":
+            marked.append(len(rows))
+        rows.append(
+            [
+                Cell(row["name"] if row["name"] != BIG else "big"),
+                Cell(row["words"]),
+                number(row["parameters"]),
+                measured(row["loss"], row["standard_error"]),
+                *([percent(row["accuracy"])] if has_accuracy else []),
+                Cell("–", "this is the best", True)
+                if row["name"] == selection["best"]
+                else measured(row["gap"], row["gap_error"], 2),
+                Cell(", ".join(notes)),
+            ]
+        )
+    return Table("Held-out figures", heads, rows, tuple(marked))
+
+
+def settings_table(caption: str, settings: Mapping[str, Any]) -> Table:
+    """Names and values."""
+    rows = [[Cell(str(name).replace("_", " ")), Cell(_value(value))] for name, value in settings.items()]
+    return Table(caption, [Cell("setting"), Cell("value")], rows)
+
+
+def _value(value: Any) -> str:
+    if value is None:
+        return "by default"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list | tuple):
+        return ", ".join(_value(v) for v in value) or "none"
+    return format_number(value, 6) if isinstance(value, int | float) else str(value)
+
+
+def _interval(visit: Row) -> str:
+    first, last = visit["first_step"], visit["last_step"]
+    return f"{first:,}" if first == last else f"{first:,}–{last:,}"
+
+
+def _kind(row: Row) -> Cell:
+    if row["kind"] == "level at infinity":
+        return Cell("level at infinity" + (f": {row['runaway']}" if row["runaway"] else ""))
+    if row["kind"] != "critical point":
+        return Cell(row["kind"], f"gradient {row['gradient_norm']!r}")
+    words = {True: "critical point, a minimum", False: "critical point, a saddle"}
+    return Cell(words.get(row["is_minimum"], "critical point"), f"gradient {row['gradient_norm']!r}")
+
+
+def _inertia(row: Row) -> Cell:
+    if row["inertia"] is None:
+        return Cell("–", "not measured")
+    negative, zero, positive = row["inertia"]
+    text = f"({negative}, {zero}, {positive})"
+    if not row["inertia_certified"]:
+        text += " not certified"
+    reasons = [f"{name}: {n}" for name, n in row["gauges"].items() if n]
+    if row["unexplained_zeros"]:
+        reasons.append(f"unexplained: {row['unexplained_zeros']}")
+    if zero and reasons:
+        text += f"; zeros by {', '.join(reasons)}"
+    return Cell(text, capital(f"{negative} negative, {zero} zero, {positive} positive eigenvalues"))
