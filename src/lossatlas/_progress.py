@@ -17,7 +17,7 @@ from lossatlas._errors import unknown_name
 class Task(Protocol):
     """One piece of work with a known total."""
 
-    def update(self, done: float, note: str = "") -> None:
+    def update(self, done: int | float, note: str = "") -> None:
         """Say how much is done, and what is going on."""
         ...
 
@@ -26,7 +26,7 @@ class Task(Protocol):
 class ProgressMeter(Protocol):
     """What every meter can do."""
 
-    def task(self, label: str, total: float) -> contextlib.AbstractContextManager[Task]:
+    def task(self, label: str, total: int | float) -> contextlib.AbstractContextManager[Task]:
         """Open a task; tasks may be nested."""
         ...
 
@@ -35,7 +35,7 @@ ProgressLike = Literal["none", "text", "rich"] | ProgressMeter
 
 
 class _SilentTask:
-    def update(self, done: float, note: str = "") -> None:
+    def update(self, done: int | float, note: str = "") -> None:
         del done, note
 
 
@@ -43,18 +43,18 @@ class NoProgress:
     """Says nothing."""
 
     @contextlib.contextmanager
-    def task(self, label: str, total: float) -> Iterator[Task]:
+    def task(self, label: str, total: int | float) -> Iterator[Task]:
         """A task that says nothing."""
         del label, total
         yield _SilentTask()
 
 
 class _TextTask:
-    def __init__(self, label: str, total: float, interval: float):
+    def __init__(self, label: str, total: int | float, interval: float):
         self.label, self.total, self.interval = label, total, interval
         self.last = time.monotonic()
 
-    def update(self, done: float, note: str = "") -> None:
+    def update(self, done: int | float, note: str = "") -> None:
         now = time.monotonic()
         if now - self.last < self.interval and done < self.total:
             return
@@ -70,7 +70,7 @@ class TextProgress:
         self.interval = interval
 
     @contextlib.contextmanager
-    def task(self, label: str, total: float) -> Iterator[Task]:
+    def task(self, label: str, total: int | float) -> Iterator[Task]:
         """A task that writes lines."""
         task = _TextTask(label, total, self.interval)
         sys.stderr.write(f"{label}\n")
@@ -81,7 +81,7 @@ class _RichTask:
     def __init__(self, bar, task_id):
         self.bar, self.task_id = bar, task_id
 
-    def update(self, done: float, note: str = "") -> None:
+    def update(self, done: int | float, note: str = "") -> None:
         self.bar.update(self.task_id, completed=done, note=note)
 
 
@@ -93,7 +93,7 @@ class RichProgress:
         self._open = 0
 
     @contextlib.contextmanager
-    def task(self, label: str, total: float) -> Iterator[Task]:
+    def task(self, label: str, total: int | float) -> Iterator[Task]:
         """A task drawn as a bar; it disappears when done."""
         bar = self._bar
         if bar is None:
