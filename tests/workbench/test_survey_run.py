@@ -156,9 +156,9 @@ def test_the_table_has_the_lowest_of_every_size_what_is_visited_and_the_big_netw
     assert rows[0] == {
         "network": "(0,1)", "words": "a linear model of rank 1", "parameters": 8, "loss": 0.17,
         "kind": "critical point", "held-out loss": 0.03, "standard error": 0.01, "accuracy": 0.9,
-        "visited": "steps 2,100-3,300: 0.041 / 0.43", "note": "recommended",
+        "visited": "steps 2,100-3,300 (0.041)", "note": "recommended",
     }  # fmt: skip
-    assert rows[1]["visited"] == "near at step 5,000: 0.2 / 0.37"
+    assert rows[1]["visited"] == "near, step 5,000 (0.2)"
     assert rows[3]["parameters"] == 1234
     assert rows[3]["note"] == "best held-out"
     assert {tuple(row) for row in rows} == {tuple(rows[0])}

@@ -99,10 +99,10 @@ def _configure(config: SurveyConfig | None, options: Mapping[str, Any]) -> Surve
     if "hidden" in settings:
         hidden = settings["hidden"]
         settings["hidden"] = (hidden,) if isinstance(hidden, int) else tuple(hidden)
-    config = dataclasses.replace(config or SurveyConfig(), **settings)
-    # 1 and 1.0 are the same survey.
-    whole = {name: getattr(config, name) for name in ("init", "learning_rate", "hold_out")}
-    return dataclasses.replace(config, **{name: float(v) for name, v in whole.items() if isinstance(v, int)})
+    for name in ("init", "learning_rate", "hold_out"):  # 1 and 1.0 are the same survey
+        if isinstance(settings.get(name), int):
+            settings[name] = float(settings[name])
+    return dataclasses.replace(config or SurveyConfig(), **settings)
 
 
 def _read(data: Any, y: Any, target: str | None) -> DataSet:

@@ -14,7 +14,7 @@ def short_table(tables: dict[str, Any]) -> list[dict[str, Any]]:
 
     **Returns:**
     Rows with `network`, `words`, `parameters`, `loss` (training), `kind`, `held-out loss`, `standard error` and
-    `accuracy` (of the size, refitted), `visited` (steps, distance and its control) and `note`. Empty cells are None.
+    `accuracy` (of the size, refitted), `visited` (steps and nearest distance) and `note`. Empty cells are None.
     """
     entries, selection = tables["catalogue"], tables["selection"]
     lowest = {}
@@ -65,9 +65,7 @@ def _big(tables: dict[str, Any], note: str | None) -> dict[str, Any]:
 
 
 def _visited(visit: dict[str, Any]) -> str | None:
-    if visit["verdict"] not in ("visit", "near"):
-        return None
-    control = "start" if visit["control"] is None else f"{visit['control']:.2g}"
-    if visit["verdict"] == "near":
-        return f"near at step {visit['step']:,}: {visit['distance']:.2g} / {control}"
-    return f"steps {visit['first_step']:,}-{visit['last_step']:,}: {visit['distance']:.2g} / {control}"
+    """When training was nearest, and how near; the control of that distance stands in the report."""
+    if visit["verdict"] == "visit":
+        return f"steps {visit['first_step']:,}-{visit['last_step']:,} ({visit['distance']:.2g})"
+    return f"near, step {visit['step']:,} ({visit['distance']:.2g})" if visit["verdict"] == "near" else None
