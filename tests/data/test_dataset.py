@@ -104,6 +104,9 @@ def test_splits_that_cannot_be_are_refused(rng):
     assert small.split(0.5, stratified=False)[0].num_rows == 6
     with pytest.raises(InputError, match="gives 1 test and 11 training rows, fewer than the 2 classes"):
         data.from_arrays(rng.normal(size=12), ["a", "b"] * 6).split(0.1)
+    for cut in (lambda: small.split(0.5, seed=-1, stratified=False), lambda: small.folds(3, seed=2**32)):
+        with pytest.raises(InputError, match="seed must lie in 0..2"):
+            cut()
     with pytest.raises(InputError, match="num must lie in 2..12"):
         small.folds(13)
     with pytest.raises(InputError, match="needs classes"):
@@ -119,6 +122,7 @@ def test_constant_target_in_a_fold_still_decodes_to_itself():
 
 def test_fingerprint_hashes_the_content_and_nothing_else(iris):
     assert iris.fingerprint() == data.load("iris", name="other").fingerprint()
+    assert iris.refit(scaling=2).fingerprint() == iris.refit(scaling=2.0).fingerprint()
     different = [
         iris,
         iris.take(np.arange(149)),

@@ -166,6 +166,7 @@ class DataSet:
         """
         from sklearn.model_selection import train_test_split
 
+        _check_seed(seed)
         num_test = round(test_fraction * self.num_rows) if 0 < test_fraction < 1 else 0
         if num_test < 1 or num_test >= self.num_rows:
             msg = (
@@ -198,6 +199,7 @@ class DataSet:
         """
         from sklearn.model_selection import KFold, StratifiedKFold
 
+        _check_seed(seed)
         if num < 2 or num > self.num_rows:
             msg = f"num must lie in 2..{self.num_rows} (the rows), got {num} folds."
             raise InputError(msg)
@@ -234,13 +236,19 @@ class DataSet:
             "columns": self.columns,
             "kind": self.kind,
             "classes": self.classes,
-            "scaling": [self.scaling, self.target_scaling],
+            "scaling": [s if isinstance(s, str) else float(s) for s in (self.scaling, self.target_scaling)],
             "shapes": [self.features.shape, self.target.shape],
         }
         digest = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
         digest.update(np.ascontiguousarray(self.features, dtype="<f8").tobytes())
         digest.update(np.ascontiguousarray(self.target, dtype="<i8" if self.classes else "<f8").tobytes())
         return digest.hexdigest()
+
+
+def _check_seed(seed: int) -> None:
+    if not 0 <= seed < 2**32:
+        msg = f"seed must lie in 0..2**32 - 1, got {seed}."
+        raise InputError(msg)
 
 
 def fit_preprocessing(
