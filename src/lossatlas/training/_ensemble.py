@@ -5,7 +5,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
+from jaxtyping import Array, Float, Int, Key, PRNGKeyArray, PyTree
 
 from lossatlas._errors import InputError
 from lossatlas._parameters import named_parameters, ravel
@@ -23,7 +23,7 @@ _VMAP_SIZE = 256
 
 
 def train_ensemble(
-    keys: PRNGKeyArray | Sequence[PRNGKeyArray],
+    keys: Key[Array, " m"] | Sequence[PRNGKeyArray],
     networks: Callable[[PRNGKeyArray], Network] | Sequence[Network],
     landscape: Landscape,
     *,
@@ -150,8 +150,8 @@ def _spread(name: str, value: Any, size: int) -> Any:
 def _as_ensemble(
     stacked: Network, state: State, values: dict[str, Any], stats: dict[str, Any], settings: dict[str, Any]
 ) -> Ensemble:
-    records = state.records
-    counts, codes, last = np.asarray(records.count), np.asarray(state.code), np.asarray(state.step)
+    point, records = state.point, state.records
+    counts, codes, last = np.asarray(records.count), np.asarray(point.code), np.asarray(point.step)
     rows = int(counts.max())
     real = np.arange(rows) < counts[:, None]
     steps = np.where(real, np.asarray(records.steps)[:, :rows], -1)
@@ -159,13 +159,13 @@ def _as_ensemble(
     parameters = np.where(real[:, :, None], np.asarray(records.parameters)[:, :rows], np.nan)
     _, unravel = ravel(jax.tree.map(lambda a: a[0] if eqx.is_array(a) else a, stacked))
     _, rest = eqx.partition(stacked, eqx.is_inexact_array)
-    trained = eqx.combine(jax.vmap(unravel.tangent)(state.vector), rest)
+    trained = eqx.combine(jax.vmap(unravel.tangent)(point.vector), rest)
     return Ensemble(
         networks=trained,
         steps=steps,
         loss=masked(records.loss),
         gradient_norm=masked(records.gradient_norm),
-        parameters=parameters.astype(state.vector.dtype),
+        parameters=parameters.astype(point.vector.dtype),
         num_snapshots=counts,
         status=tuple(STATUS[int(code)] for code in codes),
         diverged_at=tuple(int(s) if code == DIVERGED else None for s, code in zip(last, codes, strict=True)),

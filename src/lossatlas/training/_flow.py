@@ -30,7 +30,7 @@ def gradient_flow(
     t1: float,
     rtol: float = 1e-6,
     atol: float = 1e-9,
-    solver: Literal["tsit5", "kvaerno5"] = "tsit5",
+    solver: Literal["tsit5", "kvaerno5"] | str = "tsit5",
     snapshots: int | Sequence[float] | np.ndarray = DEFAULT_SNAPSHOTS,
     gradient_tolerance: float | None = None,
     max_steps: int = 100_000,

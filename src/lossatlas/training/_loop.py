@@ -5,7 +5,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
+from jaxtyping import Array, Float, Int, Key, PyTree
 
 from lossatlas._parameters import Unravel
 from lossatlas._types import Vector
@@ -20,7 +20,7 @@ _ORDER = 0x0DE5  # what separates the order of minibatches from other uses of th
 class Job(eqx.Module):
     """What stays the same along one training run."""
 
-    key: PRNGKeyArray
+    key: Key[Array, "..."]
     unravel: Unravel
     landscape: Landscape
     optimizer: Optimizer
@@ -33,14 +33,14 @@ class Records(eqx.Module):
     """The snapshots. Row `count` holds the latest point of the run and is kept when that point is a snapshot."""
 
     count: Int[Array, ""]
-    steps: Int[Array, " s+1"]
-    loss: Float[Array, " s+1"]
-    gradient_norm: Float[Array, " s+1"]
-    parameters: Float[Array, "s+1 p"]
+    steps: Int[Array, " rows"]
+    loss: Float[Array, " rows"]
+    gradient_norm: Float[Array, " rows"]
+    parameters: Float[Array, "rows p"]
 
 
-class State(eqx.Module):
-    """One point of a training run, complete: what follows depends on nothing else.
+class Point(eqx.Module):
+    """Where a run is, complete: what follows depends on nothing else.
 
     `loss` and `gradient` belong to `vector`, except with minibatches, where `loss` is that of the last batch and
     there is no gradient.
@@ -52,29 +52,35 @@ class State(eqx.Module):
     memory: PyTree
     loss: Float[Array, ""]
     gradient: Vector | None
+
+
+class State(eqx.Module):
+    """Where a run is, and its snapshots so far."""
+
+    point: Point
     records: Records
 
 
 def start(job: Job, vector: Vector) -> State:
     """The state before the first step."""
     loss, gradient = _evaluate(job, vector)
-    rows = job.snapshot_steps.shape[0] + 1  # one more for a run that ends early, between two snapshots
-    state = State(
+    point = Point(
         step=jnp.asarray(0, jnp.int32),
         code=_code(job, loss, gradient),
         vector=vector,
         memory=job.optimizer.init(vector, job.unravel),
         loss=loss,
         gradient=gradient if job.batch_size is None else None,
-        records=Records(
-            count=jnp.asarray(0, jnp.int32),
-            steps=jnp.zeros(rows, jnp.int32),
-            loss=jnp.full(rows, jnp.nan, loss.dtype),
-            gradient_norm=jnp.full(rows, jnp.nan, vector.dtype),
-            parameters=jnp.full((rows, vector.size), jnp.nan, vector.dtype),
-        ),
     )
-    return _record(job, state)
+    rows = job.snapshot_steps.shape[0] + 1  # one more for a run that ends early, between two snapshots
+    records = Records(
+        count=jnp.asarray(0, jnp.int32),
+        steps=jnp.zeros(rows, jnp.int32),
+        loss=jnp.full(rows, jnp.nan, loss.dtype),
+        gradient_norm=jnp.full(rows, jnp.nan, vector.dtype),
+        parameters=jnp.full((rows, vector.size), jnp.nan, vector.dtype),
+    )
+    return _record(job, State(point, records))
 
 
 def advance(job: Job, state: State, stop: Int[Array, ""]) -> State:
@@ -85,52 +91,55 @@ def advance(job: Job, state: State, stop: Int[Array, ""]) -> State:
     """
 
     def segment(state: State) -> State:
-        upcoming = jnp.where(job.snapshot_steps > state.step, job.snapshot_steps, stop).min()
+        now = state.point.step
+        upcoming = jnp.where(job.snapshot_steps > now, job.snapshot_steps, stop).min()
         target = jnp.minimum(upcoming, stop)
         if job.batch_size is None:
             step = ft.partial(_full_step, job)
         else:
             per_epoch = -(-job.landscape.size // job.batch_size)
-            epoch = state.step // per_epoch
+            epoch = now // per_epoch
             target = jnp.minimum(target, (epoch + 1) * per_epoch)
             key = jax.random.fold_in(jax.random.fold_in(job.key, _ORDER), epoch)
             order = jax.random.permutation(key, job.landscape.size)
             step = ft.partial(_batch_step, job, order, epoch * per_epoch)
-        # The records stay out of the inner loop, which carries as little as possible.
-        records, state = state.records, eqx.tree_at(lambda s: s.records, state, None)
-        state = jax.lax.while_loop(lambda s: (s.step < target) & (s.code == RUNNING), step, state)
-        return _record(job, eqx.tree_at(lambda s: s.records, state, records, is_leaf=lambda x: x is None))
+        point = jax.lax.while_loop(lambda p: (p.step < target) & (p.code == RUNNING), step, state.point)
+        return _record(job, State(point, state.records))
 
-    return jax.lax.while_loop(lambda s: (s.step < stop) & (s.code == RUNNING), segment, state)
+    return jax.lax.while_loop(lambda s: (s.point.step < stop) & (s.point.code == RUNNING), segment, state)
 
 
-def _full_step(job: Job, state: State) -> State:
-    assert state.gradient is not None
-    vector, memory = job.optimizer.update(state.gradient, state.memory, state.vector, job.unravel)
+def _full_step(job: Job, point: Point) -> Point:
+    assert point.gradient is not None
+    vector, memory = job.optimizer.update(point.gradient, point.memory, point.vector, job.unravel)
     loss, gradient = _evaluate(job, vector)
-    return State(state.step + 1, _code(job, loss, gradient), vector, memory, loss, gradient, state.records)
+    return Point(point.step + 1, _code(job, loss, gradient), vector, memory, loss, gradient)
 
 
-def _batch_step(job: Job, order: Int[Array, " n"], first: Int[Array, ""], state: State) -> State:
+def _batch_step(job: Job, order: Int[Array, " n"], first: Int[Array, ""], point: Point) -> Point:
     size, b = job.landscape.size, job.batch_size
     assert b is not None
-    place = (state.step - first) * b + jnp.arange(b, dtype=jnp.int32)
+    place = (point.step - first) * b + jnp.arange(b, dtype=jnp.int32)
     rows = order[jnp.minimum(place, size - 1)]
     batch = jax.tree.map(lambda a: a[rows], job.landscape.batch)
     # The last batch of an epoch may be smaller: the places beyond the data have weight 0.
-    weights = (place < size).astype(state.vector.dtype)
+    weights = (place < size).astype(point.vector.dtype)
 
     def mean_loss(vector: Vector) -> Float[Array, ""]:
         return job.landscape._weighted_loss(vector, job.unravel, batch, weights) / weights.sum()
 
-    loss, gradient = jax.value_and_grad(mean_loss)(state.vector)
-    vector, memory = job.optimizer.update(gradient, state.memory, state.vector, job.unravel)
-    # The loss of this batch belongs to the point before the update: not finite means that `step` diverged.
+    loss, gradient = jax.value_and_grad(mean_loss)(point.vector)
+    vector, memory = job.optimizer.update(gradient, point.memory, point.vector, job.unravel)
+    # This loss belongs to the point before the update: where it is not finite, that point is the end.
     finite = jnp.isfinite(loss)
-    code = jnp.where(finite, RUNNING, DIVERGED).astype(jnp.int32)
-    step = jnp.where(finite, state.step + 1, state.step)
-    vector = jnp.where(finite, vector, state.vector)
-    return State(step, code, vector, memory, loss.astype(state.loss.dtype), None, state.records)
+    return Point(
+        step=point.step + finite.astype(jnp.int32),
+        code=jnp.where(finite, RUNNING, DIVERGED).astype(jnp.int32),
+        vector=jnp.where(finite, vector, point.vector),
+        memory=memory,
+        loss=loss.astype(point.loss.dtype),
+        gradient=None,
+    )
 
 
 def _evaluate(job: Job, vector: Vector) -> tuple[Float[Array, ""], Vector]:
@@ -146,25 +155,25 @@ def _code(job: Job, loss: Float[Array, ""], gradient: Vector) -> Int[Array, ""]:
 
 def _record(job: Job, state: State) -> State:
     """Write the point into the current row, and keep the row where it is a snapshot or the end of the run."""
-    records, row = state.records, state.records.count
-    due = (job.snapshot_steps == state.step).any()
-    if state.gradient is not None:
-        loss, gradient, code = state.loss, state.gradient, state.code
+    point, records = state.point, state.records
+    due = (job.snapshot_steps == point.step).any()
+    if point.gradient is not None:
+        loss, gradient, code = point.loss, point.gradient, point.code
     else:
         evaluate = lambda vector: _evaluate(job, vector)  # noqa: E731
-        shapes = jax.eval_shape(evaluate, state.vector)
+        shapes = jax.eval_shape(evaluate, point.vector)
         skip = lambda vector: jax.tree.map(lambda s: jnp.full(s.shape, jnp.nan, s.dtype), shapes)  # noqa: E731, ARG005
-        loss, gradient = jax.lax.cond(due | (state.code != RUNNING), evaluate, skip, state.vector)
-        code = jnp.where(due & (state.code == RUNNING), _code(job, loss, gradient), state.code)
-    keep = due | (code != RUNNING)
+        loss, gradient = jax.lax.cond(due | (point.code != RUNNING), evaluate, skip, point.vector)
+        code = jnp.where(due & (point.code == RUNNING), _code(job, loss, gradient), point.code)
+    row = records.count
     records = Records(
-        count=row + keep.astype(jnp.int32),
-        steps=records.steps.at[row].set(state.step),
+        count=row + (due | (code != RUNNING)).astype(jnp.int32),
+        steps=records.steps.at[row].set(point.step),
         loss=records.loss.at[row].set(loss),
         gradient_norm=records.gradient_norm.at[row].set(jnp.linalg.norm(gradient)),
-        parameters=records.parameters.at[row].set(state.vector),
+        parameters=records.parameters.at[row].set(point.vector),
     )
-    return eqx.tree_at(lambda s: (s.records, s.code), state, (records, code), is_leaf=lambda x: x is None)
+    return State(eqx.tree_at(lambda p: p.code, point, code), records)
 
 
 @ft.cache

@@ -14,7 +14,7 @@ from lossatlas._types import Vector
 
 
 Factory = Callable[..., optax.GradientTransformation]
-OptimizerLike = Literal["gd", "adam"] | optax.GradientTransformation | Factory
+OptimizerLike = Literal["gd", "adam"] | str | optax.GradientTransformation | Factory
 
 _FACTORIES: dict[str, Factory] = {"gd": optax.sgd, "adam": optax.adam}
 _LEARNING_RATES = {"gd": 0.1, "adam": 1e-3}

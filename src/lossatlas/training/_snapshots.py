@@ -21,7 +21,7 @@ def log_spaced_steps(num_steps: int, num_snapshots: int = DEFAULT_SNAPSHOTS) -> 
 
     !!! example
         >>> log_spaced_steps(100, 8).tolist()
-        [0, 1, 2, 5, 10, 22, 47, 100]
+        [0, 1, 2, 4, 9, 20, 45, 100]
     """
     if num_snapshots < 2:
         msg = f"snapshots must be at least 2 (step 0 and the last step), got {num_snapshots}."

@@ -109,9 +109,9 @@ def train(
     )
 
     def seen(state: State) -> None:
-        step = int(state.step)
+        step = int(state.point.step)
         if observe is not None and step in stops:
-            observe(step, unravel(state.vector))
+            observe(step, unravel(state.point.vector))
 
     work = landscape.size * vector.size
     state, stats = drive(start, advance, job, vector, num_steps, work, chunk_seconds, progress, stops, seen)
@@ -147,14 +147,14 @@ def drive(
     step = 0
     with as_meter(progress).task("training", num_steps) as task:
         seen(state)
-        while step < num_steps and bool((np.asarray(state.code) == RUNNING).any()):
+        while step < num_steps and bool((np.asarray(state.point.code) == RUNNING).any()):
             stop = min(num_steps, step + chunk, *(int(s) for s in stops[stops > step][:1]))
             began = time.perf_counter()
             state = jax.block_until_ready(onward(job, state, _as_stop(stop)))
             seconds = max(time.perf_counter() - began, 1e-6)
             chunk = max(1, min(10 * chunk, int(chunk_seconds * (stop - step) / seconds)))
             step = stop
-            task.update(step, f"loss {float(np.mean(np.asarray(state.loss))):.4g}")
+            task.update(step, f"loss {float(np.mean(np.asarray(state.point.loss))):.4g}")
             seen(state)
     stats = {"compile_seconds": compile_seconds, "run_seconds": time.perf_counter() - clock}
     return state, stats
@@ -166,18 +166,18 @@ def _as_stop(step: int) -> Array:
 
 def _as_training(network: Network, state: State, stats: dict[str, Any], settings: dict[str, Any]) -> Training:
     count = int(state.records.count)
-    code = int(state.code)
+    code = int(state.point.code)
     _, unravel = ravel(network)
     keep = lambda a: np.asarray(a)[:count]  # noqa: E731
     return Training(
-        network=unravel(state.vector),
+        network=unravel(state.point.vector),
         steps=keep(state.records.steps),
         loss=keep(state.records.loss),
         gradient_norm=keep(state.records.gradient_norm),
         parameters=keep(state.records.parameters),
         status=STATUS[code],
-        diverged_at=int(state.step) if code == DIVERGED else None,
-        stats={"num_steps": int(state.step), **stats},
+        diverged_at=int(state.point.step) if code == DIVERGED else None,
+        stats={"num_steps": int(state.point.step), **stats},
         settings=settings,
     )
 
