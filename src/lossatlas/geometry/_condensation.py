@@ -171,7 +171,6 @@ def condensation(
 
 
 # Compiled whole: a first call op by op costs seconds.
-_orient = eqx.filter_jit(orientation_and_amplitude)
 _weights = eqx.filter_jit(neuron_weights)
 
 
@@ -211,14 +210,14 @@ def _measure_layer(
     metric: str,
     num_draws: int,
 ) -> LayerCondensation:
-    writers, readers = _weights(network, space)
+    writers, readers = (np.asarray(a, float) for a in _weights(network, space))
     kind = parity(space.activation)
     lines = fold == "lines" or (fold == "auto" and kind != "none")
     compared, dimension = writers, writers.shape[1]
     if metric == "data" and observed is not None:
-        compared = jnp.asarray(np.asarray(writers, float) @ observed.entering.T)
+        compared = writers @ observed.entering.T
         dimension = int(np.linalg.matrix_rank(observed.entering))
-    units, amplitudes = _orient(compared, readers.astype(compared.dtype))
+    units, amplitudes = orientation_and_amplitude(compared, readers)
     if not float(amplitudes.sum()) > 0:
         msg = (
             f"All neurons of {space.name} have amplitude |a| |(w, b)| = 0, so they have no orientation. Measure a "
@@ -239,12 +238,12 @@ def _measure_layer(
     if observed is not None:
         by_function = _by_function(observed, readers, keep, theta)
         dead = tuple(int(j) for j in np.flatnonzero(observed.largest == 0))
-    orientation, _ = _orient(writers, readers)
+    orientation, _ = orientation_and_amplitude(writers, readers)
     odd = lines and kind != "even"
     return LayerCondensation(
         name=space.name,
-        orientation=orientation,
-        amplitude=amplitudes,
+        orientation=jnp.asarray(orientation),
+        amplitude=jnp.asarray(amplitudes),
         by_direction=by_direction,
         by_function=by_function,
         clusters=_clusters(by_direction, writers, readers, lines, odd, has_bias=len(space.writers) > 1),
@@ -253,20 +252,19 @@ def _measure_layer(
     )
 
 
-def _by_function(observed: _Observed, readers: Array, keep: float, theta: float) -> Grouping | None:
+def _by_function(observed: _Observed, readers: np.ndarray, keep: float, theta: float) -> Grouping | None:
     """Outputs of the same shape up to a factor, of either sign, can share a neuron: lines in function space."""
-    vectors = jnp.asarray(observed.outputs.T)
-    units, amplitudes = _orient(vectors, readers.astype(vectors.dtype))
+    units, amplitudes = orientation_and_amplitude(observed.outputs.T, readers)
     if not float(amplitudes.sum()) > 0:
         return None  # every neuron is dead or unread
     return group(units, amplitudes, lines=True, theta=theta, keep=keep)
 
 
 def _clusters(
-    grouping: Grouping, writers: Array, readers: Array, lines: bool, odd: bool, *, has_bias: bool
+    grouping: Grouping, writers: np.ndarray, readers: np.ndarray, lines: bool, odd: bool, *, has_bias: bool
 ) -> tuple[Cluster, ...]:
     active, labels = np.asarray(grouping.active), np.asarray(grouping.labels)
-    rows, outgoing_rows = np.asarray(writers, float)[active], np.asarray(readers, float)[active]
+    rows, outgoing_rows = writers[active], readers[active]
     masses, size = np.asarray(grouping.masses), np.linalg.norm(rows, axis=1)
     units = rows / size[:, None]
     clusters = []

@@ -1,35 +1,42 @@
 """The effective number of neurons: a similarity-sensitive diversity."""
 
-import jax
+import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float
 
 from lossatlas._errors import InputError
 from lossatlas._types import Network
-from lossatlas.geometry._neurons import neuron_spaces, neuron_weights, orientation_and_amplitude, pair_angles, parity
+from lossatlas.geometry._neurons import (
+    AnyArray,
+    neuron_spaces,
+    neuron_weights,
+    orientation_and_amplitude,
+    pair_angles,
+    parity,
+)
 
 
-def active_masses(amplitudes: Float[Array, " m"], keep: float) -> Float[Array, " m"]:
-    """Shares of the total amplitude; the smallest neurons that hold less than 1 - keep of it get 0."""
-    order = jnp.argsort(-amplitudes)
+def active_masses(amplitudes: AnyArray, keep: float) -> AnyArray:
+    """Shares of the total amplitude (m,); the smallest neurons that hold less than 1 - keep of it get 0."""
+    xp = amplitudes.__array_namespace__()
+    order = xp.argsort(-amplitudes, stable=True)
     ordered = amplitudes[order]
     total = ordered.sum()
-    kept = (jnp.cumsum(ordered) - ordered < keep * total) & (ordered > 0)
-    masses = jnp.zeros_like(amplitudes).at[order].set(jnp.where(kept, ordered, 0.0))
-    return masses / jnp.where(total > 0, masses.sum(), 1.0)
+    kept = (xp.cumsum(ordered) - ordered < keep * total) & (ordered > 0)
+    masses = xp.where(kept, ordered, 0.0)[xp.argsort(order, stable=True)]
+    return masses / xp.where(total > 0, masses.sum(), 1.0)
 
 
-def similarity_number(
-    angles: Float[Array, "m m"], masses: Float[Array, " m"], theta: Float[Array, ""] | float
-) -> Float[Array, ""]:
+def similarity_number(angles: AnyArray, masses: AnyArray, theta: float) -> AnyArray:
     r"""$\exp(-\sum_j p_j \log (Zp)_j)$ with $Z_{jk} = \exp(-(\text{angle}_{jk}/\theta)^2)$; 0 without any mass.
 
-    Leinster and Cobbold 2012, order 1. Angles and theta in radians.
+    Leinster and Cobbold 2012, order 1. Angles (m, m) and theta in radians, masses (m,); numpy or JAX.
     """
-    ordinary = jnp.exp(-jnp.square(angles / theta)) @ masses
-    entropy = -jnp.sum(masses * jnp.log(jnp.where(masses > 0, ordinary, 1.0)))
-    return jnp.where(masses.sum() > 0, jnp.exp(entropy), 0.0)
+    xp = angles.__array_namespace__()
+    ordinary = xp.exp(-xp.square(angles / theta)) @ masses
+    entropy = -xp.sum(masses * xp.log(xp.where(masses > 0, ordinary, 1.0)))
+    return xp.where(masses.sum() > 0, xp.exp(entropy), 0.0)
 
 
 def effective_neurons(network: Network, *, theta: float = 15.0, keep: float = 0.99) -> Float[Array, " layers"]:
@@ -57,6 +64,11 @@ def effective_neurons(network: Network, *, theta: float = 15.0, keep: float = 0.
     """
     check_theta(theta)
     check_keep(keep)
+    return _effective_neurons(network, float(theta), float(keep))
+
+
+@eqx.filter_jit
+def _effective_neurons(network: Network, theta: float, keep: float) -> Float[Array, " layers"]:
     numbers = []
     for space in neuron_spaces(network):
         writers, readers = neuron_weights(network, space)
@@ -67,19 +79,20 @@ def effective_neurons(network: Network, *, theta: float = 15.0, keep: float = 0.
 
 
 def null_numbers(
-    key: PRNGKeyArray, masses: Float[Array, " m"], dimension: int, theta: float, *, lines: bool, num_draws: int
-) -> Float[Array, " draws"]:
+    rng: np.random.Generator, masses: np.ndarray, dimension: int, theta: float, *, lines: bool, num_draws: int
+) -> np.ndarray:
     """The effective numbers of isotropic directions with the same masses; theta in radians."""
-
-    def draw(key):
-        vectors = jax.random.normal(key, (masses.shape[0], dimension), masses.dtype)
-        units = vectors / jnp.linalg.norm(vectors, axis=1, keepdims=True)
-        cosines = jnp.clip(units @ units.T, -1.0, 1.0)
+    # Sorted, so that the order of the neurons does not matter.
+    masses = np.sort(masses)[::-1]
+    numbers = np.zeros(num_draws)
+    for i in range(num_draws):
+        vectors = rng.standard_normal((len(masses), dimension))
+        units = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+        cosines = np.clip(units @ units.T, -1.0, 1.0)
+        np.fill_diagonal(cosines, 1.0)
         # Digits near 0 do not matter among random directions, so the cheap arc cosine serves.
-        cosines = jnp.where(jnp.eye(masses.shape[0], dtype=bool), 1.0, jnp.abs(cosines) if lines else cosines)
-        return similarity_number(jnp.arccos(cosines), masses, theta)
-
-    return jax.lax.map(draw, jax.random.split(key, num_draws))
+        numbers[i] = similarity_number(np.arccos(np.abs(cosines) if lines else cosines), masses, theta)
+    return numbers
 
 
 def hill_numbers(masses: np.ndarray) -> tuple[float, float, float]:

@@ -1,9 +1,6 @@
 """How much a set of vectors with amplitudes is grouped: the measures of condensation."""
 
-from typing import Any
-
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
@@ -18,6 +15,7 @@ from lossatlas.geometry._clusters import (
 )
 from lossatlas.geometry._diversity import active_masses, hill_numbers, null_numbers, similarity_number
 from lossatlas.geometry._neurons import pair_angles
+from lossatlas.geometry._products import host_generator
 
 
 _CURVE = np.arange(2.0, 41.0)
@@ -65,8 +63,8 @@ class Grouping(eqx.Module):
 
 
 def group(
-    units: Float[Array, "m d"],
-    amplitudes: Float[Array, " m"],
+    units: np.ndarray,
+    amplitudes: np.ndarray,
     *,
     lines: bool,
     theta: float,
@@ -75,15 +73,18 @@ def group(
     null_dimension: int = 0,
     num_draws: int = 32,
 ) -> Grouping:
-    """Group unit vectors; the null model only where a key is given."""
-    measured = _measure(units, amplitudes, jnp.asarray(np.deg2rad(theta)), jnp.asarray(np.deg2rad(_CURVE)), keep, lines)
-    angles, masses, number, curve = (np.asarray(a, float) for a in measured)
+    """Group unit vectors (m, d) on the host; the null model only where a key is given."""
+    masses = active_masses(amplitudes, keep)
     active = np.flatnonzero(masses > 0)
-    angles, masses = np.rad2deg(angles[np.ix_(active, active)]), masses[active]
-    cosines = np.asarray(units, float)[active] @ np.asarray(units, float)[active].T
+    units, masses = units[active], masses[active]
+    radians = pair_angles(units, lines=lines)
+    number = similarity_number(radians, masses, np.deg2rad(theta))
+    curve = np.array([similarity_number(radians, masses, t) for t in np.deg2rad(_CURVE)])
+    angles, cosines = np.rad2deg(radians), units @ units.T
     null, null_error, index = np.nan, np.nan, np.nan
     if null_key is not None and len(active) > 1:
-        draws = np.asarray(_null(null_key, measured[1], null_dimension, float(np.deg2rad(theta)), lines, num_draws))
+        rng = host_generator(null_key)
+        draws = null_numbers(rng, masses, null_dimension, np.deg2rad(theta), lines=lines, num_draws=num_draws)
         null, null_error = draws.mean(), draws.std(ddof=1) / np.sqrt(num_draws)
         # In one dimension the null model itself has a single line.
         index = 1 - np.log(number) / np.log(null) if null > 1 + 1e-9 else np.nan
@@ -111,20 +112,6 @@ def group(
         similarity=jnp.asarray(cosines),
         order=jnp.asarray(display_order(cosines, labels, masses)),
     )
-
-
-@eqx.filter_jit
-def _measure(units, amplitudes, theta, curve, keep, lines) -> Any:
-    angles = pair_angles(units, lines=lines)
-    masses = active_masses(amplitudes, keep)
-
-    at = lambda t: similarity_number(angles, masses, t.astype(angles.dtype))  # noqa: E731
-    return angles, masses, at(theta), jax.lax.map(at, curve)
-
-
-@eqx.filter_jit
-def _null(key, masses, dimension, theta, lines, num_draws) -> Any:
-    return null_numbers(key, masses, dimension, theta, lines=lines, num_draws=num_draws)
 
 
 def _heaviest_first(labels: np.ndarray, masses: np.ndarray) -> np.ndarray:

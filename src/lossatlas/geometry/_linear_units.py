@@ -2,6 +2,7 @@
 
 import math
 
+import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -10,10 +11,11 @@ from lossatlas._types import Network
 from lossatlas.geometry._hidden import hidden_states, require_dense
 from lossatlas.geometry._neurons import neuron_spaces, neuron_weights
 from lossatlas.landscape import Landscape
+from lossatlas.networks import Dense
 
 
 def effective_linear_units(
-    network: Network, landscape: Landscape, *, threshold: float = 0.99, floor: float = 0.1
+    network: Network, landscape: Landscape, *, threshold: float = 0.99, floor: float = 0.05
 ) -> Float[Array, " layers"]:
     r"""How many linear units would do the work of what acts linearly in each hidden layer.
 
@@ -44,8 +46,13 @@ def effective_linear_units(
         msg = f"floor must be positive, got {floor}."
         raise InputError(msg)
     dense = require_dense(network, "effective_linear_units")
+    return _effective_linear_units(dense, landscape.inputs, float(threshold), float(floor))
+
+
+@eqx.filter_jit
+def _effective_linear_units(dense: Dense, inputs: Array, threshold: float, floor: float) -> Float[Array, " layers"]:
     numbers = []
-    states = hidden_states(dense, landscape.inputs)
+    states = hidden_states(dense, inputs)
     for state, space, layer in zip(states, neuron_spaces(dense), dense.layers, strict=False):
         z, f = (jnp.asarray(a) - jnp.mean(jnp.asarray(a), axis=0, keepdims=True) for a in (state.before, state.after))
         variance = jnp.sum(z * z, axis=0)

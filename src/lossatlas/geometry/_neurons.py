@@ -2,6 +2,7 @@
 
 import functools as ft
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,9 @@ from lossatlas._parameters import named_parameters
 from lossatlas._types import Network
 from lossatlas.networks import Activation, Axis, HasUnitSpaces, UnitSpace, take_units
 
+
+AnyArray = Any
+"""An array of numpy or of JAX; the result is of the same kind."""
 
 _BROADCAST = 2**20  # numbers; larger angle matrices are made row by row
 
@@ -56,26 +60,30 @@ def parity(activation: Activation | None) -> str:
     return "even" if np.abs(plus - minus).max() <= tol else "none"
 
 
-def orientation_and_amplitude(
-    writers: Float[Array, "m d"], readers: Float[Array, "m o"]
-) -> tuple[Float[Array, "m d"], Float[Array, " m"]]:
-    """Unit vectors (zero stays zero) and the amplitudes |reader| |writer|."""
-    size = jnp.linalg.norm(writers, axis=1)
-    units = writers / jnp.where(size > 0, size, 1.0)[:, None]
-    return units, size * jnp.linalg.norm(readers, axis=1)
+def orientation_and_amplitude(writers: AnyArray, readers: AnyArray) -> tuple[AnyArray, AnyArray]:
+    """Unit vectors (m, d), zero stays zero, and the amplitudes |reader| |writer| (m,); numpy or JAX."""
+    xp = writers.__array_namespace__()
+    size = xp.linalg.norm(writers, axis=1)
+    units = writers / xp.where(size > 0, size, 1.0)[:, None]
+    return units, size * xp.linalg.norm(readers, axis=1)
 
 
-def pair_angles(units: Float[Array, "m d"], *, lines: bool) -> Float[Array, "m m"]:
-    r"""The angles between unit vectors in radians, or between the lines that they span (at most $\pi/2$).
+def pair_angles(units: AnyArray, *, lines: bool) -> AnyArray:
+    r"""The angles (m, m) in radians between unit vectors (m, d), or between the lines that they span.
 
-    $2 \operatorname{atan2}(|u - v|, |u + v|)$: the arc cosine loses half of the digits near 0.
+    $2 \operatorname{atan2}(|u - v|, |u + v|)$: the arc cosine loses half of the digits near 0. Lines are at most
+    $\pi/2$ apart. On numpy or JAX arrays; the report is made on the host, where nothing needs compiling.
     """
+    xp = units.__array_namespace__()
 
-    def row(unit):
-        apart = jnp.linalg.norm(units - unit[None], axis=1)
-        together = jnp.linalg.norm(units + unit[None], axis=1)
-        return 2 * jnp.arctan2(apart, together)
+    def between(left, right):
+        apart, together = (xp.linalg.norm(v, axis=-1) for v in (left - right, left + right))
+        return 2 * xp.arctan2(apart, together)
 
-    small = units.shape[0] * units.size <= _BROADCAST
-    angles = jax.vmap(row)(units) if small else jax.lax.map(row, units)
-    return jnp.minimum(angles, jnp.pi - angles) if lines else angles
+    if units.shape[0] * units.size <= _BROADCAST:
+        angles = between(units[:, None], units[None])
+    elif isinstance(units, np.ndarray):
+        angles = np.stack([between(row[None], units) for row in units])
+    else:
+        angles = jax.lax.map(lambda row: between(row[None], units), units)
+    return xp.minimum(angles, xp.pi - angles) if lines else angles
