@@ -4,7 +4,7 @@
 SHELL = /bin/sh
 .SUFFIXES:
 .DELETE_ON_ERROR:
-.PHONY: help survey test slow lint format build clean distclean
+.PHONY: help survey test slow lint lint-format lint-code lint-types lint-layers format build clean distclean
 
 # The first Python that is new enough.
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
@@ -34,10 +34,19 @@ test: $(STAMP)-test
 slow: $(STAMP)-test
 	@$(BIN)/python -m pytest -n 2 -m slow $(ARGS)
 
-lint: $(STAMP)-test $(STAMP)-dev
+# Separate, so that `make --keep-going lint` tells of all of them.
+lint: lint-format lint-code lint-types lint-layers
+
+lint-format: $(STAMP)-dev
 	$(BIN)/ruff format --check .
+
+lint-code: $(STAMP)-dev
 	$(BIN)/ruff check .
+
+lint-types: $(STAMP)-test $(STAMP)-dev
 	$(BIN)/basedpyright
+
+lint-layers: $(STAMP)-dev
 	$(BIN)/lint-imports
 
 format: $(STAMP)-dev
