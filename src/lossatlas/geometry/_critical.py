@@ -55,15 +55,15 @@ class CriticalPoint(eqx.Module):
     norm_by_decade: tuple[float, ...] = eqx.field(static=True)
     status: Status = eqx.field(static=True)
     runaway: tuple[Runaway, ...] = eqx.field(static=True)
-    stats: dict[str, float] = eqx.field(static=True)
-    settings: dict[str, Any] = eqx.field(static=True)
+    stats: dict[str, Any]
+    settings: dict[str, Any]
 
 
 def find_critical_point(
     network: Network,
     landscape: Landscape,
     *,
-    method: MethodName = "auto",
+    method: MethodName | str = "auto",
     only: Only = None,
     atol: float = 1e-12,
     max_steps: int = 200,
@@ -115,7 +115,7 @@ def find_critical_points(
     networks: Sequence[Network],
     landscape: Landscape,
     *,
-    method: MethodName = "auto",
+    method: MethodName | str = "auto",
     only: Only = None,
     atol: float = 1e-12,
     max_steps: int = 200,
@@ -138,7 +138,7 @@ def find_critical_points(
     _check(networks, landscape, method, only, atol, max_steps, max_size)
     settings = {"method": method, "atol": atol, "max_steps": max_steps}
     results = []
-    with as_meter(progress).task("critical points", len(networks)) as task:
+    with as_meter(progress).task("critical points", float(len(networks))) as task:
         for i, network in enumerate(networks):
             begun = time.monotonic()
             vector, unravel = ravel(network, only)
@@ -154,7 +154,7 @@ def find_critical_points(
                 done = 1.0 if int(search.phase) > Phase.POLISH else int(search.hessians) / max_steps
                 task.update(i + done, f"loss {float(search.loss):.6g}")
             results.append(_result(search, unravel, landscape, atol, settings, time.monotonic() - begun))
-            task.update(i + 1)
+            task.update(i + 1.0)
     return results
 
 

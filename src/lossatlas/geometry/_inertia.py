@@ -43,7 +43,7 @@ class Inertia(eqx.Module):
     gauges: dict[str, int] = eqx.field(static=True)
     explained: int = eqx.field(static=True)
     unexplained: int = eqx.field(static=True)
-    settings: dict[str, Any] = eqx.field(static=True)
+    settings: dict[str, Any]
 
     @property
     def counts(self) -> tuple[int, int, int]:
@@ -109,9 +109,9 @@ def inertia(
         )
         raise InputError(msg)
     vector, unravel = ravel(network, only)
-    gradient, matrix = (np.asarray(a) for a in _derivatives(landscape, unravel, vector, only))
-    if not np.isfinite(gradient).all() or not np.isfinite(matrix).all():
-        msg = "The gradient or the Hessian is not finite at this point; it has no inertia."
+    loss, gradient, matrix = (np.asarray(a) for a in _derivatives(landscape, unravel, vector, only))
+    if not np.isfinite(loss) or not np.isfinite(gradient).all() or not np.isfinite(matrix).all():
+        msg = "The loss or one of its derivatives is not finite at this point; it has no inertia."
         raise InputError(msg)
     eigenvalues, vectors = np.linalg.eigh(matrix)
     largest = float(np.abs(eigenvalues).max(initial=0.0))
@@ -120,7 +120,7 @@ def inertia(
     clear = np.abs(eigenvalues) > 1e-9 * largest
     c = vectors.T @ gradient
     step = -vectors[:, clear] @ (c[clear] / eigenvalues[clear])
-    new_gradient, new_matrix = (
+    _, new_gradient, new_matrix = (
         np.asarray(a) for a in _derivatives(landscape, unravel, vector + jnp.asarray(step), only)
     )
     moved = np.linalg.norm(matrix - new_matrix, 2) if np.isfinite(new_matrix).all() else np.inf
@@ -156,9 +156,10 @@ def inertia(
 
 
 @eqx.filter_jit
-def _derivatives(landscape: Landscape, unravel: Unravel, vector: Vector, only: Only) -> tuple[Vector, Array]:
+def _derivatives(landscape: Landscape, unravel: Unravel, vector: Vector, only: Only) -> tuple[Array, Vector, Array]:
     network = unravel(vector)
-    return landscape.gradient(network, only), dense_hessian(network, landscape, only)
+    loss, gradient = landscape.value_and_gradient(network, only)
+    return loss, gradient, dense_hessian(network, landscape, only)
 
 
 def _certificate(maximum: float, atol: float, before: float, after: float, gap: float, zero: int) -> Certificate:

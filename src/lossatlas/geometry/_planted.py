@@ -2,6 +2,7 @@
 
 from typing import Literal
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,13 +14,18 @@ from lossatlas._types import Network
 from lossatlas.landscape import Landscape
 
 
+@eqx.filter_jit
+def _linearized(landscape: Landscape, network: Network) -> tuple[Array, Array]:
+    return landscape.predictions(network), landscape.jacobian(network)
+
+
 def plant_landscape(
     key: PRNGKeyArray,
     network: Network,
     inputs: Float[Array, "n *d"],
     *,
     amplitude: float = 0.02,
-    loss: Literal["mse", "cross_entropy"] = "mse",
+    loss: Literal["mse", "cross_entropy"] | str = "mse",
 ) -> Landscape:
     r"""A landscape on which the given network is an exact critical point.
 
@@ -51,8 +57,8 @@ def plant_landscape(
         msg = f"amplitude must be positive and finite, got {amplitude}."
         raise InputError(msg)
     dummy = Landscape(inputs, jnp.zeros((inputs.shape[0],)))
-    predictions = np.asarray(dummy.predictions(network))
-    jacobian = np.asarray(dummy.jacobian(network)).reshape(predictions.size, -1)
+    predictions, jacobian = (np.asarray(a) for a in _linearized(dummy, network))
+    jacobian = jacobian.reshape(predictions.size, -1)
     forbidden = [jacobian]
     if loss == "cross_entropy":
         n, classes = predictions.shape

@@ -305,7 +305,7 @@ def _give_up(search: Search, auto: Array) -> Search:
         damping=jnp.where(change, 1e-3, search.damping),
         growth=jnp.where(change, 2.0, search.growth),
         rejected=jnp.where(change, 0, search.rejected),
-        switches=search.switches + change,
+        switches=search.switches + change.astype(jnp.int32),
         entered=jnp.where(asked, search.hessians, search.entered),
         entry=entry,
         phase=jnp.where(stuck & ~change, Phase.STALLED, search.phase).astype(jnp.int32),

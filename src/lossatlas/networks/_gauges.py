@@ -2,6 +2,7 @@
 
 import itertools
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,16 +10,18 @@ from jaxtyping import Array, Float
 
 from lossatlas._errors import InputError, unknown_name
 from lossatlas._parameters import named_parameters, replace_parameters
+from lossatlas._types import Network
 from lossatlas.networks._activations import Activation
 from lossatlas.networks._dense import Dense
 from lossatlas.networks._units import UnitSpace, put_units, take_units
 
 
 _RANK_TOLERANCE = 1e-9
+_ZERO = 1e-10  # weights below it, and differences of weights, count as zero
 
 
 def gauge_tangents(
-    network: Dense, inputs: Float[Array, "n d"] | None = None, *, shared_logit: bool = False
+    network: Network, inputs: Float[Array, "n d"] | None = None, *, shared_logit: bool = False
 ) -> dict[str, Float[Array, "k p"]]:
     r"""Directions in which the network function does not change to first order, by the reason why.
 
@@ -53,24 +56,26 @@ def gauge_tangents(
         msg = f"gauge_tangents knows lossatlas.networks.Dense, got {type(network).__name__}."
         raise InputError(msg)
     space = _Tangents(network)
-    spaces = network.unit_spaces()
-    for unit_space in spaces.values():
-        if unit_space.kind == "linear":
-            _linear_mixing(space, unit_space)
-        elif unit_space.activation is not None and unit_space.activation.degree is not None:
-            _scale(space, unit_space, unit_space.activation.degree)
     for i in range(len(network.layers) - 1):
+        _linear_mixing(space, i)
+        if network.activation.degree is not None:
+            _scale(space, i, network.activation.degree)
         _zero_outgoing(space, i)
         _duplicates(space, i)
     if shared_logit:
         _shared_logit(space)
     if inputs is not None:
-        features = [np.asarray(f) for f in jax.vmap(network.features)(inputs)]
+        features = [np.asarray(f) for f in _features(network, inputs)]
         for i in range(len(network.layers)):
             _collinear(space, i, features[i])
         for i in range(len(network.layers) - 1):
             _affine(space, i, features[i])
     return space.result()
+
+
+@eqx.filter_jit
+def _features(network: Dense, inputs: Array) -> list[Array]:
+    return jax.vmap(network.features)(inputs)
 
 
 class _Tangents:
@@ -102,29 +107,29 @@ class _Tangents:
         return {bias: shift} if name.endswith("weight") and bias in self.values else None
 
 
-def _linear_mixing(space: _Tangents, unit_space: UnitSpace) -> None:
-    for s, t in itertools.product(range(unit_space.size), repeat=2):
-        changes = {}
-        for axes, sign in ((unit_space.writers, 1.0), (unit_space.readers, -1.0)):
-            for axis in axes:
-                array = jnp.asarray(space.values[axis.path])
-                block = take_units(array, axis, unit_space.size)
-                # Writers: row s gains row t. Readers: column t loses column s.
-                to, source = (s, t) if sign > 0 else (t, s)
-                change = jnp.zeros_like(block).at[..., to, :].set(sign * block[..., source, :])
-                changes[axis.path] = np.asarray(put_units(jnp.zeros_like(array), axis, unit_space.size, change))
+def _linear_mixing(space: _Tangents, i: int) -> None:
+    layer = space.network.layers[i]
+    k, path = layer.num_neurons, f"layers[{i}].linear"
+    for s, t in itertools.product(range(layer.num_linear), repeat=2):
+        # Row s gains row t; column t loses column s.
+        changes = {path: np.zeros(space.values[path].shape)}
+        changes[path][s] = space.values[path][t]
+        for reader, array in space.readers(i + 1).items():
+            changes[reader] = np.zeros(array.shape)
+            changes[reader][:, k + t] = -array[:, k + s]
         space.add("linear mixing", changes)
 
 
-def _scale(space: _Tangents, unit_space: UnitSpace, degree: float) -> None:
-    for s in range(unit_space.size):
+def _scale(space: _Tangents, i: int, degree: float) -> None:
+    for s in range(space.network.layers[i].num_neurons):
         changes = {}
-        for axes, factor in ((unit_space.writers, 1.0), (unit_space.readers, -degree)):
-            for axis in axes:
-                array = jnp.asarray(space.values[axis.path])
-                block = take_units(array, axis, unit_space.size)
-                change = jnp.zeros_like(block).at[..., s, :].set(factor * block[..., s, :])
-                changes[axis.path] = np.asarray(put_units(jnp.zeros_like(array), axis, unit_space.size, change))
+        for path in (f"layers[{i}].weight", f"layers[{i}].bias"):
+            if path in space.values:
+                changes[path] = np.zeros(space.values[path].shape)
+                changes[path][s] = space.values[path][s]
+        for reader, array in space.readers(i + 1).items():
+            changes[reader] = np.zeros(array.shape)
+            changes[reader][:, s] = -degree * array[:, s]
         space.add("scale", changes)
 
 
@@ -144,7 +149,8 @@ def _zero_outgoing(space: _Tangents, i: int) -> None:
     readers = space.readers(i + 1)
     layer = space.network.layers[i]
     for s in range(layer.num_neurons + layer.num_linear):
-        if any(np.any(reader[:, s]) for reader in readers.values()):
+        largest = max((np.abs(reader).max(initial=0.0) for reader in readers.values()), default=0.0)
+        if any(np.abs(reader[:, s]).max(initial=0.0) > _ZERO * (1.0 + largest) for reader in readers.values()):
             continue
         if s < layer.num_neurons:
             for path, j in _incoming(space, i):
@@ -165,7 +171,7 @@ def _duplicates(space: _Tangents, i: int) -> None:
     size = np.abs(rows).max(initial=0.0)
     for s, t in itertools.combinations(range(layer.num_neurons), 2):
         for sign in (1.0, -1.0):
-            if np.abs(rows[s] - sign * rows[t]).max() > 1e-12 * (1.0 + size):
+            if np.abs(rows[s] - sign * rows[t]).max() > _ZERO * (1.0 + size):
                 continue
             # sigma(z_s) = factor sigma(z_t) + constant
             relation = (1.0, 0.0) if sign > 0 else _reflected(act)
