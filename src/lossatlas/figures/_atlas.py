@@ -23,7 +23,7 @@ class _Shape:
     """Sizes in pixels of the picture, wide or compact, and the shares of its panels."""
 
     def __init__(self, compact: bool, num_legend: int):
-        rows = -(-num_legend // 2) if compact else 2 - (num_legend <= 4)
+        rows = -(-num_legend // 3) if compact else 2 - (num_legend <= 4)
         self.margin = {"l": 66 if compact else 78, "r": 66 if compact else 142, "t": 18 + 19 * rows, "b": 48}
         self.height = (640 if compact else 740) + self.margin["t"]
         self.domains = ([0.44, 1.0], [0.22, 0.40], [0.0, 0.18])
@@ -46,7 +46,8 @@ def atlas_figure(tables: Row, arrays: "xr.DataTree", *, compact: bool = False) -
     seeds, shown, steps, losses = curves.seeds, curves.shown, curves.step, curves.loss
     met = met_visits(tables)
     has_infinity = any(r["kind"] == "level at infinity" for r in tables["catalogue"])
-    num_legend = 3 + (len(seeds) > 1) + has_infinity + any(v["verdict"] == "near" for v in met) + len(curves.layers)
+    num_legend = 3 + (len(seeds) > 1) + any(v["verdict"] == "near" for v in met) + len(curves.layers)
+    num_legend += 0 if compact else 1 + has_infinity
     shape = _Shape(compact, num_legend)
     figure = new_figure(height=shape.height, margin=shape.margin, compact=compact)
 
@@ -61,12 +62,15 @@ def atlas_figure(tables: Row, arrays: "xr.DataTree", *, compact: bool = False) -
         _curve(figure, steps[seed], losses[seed], drawn[seed], f"seed {seeds[seed]}", main=False)
     if len(seeds) > 1:
         _legend_entry(figure, "other seeds", mode="lines", line={"color": FAINT, "width": 1})
-    _curve(figure, steps[shown], losses[shown], drawn[shown], "the big network", main=True)
+    _curve(
+        figure, steps[shown], losses[shown], drawn[shown], "big network" if compact else "the big network", main=True
+    )
     _shade(figure, tables, first, last)
     _mark_slow_downs(figure, tables)
     _mark_visits(figure, tables, scale, first, last, np.stack([steps[shown], losses[shown]], 1)[drawn[shown]], compact)
-    _legend_entry(figure, "level of a small network", mode="lines", line={"color": FAINT, "width": 1.5})
-    if has_infinity:
+    if not compact:
+        _legend_entry(figure, "level of a small network", mode="lines", line={"color": FAINT, "width": 1.5})
+    if has_infinity and not compact:
         _legend_entry(figure, "level at infinity", mode="lines", line={"color": FAINT, "width": 1.5, "dash": "dash"})
     for values, axis in ((curves.effective_neurons, "y2"), (curves.linear_units, "y3")):
         _layer_curves(figure, steps[shown], values[shown], curves.layers, axis)
@@ -155,7 +159,7 @@ def _mark_slow_downs(figure: go.Figure, tables: Row) -> None:
         y=[s["loss"] for s in stalls],
         mode="markers",
         name="slow-down",
-        marker={"symbol": "line-ns", "size": 16, "line": {"color": INK, "width": 2}},
+        marker={"symbol": "line-ns", "size": 13, "line": {"color": INK, "width": 2}},
         text=[f"at {plain(s['name'])}" if s["name"] else "at no entry of the catalogue" for s in stalls],
         hovertemplate="<b>slow-down</b> %{text}<br>step %{x:,d}, loss %{y:.4g}<extra></extra>",
     )

@@ -7,6 +7,7 @@ import plotly.graph_objects as go
 
 from lossatlas.figures._curves import read_curves
 from lossatlas.figures._entries import Row, entry_colours, plain, shown_training
+from lossatlas.figures._numbers import log_ticks
 from lossatlas.figures._theme import FAINT, MUTED, PALETTE, PAPER, new_figure
 
 
@@ -77,16 +78,22 @@ def distance_figure(tables: Row, arrays: "xr.DataTree", *, compact: bool = False
         bgcolor=PAPER + "c0",
         font={"color": MUTED, "size": 11},
     )
-    ticks = [0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2]
+    first, last = (float(f(steps[np.isfinite(steps) & (steps >= 1)], initial=1.0)) for f in (np.min, np.max))
+    room = max(np.log10(last / first), 0.1) * 0.015
     figure.update_layout(
-        xaxis={"type": "log", "title": {"text": "training step"}, "dtick": 1, "tickformat": ",d"},
+        legend={"entrywidth": 0, "entrywidthmode": "pixels"},
+        xaxis={
+            "type": "log",
+            "range": [np.log10(first) - room, np.log10(last) + room],
+            "title": {"text": "training step"},
+            "dtick": 1,
+            "tickformat": ",d",
+        },
         yaxis={
             "type": "log",
             "range": [np.log10(low), np.log10(high)],
             "title": {"text": "relative distance<br>of the predictions"},
-            "tickmode": "array",
-            "tickvals": ticks,
-            "ticktext": [f"{t:g}" for t in ticks],
+            **log_ticks(low, high),
         },
     )
     return figure

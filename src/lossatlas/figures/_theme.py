@@ -98,6 +98,7 @@ def new_figure(*, height: int, margin: dict[str, int], compact: bool) -> go.Figu
             "yanchor": "top",
             "font": {"size": 11 if compact else 12},
             "itemwidth": 30,
+            **({"entrywidth": 0.31, "entrywidthmode": "fraction"} if compact else {}),
         },
     )
     return figure

@@ -64,17 +64,18 @@ def tree_figure(tables: Row, *, compact: bool = False) -> go.Figure:
             **_ticks(y_range, floor if (losses < floor).any() else None),
         },
     )
-    ordered = sorted(rows, key=lambda r: (r["name"] not in met, r["neurons"] + r["linear"]))
     exponents = {name: (x, float(np.log10(y))) for name, (x, y) in points.items()}
     lines = [_between(exponents[a], exponents[b]) for a, b in tables["leads_to"] if a in points and b in points]
+    inner = height - margin["b"]
+    groups = _grouped(rows, exponents, met, gap=13 / inner * (y_range[1] - y_range[0]))
     name_points(
         figure,
-        [exponents[r["name"]] for r in ordered],
-        [plain(r["name"]) for r in ordered],
-        [r["name"] in met for r in ordered],
+        [exponents[group[len(group) // 2]["name"]] for group in groups],
+        [_group_name(group) for group in groups],
+        [group[0]["name"] in met for group in groups],
         (x_range, y_range),
-        height - margin["b"],
-        obstacles=np.concatenate(lines) if lines else np.empty((0, 2)),
+        inner,
+        obstacles=np.concatenate([*lines, np.array(list(exponents.values()))]),
         compact=compact,
     )
     return figure
@@ -83,7 +84,7 @@ def tree_figure(tables: Row, *, compact: bool = False) -> go.Figure:
 def _across(row: Row) -> float:
     """The units, those with more neurons a little to the right."""
     units = row["neurons"] + row["linear"]
-    return units + (0.4 * (row["neurons"] / units - 0.5) if units else 0.0)
+    return units + (0.64 * (row["neurons"] / units - 0.5) if units else 0.0)
 
 
 def _met(verdict: str | None) -> str:
@@ -107,6 +108,25 @@ def _ticks(y_range: tuple[float, float], floor: float | None) -> dict:
     if floor is None:
         return ticks
     return ticks | {"tickvals": [floor, *ticks["tickvals"]], "ticktext": ["lower", *ticks["ticktext"]]}
+
+
+def _grouped(rows: Sequence[Row], exponents: dict, met: dict[str, str], gap: float) -> list[list[Row]]:
+    """Entries of one size closer than a line of text share a name; what was met keeps its own, and comes first."""
+    groups: list[list[Row]] = []
+    for row in sorted(rows, key=lambda r: (r["size"], r["name"] not in met, exponents[r["name"]][1])):
+        last = groups[-1][-1] if groups else row
+        is_close = abs(exponents[row["name"]][1] - exponents[last["name"]][1]) < gap
+        if groups and last["size"] == row["size"] and is_close and {last["name"], row["name"]}.isdisjoint(met):
+            groups[-1].append(row)
+        else:
+            groups.append([row])
+    return sorted(groups, key=lambda g: (g[0]["name"] not in met, g[0]["neurons"] + g[0]["linear"]))
+
+
+def _group_name(group: Sequence[Row]) -> str:
+    """`(3,0)a, b, d`."""
+    letters = sorted(r["name"].removeprefix(r["size"]) for r in group)
+    return plain(group[0]["size"] + ", ".join(letters))
 
 
 def _between(start: tuple[float, float], end: tuple[float, float]) -> np.ndarray:

@@ -1,10 +1,11 @@
 """The tables of a report: cells with a text for people and all digits in the tooltip."""
 
+import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from lossatlas.figures import format_number
-from lossatlas.workbench._report_words import BIG, Row, capital, shown_training, units_text, visits_of, words_of
+from lossatlas.workbench._report_words import BIG, Row, shown_training, units_text, visits_of, words_of
 
 
 class Cell(NamedTuple):
@@ -163,8 +164,9 @@ def catalogue_table(tables: Row) -> Table:
         Cell("kind"),
         Cell("inertia", "numbers of negative, zero and positive eigenvalues of the Hessian"),
         Cell("held-out loss", "of this size, refitted on the training rows, ± standard error", True),
-        *([Cell("held-out accuracy", "of this size", True)] if has_accuracy else []),
-        Cell("visited", "by the run that is shown"),
+        *([Cell("accuracy", "on the held-out rows, of this size", True)] if has_accuracy else []),
+        Cell("training", "of the big network, in the run that is shown"),
+        Cell("remarks"),
     ]
     rows, marked = [], []
     for row in tables["catalogue"]:
@@ -181,7 +183,8 @@ def catalogue_table(tables: Row) -> Table:
                 _inertia(row),
                 measured(row["held_out_loss"], row["held_out_error"]),
                 *([percent(row["held_out_accuracy"])] if has_accuracy else []),
-                Cell(verdicts.get(row["name"], "–")),
+                Cell({"visit": "visits it"}.get(verdicts.get(row["name"], "–"), verdicts.get(row["name"], "–"))),
+                Cell(_remarks(row)),
             ]
         )
     return Table("The small networks of this data", heads, rows, tuple(marked))
@@ -296,24 +299,31 @@ def _interval(visit: Row) -> str:
 
 
 def _kind(row: Row) -> Cell:
-    if row["kind"] == "level at infinity":
-        return Cell("level at infinity" + (f": {row['runaway']}" if row["runaway"] else ""))
+    gradient = f"largest component of the gradient: {row['gradient_norm']!r}"
     if row["kind"] != "critical point":
-        return Cell(row["kind"], f"gradient {row['gradient_norm']!r}")
-    words = {True: "critical point, a minimum", False: "critical point, a saddle"}
-    return Cell(words.get(row["is_minimum"], "critical point"), f"gradient {row['gradient_norm']!r}")
+        return Cell(row["kind"], gradient)
+    words = {True: "critical point, minimum", False: "critical point, saddle"}
+    return Cell(words.get(row["is_minimum"], "critical point, type not certified"), gradient)
 
 
 def _inertia(row: Row) -> Cell:
     if row["inertia"] is None:
         return Cell("–", "not measured")
     negative, zero, positive = row["inertia"]
-    text = f"({negative}, {zero}, {positive})"
-    if not row["inertia_certified"]:
-        text += " not certified"
-    reasons = [f"{name}: {n}" for name, n in row["gauges"].items() if n]
-    if row["unexplained_zeros"]:
-        reasons.append(f"unexplained: {row['unexplained_zeros']}")
-    if zero and reasons:
-        text += f"; zeros by {', '.join(reasons)}"
-    return Cell(text, capital(f"{negative} negative, {zero} zero, {positive} positive eigenvalues"))
+    return Cell(
+        f"({negative}, {zero}, {positive})", f"{negative} negative, {zero} zero, {positive} positive eigenvalues"
+    )
+
+
+def _remarks(row: Row) -> str:
+    """Which units run away, and where the zeros of the Hessian come from."""
+    remarks = (
+        [re.sub(r"hidden\[0\]\[(\d+)\]", lambda m: f"neuron {int(m[1]) + 1}", row["runaway"])] if row["runaway"] else []
+    )
+    if row["inertia"] is not None and not row["inertia_certified"]:
+        remarks.append("inertia not certified")
+    if row["inertia"] is not None and row["inertia"][1]:
+        reasons = [f"{n} by {name}" for name, n in row["gauges"].items() if n]
+        reasons += [f"{row['unexplained_zeros']} unexplained"] if row["unexplained_zeros"] else []
+        remarks += [f"zeros: {', '.join(reasons)}"] if reasons else []
+    return "; ".join(remarks)

@@ -18,6 +18,11 @@ def count(number: int, noun: str, plural: str | None = None) -> str:
     return f"{word} {noun if number == 1 else plural or noun + 's'}"
 
 
+def plural(number: int, noun: str) -> str:
+    """`1 input`, `64 inputs`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def listed(words: Sequence[str]) -> str:
     """`a, b and c`."""
     if len(words) < 2:
@@ -95,11 +100,11 @@ def visits_sentence(tables: Row) -> str:
     known = sum(v["verdict"] != "same function" for v in run["visits"])
     text = f"Of {count(known, 'different function')} in the catalogue, the run visits {_none(len(visits))}"
     if visits:
-        text += f" ({listed([v['name'] for v in visits])})"
+        text += f": {listed([v['name'] for v in visits])}"
     if near:
-        text += f" and comes near {count(len(near), 'other')} ({listed([v['name'] for v in near])})"
+        text += f". It comes near {count(len(near), 'other')}: {listed([v['name'] for v in near])}"
     if not visits:
-        text += ". No match is said here, not forced"
+        text += ". No match is forced"
     return text + "."
 
 
@@ -142,11 +147,12 @@ def catalogue_sentence(tables: Row) -> str:
     open_ = sum(r["kind"] == "not certified" for r in rows)
     parts = []
     if critical:
-        kinds = [f"{minima} certified minima" if minima != 1 else "1 certified minimum"] * bool(minima)
+        kinds = [count(minima, "certified minimum", "certified minima")] * bool(minima)
         kinds += [count(saddles, "saddle")] * bool(saddles)
         rest = len(critical) - minima - saddles
         kinds += [f"{rest} of unproven type"] * bool(rest)
-        parts.append(f"{count(len(critical), 'critical point')} ({listed(kinds)})")
+        all_of = f"all {kinds[0].split(' ', 1)[1]}" if len(kinds) == 1 and minima > 1 else listed(kinds)
+        parts.append(f"{count(len(critical), 'critical point')} ({all_of})")
     if infinite:
         parts.append(f"{count(infinite, 'level')} at infinity, where weights run away and no best network exists")
     if open_:
@@ -187,15 +193,14 @@ def layers_text(reduction: Row) -> str:
     sizes = list(zip(reduction["neurons"], reduction["linear_units"], strict=True))
     if not sizes:
         return "no hidden layer is left: it is an affine map"
-    parts = [units_text(k, r) for k, r in sizes]
     layers = count(len(sizes), "hidden layer")
-    return f"{layers} {'is' if len(sizes) == 1 else 'are'} left, with {listed(parts)}"
+    return f"{layers} {'is' if len(sizes) == 1 else 'are'} left: {', then '.join(units_text(k, r) for k, r in sizes)}"
 
 
 def units_text(neurons: int, linear: int) -> str:
     """`2 neurons + 1 linear unit`."""
-    parts = [f"{neurons} neuron{'' if neurons == 1 else 's'}"] if neurons or not linear else []
-    parts += [f"{linear} linear unit{'' if linear == 1 else 's'}"] if linear else []
+    parts = [plural(neurons, "neuron")] if neurons or not linear else []
+    parts += [plural(linear, "linear unit")] if linear else []
     return " + ".join(parts)
 
 
@@ -234,10 +239,10 @@ def selection_sentence(tables: Row) -> str:
 def data_sentence(tables: Row) -> str:
     """The data in a sentence."""
     data = tables["data"]
-    kind = f"{len(data['classes'])} classes" if data["classes"] else count(data["outputs"], "target")
+    kind = f"{len(data['classes'])} classes" if data["classes"] else plural(data["outputs"], "target")
     return (
-        f"Data: {data['name']} ({data['source']}), {data['rows']:,} rows, {count(data['inputs'], 'input')}, {kind}. "
-        "Made by:"
+        f"Data: {data['name']} ({data['source']}), {data['rows']:,} rows, {plural(data['inputs'], 'input')}, {kind}. "
+        "This page was made by:"
     )
 
 
