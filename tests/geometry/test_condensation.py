@@ -357,3 +357,43 @@ def test_inputs_that_do_not_fit_and_foreign_networks_are_refused():
         condensation(Dense(jax.random.key(0), [2, 3, 1]), Landscape(jnp.ones((4, 3)), jnp.zeros((4, 1))))
     with pytest.raises(InputError, match="unit spaces"):
         condensation(eqx.nn.Linear(2, 3, key=jax.random.key(0)))
+
+
+# -- a training run --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_clusters_along_the_textbook_run_appear_one_by_one():
+    """Four ReLU kinks from tiny weights by gradient descent: 1, 3, 4, 5, 6 directions, kinks where they belong."""
+    x = jnp.linspace(-1, 1, 50)[:, None]
+    s = jax.nn.relu
+    landscape = Landscape(x, -s(x) + s(2 * (x + 0.3)) - s(1.5 * (x - 0.4)) + s(0.5 * (x - 0.8)))
+
+    @eqx.filter_jit
+    def descend(network, landscape, steps):
+        params, static = eqx.partition(network, eqx.is_array)
+
+        def step(_, params):
+            gradient = eqx.filter_grad(lambda p: landscape(eqx.combine(p, static)))(params)
+            return jax.tree.map(lambda p, g: p - 0.2 * g, params, gradient)  # 0.1 for the loss without its half
+
+        return eqx.combine(jax.lax.fori_loop(0, steps, step, params), static)
+
+    network = Dense(jax.random.key(0), [1, 100, 1], activation="relu", init=2.0, use_output_bias=False)
+    bias = 1e-4 * jax.random.normal(jax.random.key(100), (100,))
+    network = eqx.tree_at(lambda n: n.layers[0].bias, network, bias)
+    counts, done = [], 0
+    for epoch in (100, 500, 1000, 5000, 10_000, 30_000, 100_000):
+        network = descend(network, landscape, jnp.asarray(epoch - done))
+        done = epoch
+        layer = report(network, keep=0.999, theta=5.0)
+        counts.append(layer.by_direction.counts[5.0])
+        if epoch == 1000:
+            assert float(layer.effective_number) == pytest.approx(1.0, abs=1e-3)
+        if epoch == 5000:
+            assert float(layer.effective_number) == pytest.approx(2.87, abs=0.1)
+    assert counts == [1, 1, 1, 3, 4, 5, 6]
+    kinks = np.array([c.kink for c in layer.clusters], float)
+    for truth in (-0.3, 0.4):
+        assert np.abs(kinks - truth).min() < 0.02
+    assert 45 <= len(layer.by_direction.active) <= 65
