@@ -39,14 +39,25 @@ def _table(rows: Sequence[Mapping[str, Any]]):
     from rich import box
     from rich.table import Table
 
+    rows = [_join_error(row) for row in rows]
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    columns = list(dict.fromkeys(name for row in rows for name in row))
+    named = dict.fromkeys(name for row in rows for name in row)
+    columns = [name for name in named if any(row.get(name) is not None for row in rows)]
     numeric = {name for name in columns if all(_is_number(row.get(name)) for row in rows)}
     for name in columns:
         table.add_column(name, justify="right" if name in numeric else "left")
     for row in rows:
         table.add_row(*(_cell(row.get(name)) for name in columns))
     return table
+
+
+def _join_error(row: Mapping[str, Any]) -> dict[str, Any]:
+    """`held-out loss` and `standard error` as one cell, which a terminal has room for."""
+    joined = dict(row)
+    error = joined.pop("standard error", None)
+    if error is not None:
+        joined["held-out loss"] = f"{_cell(joined['held-out loss'])} ± {error:.2g}"
+    return joined
 
 
 def _is_number(value: Any) -> bool:
