@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import sys
 
 import numpy as np
 import pandas as pd
@@ -231,6 +232,20 @@ def test_a_report_is_written_anew_from_what_is_stored(csv, monkeypatch):
     assert run.report.read_text() == text
     assert run.verify() == ()
     assert not list(run.directory.glob("*.new"))
+
+
+def test_a_report_that_fails_costs_no_survey(csv, surveyed, monkeypatch):
+    def fail(*_, **__):
+        raise ZeroDivisionError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sys.modules["lossatlas.workbench._report"], "write_report", fail)
+        with pytest.raises(ZeroDivisionError):
+            lossatlas.survey(csv)
+    run = lossatlas.survey(csv)
+    assert run.report.exists()
+    assert run.verify() == ()
+    assert len(surveyed) == 1
 
 
 @pytest.mark.usefixtures("surveyed")

@@ -134,12 +134,10 @@ class SurveyRun:
         """Write the report anew from what is stored; nothing is computed again."""
         from lossatlas.workbench._report import write_report
 
-        new = self.report.with_name(f"{REPORT}.new")
-        write_report(new, self.tables, self.arrays, regenerate=self.regenerate, versions=self.versions)
-        new.replace(self.report)
+        write_report(self.report, self.tables, self.arrays, regenerate=self.regenerate, versions=self.versions)
         stated = self._record["checksums"] | {REPORT: checksums(self.directory)[REPORT]}
-        self._record = {**self._record, "checksums": stated}
-        write_record(self.directory, self._record)
+        write_record(self.directory, {**self._record, "checksums": stated})
+        self._record = read_record(self.directory)
         return self.report
 
 

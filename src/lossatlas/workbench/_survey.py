@@ -13,8 +13,8 @@ from lossatlas.atlas import SurveyConfig
 from lossatlas.data import DataSet, from_arrays, load
 from lossatlas.workbench._command import survey_command
 from lossatlas.workbench._folder import check_folder, store_root
-from lossatlas.workbench._record import is_finished, versions
-from lossatlas.workbench._run import ARRAYS, NETWORKS, REPORT, SurveyRun
+from lossatlas.workbench._record import is_finished
+from lossatlas.workbench._run import ARRAYS, NETWORKS, SurveyRun
 from lossatlas.workbench._store import Place, make_run, run_key
 
 
@@ -80,11 +80,12 @@ def survey(
         def write(folder: pathlib.Path) -> dict[str, Any]:
             from lossatlas import atlas
 
-            return _write(folder, atlas.survey(dataset, config=config, progress=meter), command)
+            return _write(folder, atlas.survey(dataset, config=config, progress=meter))
 
         make_run(place, header, write, meter=meter, force=force)
     run = SurveyRun(place.directory)
-    if not run.report.exists():  # the one file that a user may have moved away
+    # Apart from the work, so that nothing is lost with a report that cannot be written, or that was moved away.
+    if not run.report.exists():
         run.write_report()
     return run
 
@@ -128,22 +129,20 @@ def _read(data: Any, y: Any, target: str | None) -> DataSet:
     return from_arrays(data, target)
 
 
-def _write(folder: pathlib.Path, survey: "Survey", command: str) -> dict[str, Any]:
-    """Write everything of a survey into a folder; returns what its record says of it."""
+def _write(folder: pathlib.Path, survey: "Survey") -> dict[str, Any]:
+    """Write everything of a survey but the report into a folder; returns what its record says of it."""
     from lossatlas import atlas
     from lossatlas.workbench._arrays import write_arrays
     from lossatlas.workbench._model import Model, write_model
-    from lossatlas.workbench._report import write_report
 
-    tables, arrays = atlas.survey_tables(survey), atlas.survey_arrays(survey)
-    write_arrays(folder / ARRAYS, arrays)
+    tables = atlas.survey_tables(survey)
+    write_arrays(folder / ARRAYS, atlas.survey_arrays(survey))
     (folder / NETWORKS).mkdir()
     files = {}
     for name, network in survey.networks().items():
         files[name] = f"{NETWORKS}/{name.replace('(', '').replace(')', '').replace(',', '-')}.safetensors"
         summary = _summary(name, tables)
         write_model(folder / files[name], Model(network, survey.data.preprocessing, survey.loss, summary))
-    write_report(folder / REPORT, tables, arrays, regenerate=command, versions=versions())
     return {"tables": tables, "networks": files}
 
 
