@@ -13,7 +13,7 @@ from jaxtyping import Float, PRNGKeyArray
 from lossatlas._errors import InputError
 from lossatlas._parameters import num_parameters
 from lossatlas._precision import require_float64
-from lossatlas._progress import ProgressLike, ProgressMeter, as_meter
+from lossatlas._progress import ProgressLike, as_meter
 from lossatlas._status import Certificate, Status
 from lossatlas.atlas._fit import Fit, fit_starts, slow_moments
 from lossatlas.atlas._starts import children, random_starts, small_network
@@ -166,7 +166,7 @@ def make_catalogue(
             if k == 0 and _is_squared_error(landscape):
                 found[k, r] = [_linear_entry(landscape, r, act)]
                 continue
-            entries, parents = _search(size_key, landscape, num_outputs, (k, r), act, search, found, meter)
+            entries, parents = _search(size_key, landscape, num_outputs, (k, r), act, search, found)
             found[k, r] = entries
             arrows += parents
     entries = [e for size in sorted(found, key=lambda s: (sum(s), s[0])) for e in found[size]]
@@ -251,7 +251,6 @@ def _search(
     act: Activation,
     search: Search,
     found: dict[tuple[int, int], list[Entry]],
-    meter: ProgressMeter,
 ) -> tuple[list[Entry], list[tuple[Entry, Entry]]]:
     """The entries of one size, and the smaller entries that lead to them."""
     k, r = size
@@ -263,16 +262,14 @@ def _search(
             origins.append(parent)
     starts += random_starts(key, landscape, num_outputs, k, r, act, search.random)
     origins += [None] * search.random
-    fitted = fit_starts(
-        starts, landscape, num_steps=search.num_steps, learning_rate=search.learning_rate, progress=meter
-    )
+    fitted = fit_starts(starts, landscape, num_steps=search.num_steps, learning_rate=search.learning_rate)
     basins = _basins(landscape, fitted, search.polish)
     points = find_critical_points(
         [fitted[basin[0]].network for basin in basins], landscape, method="trust_region", max_steps=search.max_steps
     )
     members = [[origins[i] for i in basin] for basin in basins]
     if search.descents:
-        saddles = _saddles(jax.random.fold_in(key, 1), landscape, num_outputs, size, act, search, meter)
+        saddles = _saddles(jax.random.fold_in(key, 1), landscape, num_outputs, size, act, search)
         points, members = points + saddles, members + [[None] for _ in saddles]
     groups = _distinct(points)
     entries, arrows = [], []
@@ -303,7 +300,6 @@ def _saddles(
     size: tuple[int, int],
     act: Activation,
     search: Search,
-    meter: ProgressMeter,
 ) -> list[CriticalPoint]:
     """Critical points near the stalls of gradient descent: Levenberg-Marquardt on the gradient, then Newton."""
     widths = [landscape.inputs.shape[1], size[0], num_outputs]
@@ -312,7 +308,7 @@ def _saddles(
         for i in range(search.descents)
     ]
     rate = default_learning_rate(landscape)
-    slow = slow_moments(starts, landscape, num_steps=_DESCENT_STEPS, learning_rate=rate, progress=meter)
+    slow = slow_moments(starts, landscape, num_steps=_DESCENT_STEPS, learning_rate=rate)
     if not slow:
         return []
     near = find_critical_points(slow, landscape, method="levenberg_marquardt", max_steps=2 * search.max_steps)
@@ -337,7 +333,7 @@ def _basins(landscape: Landscape, fitted: Sequence[Fit], most: int) -> list[list
         f = linked_predictions(landscape, fitted[i].network)
         near = [np.linalg.norm(f - g) < _SAME_BASIN * np.linalg.norm(g - g.mean(axis=0)) for g in functions]
         if any(near):
-            basins[near.index(True)].append(i)
+            basins[int(np.argmax(near))].append(i)
         else:
             basins.append([i])
             functions.append(f)

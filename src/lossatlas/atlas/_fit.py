@@ -7,7 +7,6 @@ import jax
 import numpy as np
 import optax
 
-from lossatlas._progress import ProgressMeter
 from lossatlas.landscape import Landscape
 from lossatlas.networks import Dense
 from lossatlas.training import train_ensemble
@@ -20,9 +19,7 @@ class Fit(eqx.Module):
     loss: float
 
 
-def fit_starts(
-    networks: Sequence[Dense], landscape: Landscape, *, num_steps: int, learning_rate: float, progress: ProgressMeter
-) -> list[Fit]:
+def fit_starts(networks: Sequence[Dense], landscape: Landscape, *, num_steps: int, learning_rate: float) -> list[Fit]:
     """Full-batch Adam with cosine decay from every start, in order.
 
     Cost: `num_steps` gradient evaluations a start.
@@ -35,14 +32,13 @@ def fit_starts(
         optimizer=optax.adam(schedule),
         num_steps=num_steps,
         snapshots=[num_steps],
-        progress=progress,
     )
     members = [runs.member(i) for i in range(len(networks))]
     return [Fit(member.network, float(member.loss[-1])) for member in members]
 
 
 def slow_moments(
-    networks: Sequence[Dense], landscape: Landscape, *, num_steps: int, learning_rate: float, progress: ProgressMeter
+    networks: Sequence[Dense], landscape: Landscape, *, num_steps: int, learning_rate: float
 ) -> list[Dense]:
     """Networks at the stalls of gradient descent: local minima of |d log loss / d log step|, the end, and the
     moments around.
@@ -58,7 +54,6 @@ def slow_moments(
         learning_rate=learning_rate,
         num_steps=num_steps,
         snapshots=80,
-        progress=progress,
     )
     found = []
     for i in range(len(networks)):

@@ -135,9 +135,9 @@ def select(
                 task.update(done, name)
                 size_key = jax.random.fold_in(fold_key, i)
                 if name == BIG:
-                    network = fit_big(size_key, seen, outputs, hidden, activation, recipe, progress)
+                    network = fit_big(size_key, seen, outputs, hidden, activation, recipe)
                 else:
-                    network = fit_small(size_key, seen, outputs, sizes[i], activation, recipe, progress)
+                    network = fit_small(size_key, seen, outputs, sizes[i], activation, recipe)
                 counts[name] = num_parameters(network)
                 row_losses, row_hits = _score(unseen, network)
                 losses[name].append(np.asarray(row_losses))
@@ -154,10 +154,10 @@ def select(
     everything = data.landscape(loss)
     outputs = data.num_outputs(loss)
     if recommended.name == BIG:
-        network = fit_big(final_key, everything, outputs, hidden, activation, recipe, progress)
+        network = fit_big(final_key, everything, outputs, hidden, activation, recipe)
     else:
         size = sizes[names.index(recommended.name)]
-        network = fit_small(final_key, everything, outputs, size, activation, recipe, progress)
+        network = fit_small(final_key, everything, outputs, size, activation, recipe)
     return Selection(
         tuple(candidates),
         best.name,
@@ -185,7 +185,6 @@ def fit_small(
     size: tuple[int, int],
     act: Activation,
     recipe: Recipe,
-    progress: ProgressMeter,
 ) -> Dense:
     """One small network by the recipe."""
     k, r = size
@@ -197,9 +196,7 @@ def fit_small(
         d = inputs.shape[1]
         return small_network(jnp.zeros((0, d)), jnp.zeros(0), writers, jnp.zeros((outputs, 0)), readers, bias, act)
     starts = random_starts(key, landscape, outputs, k, r, act, recipe.num_starts)
-    fitted = fit_starts(
-        starts, landscape, num_steps=recipe.num_steps, learning_rate=recipe.learning_rate, progress=progress
-    )
+    fitted = fit_starts(starts, landscape, num_steps=recipe.num_steps, learning_rate=recipe.learning_rate)
     return min(fitted, key=lambda fit: fit.loss if np.isfinite(fit.loss) else np.inf).network
 
 
@@ -210,7 +207,6 @@ def fit_big(
     hidden: tuple[int, ...],
     act: Activation,
     recipe: Recipe,
-    progress: ProgressMeter,
 ) -> Dense:
     """The big network as one would train it: Glorot, Adam."""
     network = Dense(key, [landscape.inputs.shape[1], *hidden, outputs], activation=act)
@@ -223,7 +219,6 @@ def fit_big(
         num_steps=recipe.big_steps,
         batch_size=recipe.batch_size if landscape.size > recipe.batch_above else None,
         snapshots=[recipe.big_steps],
-        progress=progress,
     ).network
 
 
