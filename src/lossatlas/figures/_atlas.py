@@ -23,8 +23,8 @@ class _Shape:
     """Sizes in pixels of the picture, wide or compact, and the shares of its panels."""
 
     def __init__(self, compact: bool, num_legend: int):
-        rows = -(-num_legend // 3) if compact else 2 - (num_legend <= 4)
-        self.margin = {"l": 66 if compact else 78, "r": 66 if compact else 142, "t": 18 + 19 * rows, "b": 48}
+        rows = -(-num_legend // 2) if compact else 2 - (num_legend <= 4)
+        self.margin = {"l": 72 if compact else 86, "r": 66 if compact else 142, "t": 18 + 19 * rows, "b": 48}
         self.height = (640 if compact else 740) + self.margin["t"]
         self.domains = ([0.44, 1.0], [0.22, 0.40], [0.0, 0.18])
         inner = self.height - self.margin["t"] - self.margin["b"]

@@ -7,7 +7,7 @@ import plotly.graph_objects as go
 
 from lossatlas.figures._curves import read_curves
 from lossatlas.figures._entries import Row, entry_colours, plain, shown_training
-from lossatlas.figures._numbers import log_ticks
+from lossatlas.figures._numbers import format_number, log_ticks
 from lossatlas.figures._theme import FAINT, MUTED, PALETTE, PAPER, new_figure
 
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 VISIT_DISTANCE = 0.15  # the threshold of lossatlas.atlas, drawn as a line
 _APPROACHED = 0.5
+_LEAST = 0.01  # nearer than this is not told apart: a triangle at the edge, its number in the tooltip
 _DASHES = ("solid", "dash", "dot", "dashdot")
 
 
@@ -56,16 +57,23 @@ def distance_figure(tables: Row, arrays: "xr.DataTree", *, compact: bool = False
             line=style,
             hovertemplate="step %{x:,d}<br>distance %{y:.3f}<extra>" + label + "</extra>",
         )
+        below = visit["distance"] < _LEAST
         figure.add_scatter(
             x=[max(visit["step"], 1)],
-            y=[visit["distance"]],
+            y=[max(visit["distance"], _LEAST)],
             mode="markers",
             showlegend=False,
-            marker={"size": 9, "color": style["color"], "line": {"color": PAPER, "width": 1.5}},
-            hovertemplate="nearest: step %{x:,d}<br>distance %{y:.4f}<extra>" + label + "</extra>",
+            marker={
+                "symbol": "triangle-down" if below else "circle",
+                "size": 11 if below else 9,
+                "color": style["color"],
+                "line": {"color": PAPER, "width": 1.5},
+            },
+            text=[f"nearest: step {visit['step']:,}<br>distance {format_number(visit['distance'], 4)}"],
+            hovertemplate="%{text}<extra>" + label + "</extra>",
         )
     everything = np.concatenate([*shown, [VISIT_DISTANCE]])
-    low, high = float(everything.min()) * 0.8, min(max(float(everything.max()), 1.0), 3.0) * 1.2
+    low, high = max(float(everything.min()), _LEAST) * 0.8, min(max(float(everything.max()), 1.0), 3.0) * 1.2
     figure.add_hline(y=VISIT_DISTANCE, line={"color": MUTED, "width": 1.2, "dash": "dash"})
     figure.add_annotation(
         text="a visit is below 0.15",
@@ -92,7 +100,7 @@ def distance_figure(tables: Row, arrays: "xr.DataTree", *, compact: bool = False
         yaxis={
             "type": "log",
             "range": [np.log10(low), np.log10(high)],
-            "title": {"text": "relative distance<br>of the predictions"},
+            "title": {"text": "relative distance of predictions"},
             **log_ticks(low, high),
         },
     )

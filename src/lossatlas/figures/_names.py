@@ -14,13 +14,21 @@ BESIDE = (
     Offset(-9, 0, "right", "middle"),
     Offset(0, -9, "center", "bottom"),
     Offset(0, 9, "center", "top"),
+    Offset(16, -8, "left", "bottom"),
+    Offset(16, 8, "left", "top"),
+    Offset(-16, -8, "right", "bottom"),
+    Offset(-16, 8, "right", "top"),
+    Offset(30, 0, "left", "middle"),
+    Offset(30, -16, "left", "bottom"),
+    Offset(30, 16, "left", "top"),
+    Offset(-30, 0, "right", "middle"),
 )
 _FAR = 14
 
 
 def panel_widths(*, compact: bool) -> tuple[float, float]:
     """The narrowest and the widest panel, in pixels, that a figure of this kind is shown with."""
-    return (225.0, 480.0) if compact else (430.0, 1000.0)
+    return (205.0, 520.0) if compact else (500.0, 1000.0)
 
 
 def name_points(

@@ -7,7 +7,7 @@ from typing import Any
 _SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
-def format_number(value: float | None, digits: int = 4) -> str:
+def format_number(value: int | float | None, digits: int = 4) -> str:
     """`2100` as 2,100; `0.17168797` as 0.1717; `1.2e-9` as 1.2 × 10⁻⁹; what is missing or not finite as a dash.
 
     **Arguments:**

@@ -27,7 +27,7 @@ def selection_figure(tables: Row, *, compact: bool = False) -> go.Figure:
     means = np.array([r["loss"] for r in rows])
     logarithmic = bool(means.size and means.min() > 0 and means.max() > 4 * means.min())
     height = 400 if compact else 440
-    margin = {"l": 66 if compact else 78, "r": 16 if compact else 30, "t": 62 if compact else 40, "b": 52}
+    margin = {"l": 72 if compact else 86, "r": 16 if compact else 30, "t": 62 if compact else 40, "b": 52}
     figure = new_figure(height=height + margin["t"], margin=margin, compact=compact)
     fit = [r for r in rows if is_within_error(r, selection)]
     groups = (

@@ -98,7 +98,8 @@ def new_figure(*, height: int, margin: dict[str, int], compact: bool) -> go.Figu
             "yanchor": "top",
             "font": {"size": 11 if compact else 12},
             "itemwidth": 30,
-            **({"entrywidth": 0.31, "entrywidthmode": "fraction"} if compact else {}),
+            "itemsizing": "constant",
+            **({"entrywidth": 66, "entrywidthmode": "pixels"} if compact else {}),
         },
     )
     return figure

@@ -27,7 +27,7 @@ def tree_figure(tables: Row, *, compact: bool = False) -> go.Figure:
     floor = least / 3 if (losses < least).any() else least
     points = {r["name"]: (_across(r), max(r["loss"], floor)) for r in rows}
     height = 420 if compact else 480
-    margin = {"l": 66 if compact else 78, "r": 12 if compact else 24, "t": 62 if compact else 42, "b": 52}
+    margin = {"l": 72 if compact else 86, "r": 12 if compact else 24, "t": 62 if compact else 42, "b": 52}
     figure = new_figure(height=height + margin["t"], margin=margin, compact=compact)
     _edges(figure, [(points[a], points[b]) for a, b in tables["leads_to"] if a in points and b in points])
     colours, met = entry_colours(tables), {v["name"]: v["verdict"] for v in met_visits(tables)}

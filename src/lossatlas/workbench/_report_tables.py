@@ -9,11 +9,12 @@ from lossatlas.workbench._report_words import BIG, Row, shown_training, units_te
 
 
 class Cell(NamedTuple):
-    """A cell: its text, all digits or more words as a tooltip, and whether it is a number."""
+    """A cell: its text, all digits or more words as a tooltip, whether it is a number, a remark in small type below."""
 
     text: str
     title: str = ""
     is_number: bool = False
+    remark: str = ""
 
 
 class Table(NamedTuple):
@@ -28,7 +29,7 @@ class Table(NamedTuple):
     marked: tuple[int, ...] = ()
 
 
-def number(value: float | None, digits: int = 4, *, unit: str = "") -> Cell:
+def number(value: int | float | None, digits: int = 4, *, unit: str = "") -> Cell:
     """A number for people, with all its digits in the tooltip."""
     if value is None:
         return Cell("–", "not available", True)
@@ -161,12 +162,10 @@ def catalogue_table(tables: Row) -> Table:
         Cell("in words"),
         Cell("parameters", "", True),
         Cell("training loss", "", True),
-        Cell("kind"),
-        Cell("inertia", "numbers of negative, zero and positive eigenvalues of the Hessian"),
+        Cell("kind (inertia)", "inertia: numbers of negative, zero and positive eigenvalues of the Hessian"),
         Cell("held-out loss", "of this size, refitted on the training rows, ± standard error", True),
         *([Cell("accuracy", "on the held-out rows, of this size", True)] if has_accuracy else []),
         Cell("training", "of the big network, in the run that is shown"),
-        Cell("remarks"),
     ]
     rows, marked = [], []
     for row in tables["catalogue"]:
@@ -180,11 +179,9 @@ def catalogue_table(tables: Row) -> Table:
                 number(row["parameters"]),
                 number(row["loss"]),
                 _kind(row),
-                _inertia(row),
                 measured(row["held_out_loss"], row["held_out_error"]),
                 *([percent(row["held_out_accuracy"])] if has_accuracy else []),
                 Cell({"visit": "visits it"}.get(verdicts.get(row["name"], "–"), verdicts.get(row["name"], "–"))),
-                Cell(_remarks(row)),
             ]
         )
     return Table("The small networks of this data", heads, rows, tuple(marked))
@@ -301,18 +298,14 @@ def _interval(visit: Row) -> str:
 def _kind(row: Row) -> Cell:
     gradient = f"largest component of the gradient: {row['gradient_norm']!r}"
     if row["kind"] != "critical point":
-        return Cell(row["kind"], gradient)
-    words = {True: "critical point, minimum", False: "critical point, saddle"}
-    return Cell(words.get(row["is_minimum"], "critical point, type not certified"), gradient)
-
-
-def _inertia(row: Row) -> Cell:
-    if row["inertia"] is None:
-        return Cell("–", "not measured")
-    negative, zero, positive = row["inertia"]
-    return Cell(
-        f"({negative}, {zero}, {positive})", f"{negative} negative, {zero} zero, {positive} positive eigenvalues"
-    )
+        return Cell(row["kind"], gradient, remark=_remarks(row))
+    words = {True: "minimum", False: "saddle"}
+    text = f"critical point, {words.get(row['is_minimum'], 'type not certified')}"
+    if row["inertia"] is not None:
+        negative, zero, positive = row["inertia"]
+        text += f" ({negative}, {zero}, {positive})"
+        gradient += f"; {negative} negative, {zero} zero, {positive} positive eigenvalues"
+    return Cell(text, gradient, remark=_remarks(row))
 
 
 def _remarks(row: Row) -> str:

@@ -22,7 +22,7 @@
     element.style.minHeight = figure.layout.height + "px";
     Plotly.react(element, figure.data, figure.layout, {
       displaylogo: false,
-      displayModeBar: narrow ? false : "hover",
+      displayModeBar: narrow || !matchMedia("(hover: hover)").matches ? false : "hover",
       modeBarButtonsToRemove: ["select2d", "lasso2d", "zoomIn2d", "zoomOut2d", "autoScale2d"],
       toImageButtonOptions: { filename: "lossatlas-" + name, scale: 2 },
     });
