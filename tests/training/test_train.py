@@ -86,7 +86,7 @@ def test_train_equals_a_hand_written_optax_loop(key, curve, arguments, transform
         for _ in range(25):
             updates, state = transformation.update(jax.grad(loss)(layers), state, layers)
             layers = optax.apply_updates(layers, updates)
-    expected = np.concatenate([np.ravel(a) for layer in layers for a in layer])
+    expected = np.concatenate([np.ravel(a) for a in jax.tree.leaves(layers)])
     np.testing.assert_allclose(run.parameters[0], expected, rtol=1e-9, atol=1e-12)
 
 

@@ -5,14 +5,14 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Key, PRNGKeyArray, PyTree
+from jaxtyping import Array, Float, Int, Key, PRNGKeyArray
 
 from lossatlas._errors import InputError
-from lossatlas._parameters import named_parameters, ravel
+from lossatlas._parameters import Unravel, named_parameters, num_parameters
 from lossatlas._progress import ProgressLike
 from lossatlas._types import Network
 from lossatlas.landscape import Landscape
-from lossatlas.training._loop import DIVERGED, Job, State, advance, start
+from lossatlas.training._loop import DIVERGED, Job, State, advance, compiled, start, unravel_of
 from lossatlas.training._optimizer import Optimizer, OptimizerLike, as_optimizer
 from lossatlas.training._result import Ensemble
 from lossatlas.training._snapshots import DEFAULT_SNAPSHOTS, as_steps
@@ -74,26 +74,27 @@ def train_ensemble(
     size = keys.shape[0]
     members = [networks(key) for key in keys] if callable(networks) else list(networks)
     stacked = _stack(members, size)
-    vectors = jnp.stack([ravel(member)[0] for member in members])
-    rule = as_optimizer(optimizer, learning_rate, hyperparameters, vectors.dtype)
+    unravel = unravel_of(stacked)
+    dtype = jnp.result_type(*jax.tree.leaves(unravel.like))
+    rule = as_optimizer(optimizer, learning_rate, hyperparameters, dtype)
     values = {name: _spread(name, value, size) for name, value in rule.hyperparameters.items()}
-    _, unravel = ravel(stacked)
     job = Job(
         key=keys,
         unravel=unravel,
         landscape=landscape,
         optimizer=Optimizer(values, rule.make, rule.is_factory, rule.on_vector),
         snapshot_steps=jnp.asarray(as_steps(snapshots, num_steps), jnp.int32),
-        tolerance=None if gradient_tolerance is None else jnp.asarray(gradient_tolerance, vectors.dtype),
+        tolerance=None if gradient_tolerance is None else jnp.asarray(gradient_tolerance, dtype),
         batch_size=as_batch_size(batch_size, landscape),
     )
     if vmap_size is None:
         vmap_size = 1 if jax.default_backend() == "cpu" else _VMAP_SIZE
     jobs = _Jobs(job, min(vmap_size, size))
-    work = landscape.size * vectors.size
-    state, stats = drive(_start_all, _advance_all, jobs, vectors, num_steps, work, chunk_seconds, progress)
+    work = landscape.size * num_parameters(stacked)
+    state, stats = drive(_start_all, _advance_all, jobs, num_steps, work, chunk_seconds, progress)
     settings = as_settings(optimizer, {}, num_steps, batch_size, gradient_tolerance)
-    return _as_ensemble(stacked, state, values, stats, settings)
+    trained = compiled(_networks_of)(unravel, state.point.vector)
+    return _as_ensemble(trained, state, values, stats, settings)
 
 
 class _Jobs(eqx.Module):
@@ -103,15 +104,21 @@ class _Jobs(eqx.Module):
     vmap_size: int = eqx.field(static=True)
 
 
-def _start_all(jobs: _Jobs, vectors: Float[Array, "m p"]) -> State:
-    return _map(start, jobs, vectors)
+def _start_all(jobs: _Jobs) -> State:
+    return _map(lambda job, _: start(job), jobs, None)
 
 
 def _advance_all(jobs: _Jobs, states: State, stop: Int[Array, ""]) -> State:
     return _map(lambda job, state: advance(job, state, stop), jobs, states)
 
 
-def _map(fn: Callable[[Job, Any], State], jobs: _Jobs, points: PyTree[Array]) -> State:
+def _networks_of(unravels: Unravel, vectors: Float[Array, "m p"]) -> Network:
+    arrays, static = eqx.partition(unravels, eqx.is_array)
+    trained = jax.vmap(lambda unravel, vector: eqx.combine(unravel, static).tangent(vector))(arrays, vectors)
+    return eqx.combine(trained, unravels.rest)
+
+
+def _map(fn: Callable[[Job, Any], State], jobs: _Jobs, states: State | None) -> State:
     job = jobs.job
     common = lambda j: (j.landscape, j.snapshot_steps, j.tolerance)  # noqa: E731
     own = eqx.tree_at(common, job, (None, None, None), is_leaf=lambda x: x is None)
@@ -121,7 +128,7 @@ def _map(fn: Callable[[Job, Any], State], jobs: _Jobs, points: PyTree[Array]) ->
         mine = eqx.tree_at(common, eqx.combine(member[0], static), common(job), is_leaf=lambda x: x is None)
         return fn(mine, member[1])
 
-    return jax.lax.map(one, (own, points), batch_size=None if jobs.vmap_size == 1 else jobs.vmap_size)
+    return jax.lax.map(one, (own, states), batch_size=None if jobs.vmap_size == 1 else jobs.vmap_size)
 
 
 def _stack(members: Sequence[Network], size: int) -> Network:
@@ -148,7 +155,7 @@ def _spread(name: str, value: Any, size: int) -> Any:
 
 
 def _as_ensemble(
-    stacked: Network, state: State, values: dict[str, Any], stats: dict[str, Any], settings: dict[str, Any]
+    trained: Network, state: State, values: dict[str, Any], stats: dict[str, Any], settings: dict[str, Any]
 ) -> Ensemble:
     point, records = state.point, state.records
     counts, codes, last = np.asarray(records.count), np.asarray(point.code), np.asarray(point.step)
@@ -157,9 +164,6 @@ def _as_ensemble(
     steps = np.where(real, np.asarray(records.steps)[:, :rows], -1)
     masked = lambda a: np.where(real, np.asarray(a)[:, :rows], np.asarray(np.nan, a.dtype))  # noqa: E731
     parameters = np.where(real[:, :, None], np.asarray(records.parameters)[:, :rows], np.nan)
-    _, unravel = ravel(jax.tree.map(lambda a: a[0] if eqx.is_array(a) else a, stacked))
-    _, rest = eqx.partition(stacked, eqx.is_inexact_array)
-    trained = eqx.combine(jax.vmap(unravel.tangent)(point.vector), rest)
     return Ensemble(
         networks=trained,
         steps=steps,

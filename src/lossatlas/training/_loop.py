@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key, PyTree
 
-from lossatlas._parameters import Unravel
-from lossatlas._types import Vector
+from lossatlas._parameters import Unravel, ravel_tangent, select
+from lossatlas._types import Network, Vector
 from lossatlas.landscape import Landscape
 from lossatlas.training._optimizer import Optimizer
 
@@ -61,8 +61,9 @@ class State(eqx.Module):
     records: Records
 
 
-def start(job: Job, vector: Vector) -> State:
-    """The state before the first step."""
+def start(job: Job) -> State:
+    """The state before the first step: the parameters are those that `job.unravel` was made from."""
+    vector = ravel_tangent(job.unravel.like)
     loss, gradient = _evaluate(job, vector)
     point = Point(
         step=jnp.asarray(0, jnp.int32),
@@ -174,6 +175,16 @@ def _record(job: Job, state: State) -> State:
         parameters=records.parameters.at[row].set(point.vector),
     )
     return State(eqx.tree_at(lambda p: p.code, point, code), records)
+
+
+def unravel_of(network: Network) -> Unravel:
+    """What turns vectors into networks; the flattening itself is left to the program."""
+    return Unravel(*eqx.partition(network, select(network)))
+
+
+def network_of(unravel: Unravel, vector: Vector) -> Network:
+    """The network of a parameter vector; a function, so that it can be one program."""
+    return unravel(vector)
 
 
 @ft.cache

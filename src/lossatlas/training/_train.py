@@ -9,12 +9,23 @@ import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 
 from lossatlas._errors import InputError
-from lossatlas._parameters import ravel
+from lossatlas._parameters import num_parameters
 from lossatlas._progress import ProgressLike, as_meter
 from lossatlas._status import Status
 from lossatlas._types import Network
 from lossatlas.landscape import Landscape
-from lossatlas.training._loop import CONVERGED, DIVERGED, RUNNING, Job, State, advance, compiled, start
+from lossatlas.training._loop import (
+    CONVERGED,
+    DIVERGED,
+    RUNNING,
+    Job,
+    State,
+    advance,
+    compiled,
+    network_of,
+    start,
+    unravel_of,
+)
 from lossatlas.training._optimizer import OptimizerLike, as_optimizer, optimizer_name
 from lossatlas.training._result import Training
 from lossatlas.training._snapshots import DEFAULT_SNAPSHOTS, as_steps
@@ -24,6 +35,7 @@ Observer = Callable[[int, Network], Any]
 """`observe(step, network)`; what it returns is ignored."""
 
 STATUS = {RUNNING: Status.FINISHED, CONVERGED: Status.CONVERGED, DIVERGED: Status.DIVERGED}
+_CACHED_SECONDS = 0.02  # a program that answers within this was not compiled
 _FLOPS = 1e9  # a cautious guess of operations in a second, for the length of the first chunk only
 
 
@@ -88,8 +100,9 @@ def train(
         2.0
     """
     check_numbers(num_steps, batch_size, gradient_tolerance, chunk_seconds)
-    vector, unravel = ravel(network)
-    rule = as_optimizer(optimizer, learning_rate, hyperparameters, vector.dtype)
+    unravel = unravel_of(network)
+    dtype = jnp.result_type(*jax.tree.leaves(unravel.like))
+    rule = as_optimizer(optimizer, learning_rate, hyperparameters, dtype)
     for name, value in rule.hyperparameters.items():
         if isinstance(value, Array) and value.ndim:
             msg = f"{name} must be a single number, got shape {value.shape}; train_ensemble takes arrays."
@@ -104,26 +117,27 @@ def train(
         landscape=landscape,
         optimizer=rule,
         snapshot_steps=jnp.asarray(steps, jnp.int32),
-        tolerance=None if gradient_tolerance is None else jnp.asarray(gradient_tolerance, vector.dtype),
+        tolerance=None if gradient_tolerance is None else jnp.asarray(gradient_tolerance, dtype),
         batch_size=as_batch_size(batch_size, landscape),
     )
+
+    build = compiled(network_of)
 
     def seen(state: State) -> None:
         step = int(state.point.step)
         if observe is not None and step in stops:
-            observe(step, unravel(state.point.vector))
+            observe(step, build(unravel, state.point.vector))
 
-    work = landscape.size * vector.size
-    state, stats = drive(start, advance, job, vector, num_steps, work, chunk_seconds, progress, stops, seen)
+    work = landscape.size * num_parameters(network)
+    state, stats = drive(start, advance, job, num_steps, work, chunk_seconds, progress, stops, seen)
     settings = as_settings(optimizer, rule.hyperparameters, num_steps, batch_size, gradient_tolerance)
-    return _as_training(network, state, stats, settings)
+    return _as_training(build(unravel, state.point.vector), state, stats, settings)
 
 
 def drive(
     first: Callable[..., State],
     onward: Callable[..., State],
     job: Any,
-    vector: Array,
     num_steps: int,
     work: int,
     chunk_seconds: float,
@@ -137,9 +151,10 @@ def drive(
     """
     first, onward = compiled(first), compiled(onward)
     clock = time.perf_counter()
-    state = first(job, vector)
-    # A call of no steps compiles the program, so that the time of the run can be told from that of the compiler.
-    state = jax.block_until_ready(onward(job, state, _as_stop(0)))
+    state = jax.block_until_ready(first(job))
+    if time.perf_counter() - clock > _CACHED_SECONDS:
+        # `first` was probably compiled just now, so `onward` will be: a call of no steps, to tell compiler from run.
+        state = jax.block_until_ready(onward(job, state, _as_stop(0)))
     compile_seconds = time.perf_counter() - clock
     clock = time.perf_counter()
     stops = np.asarray(stops, int)
@@ -167,10 +182,9 @@ def _as_stop(step: int) -> Array:
 def _as_training(network: Network, state: State, stats: dict[str, Any], settings: dict[str, Any]) -> Training:
     count = int(state.records.count)
     code = int(state.point.code)
-    _, unravel = ravel(network)
     keep = lambda a: np.asarray(a)[:count]  # noqa: E731
     return Training(
-        network=unravel(state.point.vector),
+        network=network,
         steps=keep(state.records.steps),
         loss=keep(state.records.loss),
         gradient_norm=keep(state.records.gradient_norm),

@@ -1,0 +1,139 @@
+"""What benchmarks share: one thread, alternating repeats, rows, a table and a JSON file.
+
+Import this module and call `single_thread()` before jax, numpy or torch is imported: thread pools are sized then.
+"""
+
+import argparse
+import dataclasses
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+import statistics
+import time
+from collections.abc import Callable, Sequence
+
+
+_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+
+
+def single_thread() -> str:
+    """One thread for everything, by environment variables and by pinning the process to one processor.
+
+    OpenMP, MKL and OpenBLAS read their variables when they are loaded; XLA sizes its pool by the processors that
+    the process may use, so it is pinned to one of them (on Linux; elsewhere Eigen's threads in XLA are off, and
+    the row says so).
+    """
+    for name in _THREADS:
+        os.environ[name] = "1"
+    os.environ["XLA_FLAGS"] = f"--xla_cpu_multi_thread_eigen=false {os.environ.get('XLA_FLAGS', '')}".strip()
+    os.environ["JAX_PLATFORMS"] = "cpu"
+    if not hasattr(os, "sched_setaffinity"):
+        return "1 (not pinned)"
+    os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+    return "1 (pinned to one processor)"
+
+
+@dataclasses.dataclass(frozen=True)
+class Times:
+    """Seconds of one side over the repeats."""
+
+    min: float
+    median: float
+    max: float
+
+    @classmethod
+    def of(cls, seconds: Sequence[float]) -> "Times":
+        return cls(min(seconds), statistics.median(seconds), max(seconds))
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One job measured on both sides; `ratio` is peer / ours by the medians, `ratio_range` its extremes by pairs."""
+
+    job: str
+    ours: Times | None = None
+    peer_name: str = ""
+    peer: Times | None = None
+    ratio: float | None = None
+    ratio_range: tuple[float, float] | None = None
+    compile_seconds: float | None = None
+    accuracy: str = ""
+    target: float | None = None
+    threads: str = ""
+    not_run: str = ""
+
+
+def alternate(
+    ours: Callable[[], object], peer: Callable[[], object], repeats: int, per_ours: int = 1, per_peer: int = 1
+) -> tuple[Times, Times, float, tuple[float, float]]:
+    """Time both sides in turn, so that a change of the machine's load meets both.
+
+    Each side is divided by its number of units (`per_ours`, `per_peer`), for instance training runs. Both must be
+    warm. Returns the times, the ratio peer / ours of the medians, and the smallest and largest ratio of one pair.
+    """
+    first, second = [], []
+    for _ in range(repeats):
+        first.append(_seconds(ours) / per_ours)
+        second.append(_seconds(peer) / per_peer)
+    pairs = [b / a for a, b in zip(first, second, strict=True)]
+    return (
+        Times.of(first),
+        Times.of(second),
+        statistics.median(second) / statistics.median(first),
+        (min(pairs), max(pairs)),
+    )
+
+
+def _seconds(fn: Callable[[], object]) -> float:
+    clock = time.perf_counter()
+    fn()
+    return time.perf_counter() - clock
+
+
+def versions(*packages: str) -> dict[str, str]:
+    """Versions of Python, the platform and the packages; absent ones are named as such."""
+    found = {"python": platform.python_version(), "machine": platform.machine(), "processor": _processor()}
+    for package in packages:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+def _processor() -> str:
+    cpuinfo = pathlib.Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor()
+
+
+def arguments(description: str, repeats: int) -> argparse.Namespace:
+    """`--json FILE` and `--repeats N`."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--json", type=pathlib.Path, help="write the rows to this file as well")
+    parser.add_argument("--repeats", type=int, default=repeats, help=f"timed repeats of each side (default {repeats})")
+    return parser.parse_args()
+
+
+def report(rows: Sequence[Row], found: dict[str, str], path: pathlib.Path | None) -> None:
+    """Print the table, and write it as JSON where a path is given."""
+    print("  ".join(f"{name} {version}" for name, version in found.items()))
+    print(f"{'job':<48} {'ours':>10} {'peer':>10} {'ratio':>7} {'min..max':>13} {'aim':>5} {'compile':>8}  accuracy")
+    for row in rows:
+        if row.not_run or row.ours is None or row.peer is None or row.ratio_range is None:
+            print(f"{row.job:<48} not run: {row.not_run}")
+            continue
+        low, high = row.ratio_range
+        aim = "" if row.target is None else f"{row.target:g}"
+        print(
+            f"{row.job:<48} {row.ours.median * 1e3:>7.2f} ms {row.peer.median * 1e3:>7.1f} ms {row.ratio:>7.1f} "
+            f"{f'{low:.0f}..{high:.0f}':>13} {aim:>5} {row.compile_seconds or 0.0:>6.2f} s  {row.accuracy}"
+        )
+    if path is not None:
+        content = {"versions": found, "rows": [dataclasses.asdict(row) for row in rows]}
+        path.write_text(json.dumps(content, indent=2) + "\n")
