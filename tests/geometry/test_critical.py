@@ -205,6 +205,8 @@ def test_the_step_level_of_iris_is_never_a_critical_point(iris, method):
         assert runaway.kind == "step"
         assert runaway.units == ("hidden[0][0]",)
         assert runaway.smallest_preactivation > 4
+    # Its zeros have no reason but infinity, so it is no certified minimum either.
+    assert inertia(settled[0].network, iris).is_minimum is Certificate.NOT_CERTIFIED
     if method == "trust_region":
         assert len(settled) == len(points)
 
@@ -258,6 +260,13 @@ def test_many_starts_equal_single_runs(iris):
     alone = find_critical_point(networks[2], iris, method="trust_region")
     for a, b in zip(jax.tree.leaves(together[2].network), jax.tree.leaves(alone.network), strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+def test_a_search_cut_short_says_so(iris):
+    point = find_critical_point(starts(iris, 1, 1, 1)[0], iris, method="trust_region", max_steps=3)
+    assert point.status is Status.MAX_STEPS
+    assert point.stats["hessians"] == 3
+    assert np.isnan(point.drift)
 
 
 def test_gauges_of_the_start_do_not_change_what_is_found(iris):

@@ -29,6 +29,7 @@ _METHODS = {
     "trust_region": Method.TRUST_REGION,
 }
 _CHUNK_SECONDS = 1.0
+_STANDS = 1e-3  # polishing that moves a point further, relative to its norm, says that it does not stand still
 
 
 class CriticalPoint(eqx.Module):
@@ -168,14 +169,18 @@ def _result(
     phase = Phase(int(search.phase))
     polished = phase in (Phase.POLISH, Phase.STILL, Phase.MOVING)
     norm = float(jnp.linalg.norm(search.vector))
-    is_moving = phase is Phase.MOVING or not has_stayed(norms)
-    runaway = () if not is_moving else classify_escape(network, landscape, before=unravel(search.mark))
     drift = float(jnp.linalg.norm(search.vector - search.anchor)) / max(norm, 1.0) if polished else float("nan")
+    is_restless = polished and drift > _STANDS
+    is_moving = is_restless or phase is Phase.MOVING or not has_stayed(norms)
+    runaway = classify_escape(network, landscape, before=unravel(search.mark)) if is_moving else ()
     if phase is Phase.DIVERGED:
         status = Status.DIVERGED
     elif phase is Phase.MOVING or has_run_away(norms, runaway):
         status = Status.AT_INFINITY
-    elif polished and gradient_norm <= atol:
+    elif is_restless:
+        is_growing = norm > float(jnp.linalg.norm(search.anchor))
+        status = Status.AT_INFINITY if is_growing else Status.STALLED
+    elif phase is Phase.STILL and gradient_norm <= atol:
         status = Status.CONVERGED
     elif phase is Phase.STALLED:
         status = Status.STALLED

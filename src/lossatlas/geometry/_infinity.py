@@ -84,7 +84,9 @@ def has_run_away(norms: np.ndarray, runaway: "tuple[Runaway, ...]") -> bool:
     if reached >= _CLEAR:
         return growth > _STAYED
     is_named = any(r.kind != "unknown" for r in runaway)
-    return growth > _NAMED if is_named else reached >= 6 and growth > _GROWN
+    if is_named:
+        return growth > _NAMED
+    return reached >= 6 and growth > _GROWN and bool(norms[reached] > _NAMED * norms[reached - 1])
 
 
 def classify_escape(network: Network, landscape: Landscape, *, before: Network | None = None) -> tuple[Runaway, ...]:

@@ -41,8 +41,9 @@ def trust_region(lam: Float[Array, " p"], c: Float[Array, " p"], radius: Array) 
     noise = NOISE * size
     lowest = lam[0]
     is_convex = lowest > -negative_threshold(lam)
-    # In the convex case, eigenvalues at the noise level are damped rather than divided by.
-    convex = signed_newton(jnp.maximum(lam, 0.0), c, NOISE, jnp.inf)
+    # In the convex case, eigenvalues at the noise level are damped rather than divided by, and the gradient is
+    # followed down where the curvature is negative, but not beyond doubt.
+    convex = signed_newton(jnp.abs(lam), c, NOISE, jnp.inf)
     fits = is_convex & (jnp.linalg.norm(convex) <= radius)
 
     floor = jnp.maximum(-lowest, 0.0) + noise
