@@ -9,10 +9,10 @@ import numpy as np
 class Box(NamedTuple):
     """A rectangle in pixels, y downwards."""
 
-    left: float
-    top: float
-    right: float
-    bottom: float
+    left: int | float
+    top: int | float
+    right: int | float
+    bottom: int | float
 
     def overlap(self, other: "Box") -> float:
         """The common area."""
@@ -26,7 +26,9 @@ class Box(NamedTuple):
         return (self.right - self.left) * (self.bottom - self.top)
 
 
-def spread(wanted: Sequence[float], gap: float | Sequence[float], low: float, high: float) -> list[float]:
+def spread(
+    wanted: Sequence[int | float], gap: int | float | Sequence[int | float], low: int | float, high: int | float
+) -> list[float]:
     """Positions nearest to the wanted ones (least squares), in the same order, at least `gap` apart, within bounds.
 
     Labels that touch move as one block, as in isotonic regression (pool adjacent violators).
@@ -60,7 +62,7 @@ def spread(wanted: Sequence[float], gap: float | Sequence[float], low: float, hi
     return result.tolist()
 
 
-def text_size(text: str, font: float) -> tuple[float, float]:
+def text_size(text: str, font: int | float) -> tuple[float, float]:
     """Width and height in pixels of plain text with `<br>`, on the safe side for sans-serif fonts."""
     lines = text.replace("<b>", "").replace("</b>", "").split("<br>")
     return 0.58 * font * max(len(line) for line in lines) + 4, 1.3 * font * len(lines) + 2
@@ -69,12 +71,12 @@ def text_size(text: str, font: float) -> tuple[float, float]:
 class Offset(NamedTuple):
     """Where a label stands relative to its point: pixels to the nearest point of its box, and the side."""
 
-    dx: float
-    dy: float
+    dx: int | float
+    dy: int | float
     xanchor: str
     yanchor: str
 
-    def box(self, x: float, y: float, size: tuple[float, float]) -> Box:
+    def box(self, x: int | float, y: int | float, size: tuple[int | float, int | float]) -> Box:
         """The rectangle of a label of this size."""
         width, height = size
         left = x + self.dx - {"left": 0.0, "center": width / 2, "right": width}[self.xanchor]
@@ -98,11 +100,11 @@ def _candidates() -> list[Offset]:
 
 
 def place_labels(
-    points: Sequence[tuple[float, float]],
+    points: Sequence[tuple[int | float, int | float]],
     texts: Sequence[str],
-    font: float,
-    frames: Sequence[Callable[[float, float], tuple[float, float]]],
-    size: Sequence[tuple[float, float]],
+    font: int | float,
+    frames: Sequence[Callable[[int | float, int | float], tuple[int | float, int | float]]],
+    size: Sequence[tuple[int | float, int | float]],
     obstacles: np.ndarray,
     *,
     near: Sequence[Offset] = (),

@@ -15,11 +15,11 @@ from lossatlas.figures._theme import FAINT, INK, MUTED
 class Scale(NamedTuple):
     """A logarithmic loss axis: its range and the height of its panel in pixels."""
 
-    low: float
-    high: float
-    height: float
+    low: int | float
+    high: int | float
+    height: int | float
 
-    def pixel(self, value: float) -> float:
+    def pixel(self, value: int | float) -> float:
         """Pixels from the top."""
         span = np.log10(self.high) - np.log10(self.low)
         return float((np.log10(self.high) - np.log10(value)) / span * self.height)
@@ -121,8 +121,8 @@ def _name_level(
     group: Sequence[Mapping[str, Any]],
     text: str,
     scale: Scale,
-    at: float,
-    place: float,
+    at: int | float,
+    place: int | float,
     *,
     strong: bool,
     compact: bool,

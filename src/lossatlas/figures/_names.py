@@ -33,11 +33,11 @@ def panel_widths(*, compact: bool) -> tuple[float, float]:
 
 def name_points(
     figure: go.Figure,
-    points: Sequence[tuple[float, float]],
+    points: Sequence[tuple[int | float, int | float]],
     texts: Sequence[str],
     strong: Sequence[bool],
-    ranges: tuple[Sequence[float], Sequence[float]],
-    height: float,
+    ranges: tuple[Sequence[int | float] | np.ndarray, Sequence[int | float] | np.ndarray],
+    height: int | float,
     *,
     obstacles: np.ndarray,
     compact: bool,
@@ -52,7 +52,7 @@ def name_points(
     """
     (left, right), (bottom, top) = ranges
 
-    def frame(width: float):
+    def frame(width: int | float):
         return lambda x, y: ((x - left) / (right - left) * width, (top - y) / (top - bottom) * height)
 
     widths, font = panel_widths(compact=compact), 11 if compact else 12.5
