@@ -8,17 +8,43 @@ from typing import TYPE_CHECKING, Any
 
 
 if TYPE_CHECKING:
+    from lossatlas.atlas._catalogue import FULL as FULL
+    from lossatlas.atlas._catalogue import QUICK as QUICK
+    from lossatlas.atlas._catalogue import Catalogue as Catalogue
+    from lossatlas.atlas._catalogue import Entry as Entry
+    from lossatlas.atlas._catalogue import Search as Search
+    from lossatlas.atlas._catalogue import make_catalogue as make_catalogue
     from lossatlas.atlas._config import SurveyConfig as SurveyConfig
     from lossatlas.atlas._export import survey_arrays as survey_arrays
     from lossatlas.atlas._export import survey_tables as survey_tables
+    from lossatlas.atlas._selection import HeldOut as HeldOut
+    from lossatlas.atlas._selection import Selection as Selection
     from lossatlas.atlas._survey import Survey as Survey
     from lossatlas.atlas._survey import check_config as check_config
     from lossatlas.atlas._survey import survey as survey
+    from lossatlas.atlas._training import BigTraining as BigTraining
+    from lossatlas.atlas._visits import SlowDown as SlowDown
+    from lossatlas.atlas._visits import Visit as Visit
+    from lossatlas.atlas._visits import Visits as Visits
+    from lossatlas.atlas._visits import find_visits as find_visits
 
 _NAMES = {
+    "BigTraining": "lossatlas.atlas._training",
+    "Catalogue": "lossatlas.atlas._catalogue",
+    "Entry": "lossatlas.atlas._catalogue",
+    "FULL": "lossatlas.atlas._catalogue",
+    "HeldOut": "lossatlas.atlas._selection",
+    "QUICK": "lossatlas.atlas._catalogue",
+    "Search": "lossatlas.atlas._catalogue",
+    "Selection": "lossatlas.atlas._selection",
+    "SlowDown": "lossatlas.atlas._visits",
     "Survey": "lossatlas.atlas._survey",
     "SurveyConfig": "lossatlas.atlas._config",
+    "Visit": "lossatlas.atlas._visits",
+    "Visits": "lossatlas.atlas._visits",
     "check_config": "lossatlas.atlas._survey",
+    "find_visits": "lossatlas.atlas._visits",
+    "make_catalogue": "lossatlas.atlas._catalogue",
     "survey": "lossatlas.atlas._survey",
     "survey_arrays": "lossatlas.atlas._export",
     "survey_tables": "lossatlas.atlas._export",
