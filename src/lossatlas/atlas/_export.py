@@ -156,6 +156,7 @@ def _ending(survey: Survey) -> dict[str, Any]:
     return {
         "words": survey.ending.words,
         "output_scale": survey.ending.output_scale,
+        "refitted": survey.ending.refitted,
         "reductions": [_reduction(*reduction) for reduction in survey.ending.reductions],
         "layers": [
             {

@@ -40,6 +40,7 @@ from lossatlas.networks import activation as as_activation
 
 TOLERANCES = (0.03, 0.1, 0.3)
 _MANY_INPUTS = 30
+_REFIT_OUTPUTS = 3000
 
 
 class Ending(eqx.Module):
@@ -48,12 +49,14 @@ class Ending(eqx.Module):
     - `reductions`: the end point reduced at several tolerances, from strict to loose: the largest change of any output
       on the data, relative to `output_scale`, the root mean square deviation of the predictions from their mean.
     - `linearization`: per hidden layer, how linear it acts on the data.
+    - `refitted`: whether the reductions refit layers by least squares (up to 3,000 outputs in all), or only merge.
     - `words`: the honest name of the end point.
     """
 
     reductions: tuple[tuple[float, Dense, Reduction], ...]
     output_scale: float
     linearization: Linearization
+    refitted: bool
     words: str
 
 
@@ -212,10 +215,13 @@ def _survey(data: DataSet, config: SurveyConfig, loss: str, meter: ProgressMeter
 def _ending(run: BigTraining, landscape: Landscape) -> Ending:
     linear = linearization(run.network, landscape)
     unit = linear.output_scale
+    # The refit solves least-squares problems over all outputs again and again: minutes on a thousand rows.
+    refit = landscape.size * run.network.widths[-1] <= _REFIT_OUTPUTS
     reductions = tuple(
-        (share, *reduce(run.network, landscape, tolerance=share * unit, bottlenecks="merge")) for share in TOLERANCES
+        (share, *reduce(run.network, landscape, tolerance=share * unit, bottlenecks="merge", refit=refit))
+        for share in TOLERANCES
     )
-    return Ending(reductions, unit, linear, _words(run))
+    return Ending(reductions, unit, linear, refit, _words(run))
 
 
 def _words(run: BigTraining) -> str:
