@@ -393,6 +393,8 @@ def describe_runaway(point: CriticalPoint) -> str:
         "step": "becomes a step (pre-activations of {0.smallest_preactivation:.1f} or more on all data)",
         "linear": "becomes linear (incoming weights {0.incoming_norm:.1e}, outgoing {0.outgoing_norm:.1e})",
         "merging pair": "merge with opposite outgoing weights of {0.outgoing_norm:.0f}",
+        "merging group": "merge with outgoing weights of {0.outgoing_norm:.0f} that cancel",
+        "separable": "grow without end: some classes can be told apart without error",
         "unknown": "run away (weights grew {0.growth:.2f} times)",
     }
     if point.status is not Status.AT_INFINITY:
