@@ -110,7 +110,9 @@ class MergeLayer(eqx.Module):
 
     $W_{new} = U\,\mathrm{diag}(\lambda)\,V$ and $b_{new} = b + U(\lambda b' + \mu)$, with V, b' of the removed layer
     and U, b of the next one. Near an exact lift this is the map $\Phi$ with
-    $R_{deep} = R_{shallow} \circ \Phi$ (Bai et al. 2022; card of the depth embedding).
+    $R_{deep} = R_{shallow} \circ \Phi$ (Bai et al. 2022).
+
+    - `layer`: which hidden layer, counted from 0. `slope`, `offset`: $\lambda$ and $\mu$ of its neurons.
     """
 
     layer: int = eqx.field(static=True)

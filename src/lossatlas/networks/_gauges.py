@@ -51,6 +51,8 @@ def gauge_tangents(
 
     **Returns:** For each name that occurs, its directions as rows. Cost: one forward pass and singular value
     decompositions of the features.
+
+    **Raises:** `InputError` for networks other than [`lossatlas.networks.Dense`][].
     """
     if not isinstance(network, Dense):
         msg = f"gauge_tangents knows lossatlas.networks.Dense, got {type(network).__name__}."
@@ -407,7 +409,7 @@ def apply_mixing(network: Dense, space: str, matrix: Float[Array, "r r"]) -> Den
 
 
 def union_rank(tangents: dict[str, Float[Array, "k p"]], rtol: float = _RANK_TOLERANCE) -> int:
-    """The rank of the union of named tangents."""
+    """The rank of the union of named tangents: singular values of the unit rows above `rtol` times the largest."""
     if not tangents:
         return 0
     rows = np.concatenate([np.asarray(t) for t in tangents.values()])
