@@ -283,7 +283,7 @@ def _search(
             labels = ["a stall of gradient descent"]
         elif random_hits:
             labels.append("random start" if random_hits == 1 else f"{random_hits} random starts")
-        entry = _entry(name, size, points[group[0]], landscape, ", ".join(labels), len(came_from))
+        entry = entry_of(name, size, points[group[0]], landscape, ", ".join(labels), len(came_from))
         entries.append(entry)
         arrows += [(parent, entry) for parent in parents.values()]
     return entries, arrows
@@ -365,9 +365,10 @@ def _distinct(points: Sequence[CriticalPoint]) -> list[list[int]]:
     return ended or groups[:1]
 
 
-def _entry(
+def entry_of(
     name: str, size: tuple[int, int], point: CriticalPoint, landscape: Landscape, found_by: str, hits: int
 ) -> Entry:
+    """The entry of a point that a search ended with."""
     kinds: dict[Status, Kind] = {Status.CONVERGED: "critical point", Status.AT_INFINITY: "level at infinity"}
     kind = kinds.get(point.status, "not certified")
     small = num_parameters(point.network) <= _MAX_DENSE

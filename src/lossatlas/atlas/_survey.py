@@ -23,6 +23,7 @@ from lossatlas.atlas._catalogue import (
     make_catalogue,
 )
 from lossatlas.atlas._config import SurveyConfig
+from lossatlas.atlas._discovery import with_found_by_training
 from lossatlas.atlas._selection import BIG, Recipe, Selection, select
 from lossatlas.atlas._training import (
     BigTraining,
@@ -183,6 +184,9 @@ def _survey(data: DataSet, config: SurveyConfig, loss: str, meter: ProgressMeter
         num_steps=config.num_steps or default_num_steps(landscape, num_parameters(big)),
         progress=meter,
     )
+    if small_enough(landscape, data.num_outputs(loss)):
+        catalogue = with_found_by_training(catalogue, best_run(trainings), landscape)
+        trainings = [run.named_by(catalogue, landscape) for run in trainings]
     clock.lap("training")
     ending = _ending(best_run(trainings), landscape)
     clock.lap("reduction")
@@ -215,13 +219,17 @@ def _survey(data: DataSet, config: SurveyConfig, loss: str, meter: ProgressMeter
 def _ending(run: BigTraining, landscape: Landscape) -> Ending:
     linear = linearization(run.network, landscape)
     unit = linear.output_scale
-    # The refit solves least-squares problems over all outputs again and again: minutes on a thousand rows.
-    refit = landscape.size * run.network.widths[-1] <= _REFIT_OUTPUTS
+    refit = small_enough(landscape, run.network.widths[-1])
     reductions = tuple(
         (share, *reduce(run.network, landscape, tolerance=share * unit, bottlenecks="merge", refit=refit))
         for share in TOLERANCES
     )
     return Ending(reductions, unit, linear, refit, _words(run))
+
+
+def small_enough(landscape: Landscape, num_outputs: int) -> bool:
+    """Whether layers are refitted: least-squares problems over all outputs, minutes on a thousand rows."""
+    return landscape.size * num_outputs <= _REFIT_OUTPUTS
 
 
 def _words(run: BigTraining) -> str:

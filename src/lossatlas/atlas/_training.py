@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int, PRNGKeyArray
 
+from lossatlas._parameters import ravel
 from lossatlas._progress import ProgressMeter
 from lossatlas._status import Status
 from lossatlas.atlas._catalogue import Catalogue, count_outputs, linked_targets
@@ -31,6 +32,7 @@ class BigTraining(eqx.Module):
     - `parameters`: shape (s, p); `network`: the last.
     - `effective_neurons`: similarity-sensitive number of neurons per hidden layer, shape (s, layers).
     - `linear_units`: effective number of units that act linearly on the data, shape (s, layers).
+    - `trajectory`: predictions at the snapshots (probabilities for cross-entropy), shape (s, n, o).
     - `visits`: which catalogue entries it comes near.
     - `decay_exponent`: -d log loss / d log step over the last third of a decade: a loss that falls like a power of
       time near no level is a slow valley.
@@ -44,6 +46,7 @@ class BigTraining(eqx.Module):
     network: Dense
     effective_neurons: Float[np.ndarray, "s layers"]
     linear_units: Float[np.ndarray, "s layers"]
+    trajectory: Float[np.ndarray, "s n o"]
     visits: Visits
     status: Status
     decay_exponent: float
@@ -51,9 +54,12 @@ class BigTraining(eqx.Module):
 
     def network_at(self, index: int) -> Dense:
         """The network of one snapshot."""
-        from lossatlas._parameters import ravel
-
         return ravel(self.network)[1](jnp.asarray(self.parameters[index]))
+
+    def named_by(self, catalogue: Catalogue, landscape: Landscape) -> "BigTraining":
+        """The same run with the visits to another catalogue."""
+        visits = visits_of(self.steps, self.loss, self.trajectory, catalogue, landscape)
+        return eqx.tree_at(lambda run: run.visits, self, visits)
 
 
 def default_power(hidden: tuple[int, ...]) -> float:
@@ -110,14 +116,13 @@ def train_big(
         "num_steps": num_steps,
         "widths": widths,
     }
-    functions = [e.predictions for e in catalogue.entries]
-    targets = linked_targets(landscape)
     results = []
     for seed, run in enumerate(members):
         finite = np.isfinite(np.asarray(run.loss))
         steps, loss = np.asarray(run.steps)[finite], np.asarray(run.loss)[finite]
         parameters = np.asarray(run.parameters)[finite]
         trajectory, neurons, linear = (np.asarray(a) for a in _observe(landscape, run.network, jnp.asarray(parameters)))
+        visits = visits_of(steps, loss, trajectory, catalogue, landscape)
         results.append(
             BigTraining(
                 seed=seed,
@@ -128,13 +133,22 @@ def train_big(
                 network=run.network_at(int(np.flatnonzero(finite)[-1])),
                 effective_neurons=neurons,
                 linear_units=linear,
-                visits=find_visits(steps, loss, trajectory, functions, targets),
+                trajectory=trajectory,
+                visits=visits,
                 status=run.status,
                 decay_exponent=_decay_exponent(steps, loss),
                 settings=settings,
             )
         )
     return results
+
+
+def visits_of(
+    steps: np.ndarray, loss: np.ndarray, trajectory: np.ndarray, catalogue: Catalogue, landscape: Landscape
+) -> Visits:
+    """The closest approaches of a trajectory to the entries of a catalogue."""
+    functions = [entry.predictions for entry in catalogue.entries]
+    return find_visits(steps, loss, trajectory, functions, linked_targets(landscape))
 
 
 def _decay_exponent(steps: np.ndarray, loss: np.ndarray) -> float:
@@ -147,8 +161,6 @@ def _decay_exponent(steps: np.ndarray, loss: np.ndarray) -> float:
 @eqx.filter_jit
 def _observe(landscape: Landscape, network: Dense, parameters):
     """Linked predictions, effective neurons and linear units of every snapshot."""
-    from lossatlas._parameters import ravel
-
     unravel = ravel(network)[1]
     assert landscape.loss is not None
     link = jax.vmap(landscape.loss.link)
