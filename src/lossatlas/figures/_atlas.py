@@ -41,6 +41,9 @@ def atlas_figure(tables: Row, arrays: "xr.DataTree", *, compact: bool = False) -
     **Arguments:**
     - `tables`, `arrays`: a survey as `survey_tables` and `survey_arrays` give it.
     - `compact`: for pages narrower than 640 pixels.
+
+    **Returns:**
+    A plotly figure in the theme `lossatlas`.
     """
     curves = read_curves(tables, arrays)
     seeds, shown, steps, losses = curves.seeds, curves.shown, curves.step, curves.loss
@@ -62,9 +65,8 @@ def atlas_figure(tables: Row, arrays: "xr.DataTree", *, compact: bool = False) -
         _curve(figure, steps[seed], losses[seed], drawn[seed], f"seed {seeds[seed]}", main=False)
     if len(seeds) > 1:
         _legend_entry(figure, "other seeds", mode="lines", line={"color": FAINT, "width": 1})
-    _curve(
-        figure, steps[shown], losses[shown], drawn[shown], "big network" if compact else "the big network", main=True
-    )
+    _curve(figure, steps[shown], losses[shown], drawn[shown], "training" if compact else "the big network", main=True)
+    _mark_divergences(figure, tables, seeds, steps, losses, drawn)
     _shade(figure, tables, first, last)
     _mark_slow_downs(figure, tables)
     _mark_visits(figure, tables, scale, first, last, np.stack([steps[shown], losses[shown]], 1)[drawn[shown]], compact)
@@ -128,6 +130,25 @@ def _curve(figure: go.Figure, steps: np.ndarray, loss: np.ndarray, drawn: np.nda
         line={"color": INK if main else FAINT, "width": 2.4 if main else 1},
         hovertemplate="step %{x:,d}<br>loss %{y:.4g}<extra>" + name + "</extra>",
     )
+
+
+def _mark_divergences(
+    figure: go.Figure, tables: Row, seeds: list[int], steps: np.ndarray, losses: np.ndarray, drawn: np.ndarray
+) -> None:
+    """A cross at the last finite loss of every run that ends before the others."""
+    status = {run["seed"]: run["status"] for run in tables["trainings"]}
+    ends = [(seed, np.flatnonzero(drawn[i])) for i, seed in enumerate(seeds)]
+    early = [(i, seed, at[-1]) for i, (seed, at) in enumerate(ends) if at.size and at[-1] < drawn.shape[1] - 1]
+    if early:
+        figure.add_scatter(
+            x=[steps[i, at] for i, _, at in early],
+            y=[losses[i, at] for i, _, at in early],
+            mode="markers",
+            showlegend=False,
+            marker={"symbol": "x", "size": 9, "color": MUTED},
+            text=[f"seed {seed} ends here: {plain(status.get(seed, ''))}" for _, seed, _ in early],
+            hovertemplate="%{text}<br>step %{x:,d}, loss %{y:.4g}<extra></extra>",
+        )
 
 
 def _shade(figure: go.Figure, tables: Row, first: float, last: float) -> None:
@@ -244,7 +265,6 @@ def _layer_curves(figure: go.Figure, steps: np.ndarray, values: np.ndarray, laye
             yaxis=axis,
             mode="lines",
             name=f"layer {i + 1}",
-            legendgroup=f"layer {i}",
             showlegend=axis == "y2",
             line={"color": INK if i < len(_DASHES) else MUTED, "width": 1.8, "dash": _DASHES[i % len(_DASHES)]},
             hovertemplate="step %{x:,d}<br>%{y:.2f}<extra>" + plain(name) + "</extra>",

@@ -25,6 +25,13 @@ def distance_figure(tables: Row, arrays: "xr.DataTree", *, compact: bool = False
 
     Both axes are logarithmic; a distance of 1 is as far as the constant (mean) prediction. Entries nearer than
     0.5 at some time are drawn, the nearest first, at most `most`; the three nearest where there is none.
+
+    **Arguments:**
+    - `tables`, `arrays`: of a survey, as `survey_tables` and `survey_arrays` give them. `most`: curves drawn.
+    - `compact`: for pages narrower than 640 pixels.
+
+    **Returns:**
+    A plotly figure in the theme `lossatlas`.
     """
     run, curves = shown_training(tables), read_curves(tables, arrays)
     steps, distance, names = curves.step[curves.shown], curves.distance[curves.shown], curves.entries
@@ -89,7 +96,6 @@ def distance_figure(tables: Row, arrays: "xr.DataTree", *, compact: bool = False
     first, last = (float(f(steps[np.isfinite(steps) & (steps >= 1)], initial=1.0)) for f in (np.min, np.max))
     room = max(np.log10(last / first), 0.1) * 0.015
     figure.update_layout(
-        legend={"entrywidth": 0, "entrywidthmode": "pixels"},
         xaxis={
             "type": "log",
             "range": [np.log10(first) - room, np.log10(last) + room],

@@ -10,6 +10,12 @@ def reduction_figure(tables: Row, *, compact: bool = False) -> go.Figure:
     """Neurons and linear units left in each hidden layer, at each tolerance; layers that were merged away are missing.
 
     The tolerance is the largest change of any output on the data, relative to the outputs' root mean square.
+
+    **Arguments:**
+    - `tables`: of a survey, as `survey_tables` gives them. `compact`: for pages narrower than 640 pixels.
+
+    **Returns:**
+    A plotly figure in the theme `lossatlas`.
     """
     reductions = tables["ending"]["reductions"]
     margin = {"l": 54 if compact else 78, "r": 14 if compact else 24, "t": 40, "b": 74}

@@ -19,6 +19,12 @@ def selection_figure(tables: Row, *, compact: bool = False) -> go.Figure:
 
     Filled: within one paired standard error of the best of all. The star: the smallest of these, the recommended.
     The square: the big network.
+
+    **Arguments:**
+    - `tables`: of a survey, as `survey_tables` gives them. `compact`: for pages narrower than 640 pixels.
+
+    **Returns:**
+    A plotly figure in the theme `lossatlas`.
     """
     selection = tables["selection"]
     rows = [r for r in selection["rows"] if r["loss"] is not None]

@@ -96,10 +96,8 @@ def new_figure(*, height: int, margin: dict[str, int], compact: bool) -> go.Figu
             "y": 1,
             "yref": "container",
             "yanchor": "top",
-            "font": {"size": 11 if compact else 12},
+            "font": {"size": 10 if compact else 12},
             "itemwidth": 30,
-            "itemsizing": "constant",
-            **({"entrywidth": 66, "entrywidthmode": "pixels"} if compact else {}),
         },
     )
     return figure

@@ -19,6 +19,12 @@ def tree_figure(tables: Row, *, compact: bool = False) -> go.Figure:
 
     A line from i to j: a start made of i with one unit more ended at j. Losses too small for the axis (a
     millionth of the largest, or 0) stand at its lower end.
+
+    **Arguments:**
+    - `tables`: of a survey, as `survey_tables` gives them. `compact`: for pages narrower than 640 pixels.
+
+    **Returns:**
+    A plotly figure in the theme `lossatlas`.
     """
     rows = [r for r in tables["catalogue"] if r["loss"] is not None]
     losses = np.array([max(r["loss"], 0.0) for r in rows])
@@ -45,7 +51,7 @@ def tree_figure(tables: Row, *, compact: bool = False) -> go.Figure:
                 hovertemplate="%{text}<extra></extra>",
             )
     units = [r["neurons"] + r["linear"] for r in rows]
-    x_range = (min(units) - 0.5, max(units) + 0.62)
+    x_range = (min(units) - 0.5, max(units) + 0.95)
     y_range = (
         np.log10(floor) - 0.04 * np.log10(top / floor) - 0.02,
         np.log10(top) + 0.07 * np.log10(top / floor) + 0.02,
@@ -124,9 +130,10 @@ def _grouped(rows: Sequence[Row], exponents: dict, met: dict[str, str], gap: flo
 
 
 def _group_name(group: Sequence[Row]) -> str:
-    """`(3,0)a, b, d`."""
+    """`(3,0)a, c`, or `(3,0)a–d`."""
     letters = sorted(r["name"].removeprefix(r["size"]) for r in group)
-    return plain(group[0]["size"] + ", ".join(letters))
+    is_run = len(letters) > 2 and ord(letters[-1][:1] or "a") - ord(letters[0][:1] or "a") == len(letters) - 1
+    return plain(group[0]["size"] + (f"{letters[0]}–{letters[-1]}" if is_run else ", ".join(letters)))
 
 
 def _between(start: tuple[float, float], end: tuple[float, float]) -> np.ndarray:

@@ -135,7 +135,7 @@ def _figures(tables: Mapping[str, Any], arrays: "xr.DataTree") -> dict[str, dict
         "selection": lambda compact: selection_figure(tables, compact=compact),
     }
     return {
-        name: {size: json.loads(make(size == "narrow").to_json()) for size in ("wide", "narrow")}
+        name: {size: json.loads(str(make(size == "narrow").to_json())) for size in ("wide", "narrow")}
         for name, make in makers.items()
     }
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from lossatlas.figures import format_number
-from lossatlas.workbench._report_words import BIG, Row, shown_training, units_text, visits_of, words_of
+from lossatlas.workbench._report_words import BIG, Row, listed, shown_training, units_text, visits_of, words_of
 
 
 class Cell(NamedTuple):
@@ -169,7 +169,7 @@ def catalogue_table(tables: Row) -> Table:
     ]
     rows, marked = [], []
     for row in tables["catalogue"]:
-        if verdicts.get(row["name"]) == "visit":
+        if verdicts[row["name"]] == "visit":
             marked.append(len(rows))
         found = f"found by: {row['found_by']}; {row['hits']} starts ended here" if row["found_by"] else ""
         rows.append(
@@ -181,7 +181,7 @@ def catalogue_table(tables: Row) -> Table:
                 _kind(row),
                 measured(row["held_out_loss"], row["held_out_error"]),
                 *([percent(row["held_out_accuracy"])] if has_accuracy else []),
-                Cell({"visit": "visits it"}.get(verdicts.get(row["name"], "–"), verdicts.get(row["name"], "–"))),
+                Cell("visits it" if verdicts[row["name"]] == "visit" else verdicts[row["name"]]),
             ]
         )
     return Table("The small networks of this data", heads, rows, tuple(marked))
@@ -310,9 +310,7 @@ def _kind(row: Row) -> Cell:
 
 def _remarks(row: Row) -> str:
     """Which units run away, and where the zeros of the Hessian come from."""
-    remarks = (
-        [re.sub(r"hidden\[0\]\[(\d+)\]", lambda m: f"neuron {int(m[1]) + 1}", row["runaway"])] if row["runaway"] else []
-    )
+    remarks = [_runaway(row["runaway"])] if row["runaway"] else []
     if row["inertia"] is not None and not row["inertia_certified"]:
         remarks.append("inertia not certified")
     if row["inertia"] is not None and row["inertia"][1]:
@@ -320,3 +318,17 @@ def _remarks(row: Row) -> str:
         reasons += [f"{row['unexplained_zeros']} unexplained"] if row["unexplained_zeros"] else []
         remarks += [f"zeros: {', '.join(reasons)}"] if reasons else []
     return "; ".join(remarks)
+
+
+def _runaway(text: str) -> str:
+    """Units counted from one; several that become steps are said once."""
+    text = re.sub(r"hidden\[0\]\[(\d+)\]", lambda m: f"neuron {int(m[1]) + 1}", text)
+    pattern = r"neuron (\d+) becomes a step \(pre-activations of ([\d.]+) (.*)\)"
+    parts = [re.fullmatch(pattern, part) for part in text.split("; ")]
+    steps = [part for part in parts if part is not None]
+    if len(steps) < max(len(parts), 2):
+        return text
+    least = min((part[2] for part in steps), key=float)
+    return (
+        f"neurons {listed(sorted(part[1] for part in steps))} become steps (pre-activations of {least} {steps[0][3]})"
+    )
