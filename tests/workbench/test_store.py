@@ -3,6 +3,8 @@
 import contextlib
 import json
 import pathlib
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -181,6 +183,34 @@ def test_threads_that_want_the_same_run_make_it_once(tmp_path):
     assert directories == [place.directory] * 2
     assert calls == ["first"]
     assert damaged(place.directory) == ()
+
+
+def test_processes_that_want_the_same_run_make_it_once(tmp_path):
+    code = """
+import pathlib, sys, time
+from lossatlas._progress import NoProgress
+from lossatlas.workbench._store import Place, make_run
+
+root = pathlib.Path(sys.argv[1])
+
+def write(folder):
+    (root / f"made-by-{sys.argv[2]}").write_text("")
+    (folder / "half").write_text("")
+    time.sleep(0.5)
+    (folder / "whole").write_text("")
+    return {}
+
+print(make_run(Place(root, "survey", "iris", "0123456789ab"), {}, write, meter=NoProgress()))
+"""
+    racers = [
+        subprocess.Popen([sys.executable, "-c", code, str(tmp_path), str(i)], stdout=subprocess.PIPE, text=True)
+        for i in range(2)
+    ]
+    directory = place_in(tmp_path).directory
+    assert [racer.communicate(timeout=120)[0].strip() for racer in racers] == [str(directory)] * 2
+    assert len(list(tmp_path.glob("made-by-*"))) == 1
+    assert damaged(directory) == ()
+    assert visible(tmp_path) == [directory.name]
 
 
 def test_without_locks_the_second_to_finish_takes_over_the_first(tmp_path, monkeypatch):

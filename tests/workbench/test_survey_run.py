@@ -157,11 +157,11 @@ def test_the_table_has_the_lowest_of_every_size_what_is_visited_and_the_big_netw
     assert rows[0] == {
         "network": "(0,1)", "words": "a linear model of rank 1", "parameters": 8, "loss": 0.17,
         "kind": "critical point", "held-out loss": 0.03, "standard error": 0.01, "accuracy": 0.9,
-        "visited": "steps 2,100-3,300 (0.041)", "note": "recommended",
+        "visited": "2,100-3,300", "note": "recommended",
     }  # fmt: skip
-    assert rows[1]["visited"] == "near, step 5,000 (0.2)"
+    assert rows[1]["visited"] == "near 5,000"
     assert rows[3]["parameters"] == 1234
-    assert rows[3]["note"] == "best held-out"
+    assert [row["note"] for row in rows] == ["recommended", None, None, None]
     assert {tuple(row) for row in rows} == {tuple(rows[0])}
 
 
@@ -280,6 +280,22 @@ def test_the_command_makes_the_same_run_again(csv, monkeypatch, capsys):
     said = json.loads(capsys.readouterr().out)
     assert said["directory"] == str(run.directory)
     assert said["table"] == run.table()
+
+
+@pytest.mark.usefixtures("surveyed")
+def test_control_c_on_the_command_line_is_exit_code_130_and_marked(csv, monkeypatch, tmp_path, capsys):
+    from lossatlas.cli._app import app
+    from lossatlas.cli._run import run as call
+
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("lossatlas._cache.use_compilation_cache", lambda: None)
+    monkeypatch.setattr(atlas, "survey", stop)
+    assert call(app, ["survey", str(csv)]) == 130
+    assert "interrupted" in capsys.readouterr().err
+    (record,) = tmp_path.glob("lossatlas/survey/*.partial/run.json")
+    assert json.loads(record.read_text())["status"] == "interrupted"
 
 
 @pytest.mark.usefixtures("surveyed")

@@ -7,6 +7,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 
+# Columns with longer cells are wrapped to this width at least.
+_WRAPPED = 18
+# What goes, in this order, where the terminal has no room for it; the report and --json have everything.
+_DISPENSABLE = ("kind", "words", "loss", "visited")
+
+
 def print_json(value: Any) -> None:
     """Print as JSON a value of what JSON knows; NaN and infinity are refused, since no reader could rely on them."""
     sys.stdout.write(json.dumps(value, indent=2, allow_nan=False) + "\n")
@@ -20,7 +26,7 @@ def print_survey(result: Any) -> None:
     """
     console = _console()
     console.print(result.headline, highlight=False, markup=False)
-    console.print(_table(result.table()))
+    console.print(_table(result.table(), console.width))
     for label, path in (("report", result.report), ("run", result.directory)):
         # Never wrapped or shortened: a path is there to be copied.
         sys.stdout.write(f"{label}: {os.fspath(path)}\n")
@@ -35,20 +41,30 @@ def _console():
     return console
 
 
-def _table(rows: Sequence[Mapping[str, Any]]):
+def _table(rows: Sequence[Mapping[str, Any]], room: int):
     from rich import box
     from rich.table import Table
 
     rows = [_join_error(row) for row in rows]
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     named = dict.fromkeys(name for row in rows for name in row)
-    columns = [name for name in named if any(row.get(name) is not None for row in rows)]
-    numeric = {name for name in columns if all(_is_number(row.get(name)) for row in rows)}
-    for name in columns:
-        table.add_column(name, justify="right" if name in numeric else "left")
-    for row in rows:
-        table.add_row(*(_cell(row.get(name)) for name in columns))
+    cells = {name: [_cell(row.get(name)) for row in rows] for name in named}
+    cells = {name: column for name, column in cells.items() if any(column)}
+    for name in _DISPENSABLE:
+        if sum(min(_longest(n, column), _WRAPPED) + 3 for n, column in cells.items()) > room:
+            cells.pop(name, None)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name, column in cells.items():
+        numeric = all(_is_number(row.get(name)) for row in rows)
+        # Words are wrapped where the terminal is narrow; numbers and names never.
+        no_wrap = _longest(name, column) <= _WRAPPED
+        table.add_column(name, justify="right" if numeric else "left", no_wrap=no_wrap)
+    for row in zip(*cells.values(), strict=True):
+        table.add_row(*row)
     return table
+
+
+def _longest(name: str, column: Sequence[str]) -> int:
+    return max(len(text) for text in (name, *column))
 
 
 def _join_error(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ def short_table(tables: dict[str, Any]) -> list[dict[str, Any]]:
 
     **Returns:**
     Rows with `network`, `words`, `parameters`, `loss` (training), `kind`, `held-out loss`, `standard error` and
-    `accuracy` (of the size, refitted), `visited` (steps and nearest distance) and `note`. Empty cells are None.
+    `accuracy` (of the size, refitted), `visited` (from which training step to which) and `note`. Empty cells are None.
     """
     entries, selection = tables["catalogue"], tables["selection"]
     lowest = {}
@@ -23,7 +23,7 @@ def short_table(tables: dict[str, Any]) -> list[dict[str, Any]]:
         if known is None or _loss(entry) < _loss(known):
             lowest[entry["size"]] = entry
     shown = [e for e in entries if lowest[e["size"]] is e or e["visit"]["verdict"] == "visit"]
-    notes = {selection["best"]: "best held-out"} | {selection["recommended"]: "recommended"}
+    notes = {selection["recommended"]: "recommended"}
     rows = [_small(entry, notes.get(entry["size"]) if lowest[entry["size"]] is entry else None) for entry in shown]
     return [*rows, _big(tables, notes.get(BIG))]
 
@@ -65,7 +65,7 @@ def _big(tables: dict[str, Any], note: str | None) -> dict[str, Any]:
 
 
 def _visited(visit: dict[str, Any]) -> str | None:
-    """When training was nearest, and how near; the control of that distance stands in the report."""
+    """When training was near; how near, and its control, stand in the report."""
     if visit["verdict"] == "visit":
-        return f"steps {visit['first_step']:,}-{visit['last_step']:,} ({visit['distance']:.2g})"
-    return f"near, step {visit['step']:,} ({visit['distance']:.2g})" if visit["verdict"] == "near" else None
+        return f"{visit['first_step']:,}-{visit['last_step']:,}"
+    return f"near {visit['step']:,}" if visit["verdict"] == "near" else None
