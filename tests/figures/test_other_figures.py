@@ -108,6 +108,13 @@ def test_tree_names_every_entry_once():
     assert len(texts) == len(tables["catalogue"]) - 3
 
 
+def test_tree_names_what_training_found_by_its_own_name():
+    tables, _ = iris()
+    found = entry("(2,1)b", "two neurons beside one linear unit", 0.02, 26)
+    tables["catalogue"] += [found | {"name": "T1"}, found | {"name": "T2", "loss": 0.0201}]
+    assert "T1, T2" in [a.text for a in tree_figure(tables).layout.annotations]
+
+
 def test_tree_puts_a_loss_of_zero_at_its_lower_end():
     tables, _ = iris()
     tables["catalogue"][-1]["loss"] = 0.0

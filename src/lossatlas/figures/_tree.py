@@ -131,9 +131,12 @@ def _grouped(rows: Sequence[Row], exponents: dict, met: dict[str, str], gap: flo
 
 def _group_name(group: Sequence[Row]) -> str:
     """`(3,0)a, c`, or `(3,0)a–d`."""
-    letters = sorted(r["name"].removeprefix(r["size"]) for r in group)
-    is_run = len(letters) > 2 and ord(letters[-1][:1] or "a") - ord(letters[0][:1] or "a") == len(letters) - 1
-    return plain(group[0]["size"] + (f"{letters[0]}–{letters[-1]}" if is_run else ", ".join(letters)))
+    size, names = group[0]["size"], sorted(r["name"] for r in group)
+    if not all(name.startswith(size) for name in names):
+        return plain(", ".join(names))
+    letters = [name.removeprefix(size) for name in names]
+    is_run = len(letters) > 2 and ord(letters[-1]) - ord(letters[0]) == len(letters) - 1
+    return plain(size + (f"{letters[0]}–{letters[-1]}" if is_run else ", ".join(letters)))
 
 
 def _between(start: tuple[float, float], end: tuple[float, float]) -> np.ndarray:
