@@ -13,6 +13,7 @@ import platform
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
@@ -50,7 +51,12 @@ class Times:
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One job measured on both sides; `ratio` is peer / ours by the medians, `ratio_range` its extremes by pairs."""
+    """One job measured on both sides, in seconds.
+
+    - `ratio`: peer / ours, medians of the time on the clock; `ratio_range`: the extremes of one pair.
+    - `processor_ratio`: peer / ours, least processor time: what other work on the machine disturbs least.
+    - `compile_seconds`: the first call of ours, compiler included; about 0 where an earlier row compiled the program.
+    """
 
     job: str
     ours: Times | None = None
@@ -58,6 +64,7 @@ class Row:
     peer: Times | None = None
     ratio: float | None = None
     ratio_range: tuple[float, float] | None = None
+    processor_ratio: float | None = None
     compile_seconds: float | None = None
     accuracy: str = ""
     target: float | None = None
@@ -67,29 +74,32 @@ class Row:
 
 def alternate(
     ours: Callable[[], object], peer: Callable[[], object], repeats: int, per_ours: int = 1, per_peer: int = 1
-) -> tuple[Times, Times, float, tuple[float, float]]:
-    """Time both sides in turn, so that a change of the machine's load meets both.
+) -> dict[str, Any]:
+    """Time both sides in turn, so that a change of the machine's load meets both; the timed fields of a `Row`.
 
     Each side is divided by its number of units (`per_ours`, `per_peer`), for instance training runs. Both must be
-    warm. Returns the times, the ratio peer / ours of the medians, and the smallest and largest ratio of one pair.
+    warm.
     """
     first, second = [], []
     for _ in range(repeats):
-        first.append(_seconds(ours) / per_ours)
-        second.append(_seconds(peer) / per_peer)
-    pairs = [b / a for a, b in zip(first, second, strict=True)]
-    return (
-        Times.of(first),
-        Times.of(second),
-        statistics.median(second) / statistics.median(first),
-        (min(pairs), max(pairs)),
-    )
+        first.append(_seconds(ours, per_ours))
+        second.append(_seconds(peer, per_peer))
+    (wall, cpu), (peer_wall, peer_cpu) = zip(*first, strict=True), zip(*second, strict=True)
+    pairs = [b / a for a, b in zip(wall, peer_wall, strict=True)]
+    return {
+        "ours": Times.of(wall),
+        "peer": Times.of(peer_wall),
+        "ratio": statistics.median(peer_wall) / statistics.median(wall),
+        "ratio_range": (min(pairs), max(pairs)),
+        "processor_ratio": min(peer_cpu) / min(cpu),
+    }
 
 
-def _seconds(fn: Callable[[], object]) -> float:
-    clock = time.perf_counter()
+def _seconds(fn: Callable[[], object], units: int) -> tuple[float, float]:
+    """Time on the clock and processor time of one unit."""
+    wall, cpu = time.perf_counter(), time.process_time()
     fn()
-    return time.perf_counter() - clock
+    return (time.perf_counter() - wall) / units, (time.process_time() - cpu) / units
 
 
 def versions(*packages: str) -> dict[str, str]:
@@ -123,16 +133,18 @@ def arguments(description: str, repeats: int) -> argparse.Namespace:
 def report(rows: Sequence[Row], found: dict[str, str], path: pathlib.Path | None) -> None:
     """Print the table, and write it as JSON where a path is given."""
     print("  ".join(f"{name} {version}" for name, version in found.items()))
-    print(f"{'job':<48} {'ours':>10} {'peer':>10} {'ratio':>7} {'min..max':>13} {'aim':>5} {'compile':>8}  accuracy")
+    head = f"{'job':<62} {'ours':>10} {'peer':>10} {'ratio':>7} {'min..max':>13} {'processor':>9}"
+    print(f"{head} {'aim':>5} {'compile':>8}  accuracy")
     for row in rows:
         if row.not_run or row.ours is None or row.peer is None or row.ratio_range is None:
-            print(f"{row.job:<48} not run: {row.not_run}")
+            print(f"{row.job:<62} not run: {row.not_run}")
             continue
         low, high = row.ratio_range
         aim = "" if row.target is None else f"{row.target:g}"
         print(
-            f"{row.job:<48} {row.ours.median * 1e3:>7.2f} ms {row.peer.median * 1e3:>7.1f} ms {row.ratio:>7.1f} "
-            f"{f'{low:.0f}..{high:.0f}':>13} {aim:>5} {row.compile_seconds or 0.0:>6.2f} s  {row.accuracy}"
+            f"{row.job:<62} {row.ours.median * 1e3:>7.2f} ms {row.peer.median * 1e3:>7.1f} ms {row.ratio:>7.1f} "
+            f"{f'{low:.0f}..{high:.0f}':>13} {row.processor_ratio or 0.0:>9.1f} "
+            f"{aim:>5} {row.compile_seconds or 0.0:>6.2f} s  {row.accuracy}"
         )
     if path is not None:
         content = {"versions": found, "rows": [dataclasses.asdict(row) for row in rows]}

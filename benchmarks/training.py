@@ -103,19 +103,14 @@ def compare(
         peers[0](50)
         # PyTorch trains seeds one after the other; a few of them give the time of one.
         some = peers[: min(seeds, 4)]
-        first, second, ratio, ratios = _common.alternate(
-            ours, lambda: [run() for run in some], repeats, seeds, len(some)
-        )
+        times = _common.alternate(ours, lambda: [run() for run in some], repeats, seeds, len(some))
         final = ours()[: len(some), -1].astype(float)
         theirs = np.array([run() for run in some])
     difference = np.abs(final / theirs - 1).max()
     return _common.Row(
         job=job,
-        ours=first,
+        **times,
         peer_name=f"torch {peer}",
-        peer=second,
-        ratio=ratio,
-        ratio_range=ratios,
         compile_seconds=compile_seconds,
         accuracy=f"final losses {final[0]:.6g} and {theirs[0]:.6g}, largest relative difference {difference:.1e}",
         target=target,

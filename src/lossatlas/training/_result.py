@@ -87,9 +87,15 @@ class Flow(eqx.Module):
 class Ensemble(eqx.Module):
     """Training runs of networks of one shape, a leading member axis m on everything.
 
-    A member that ended early has fewer snapshots: its row is filled up with step -1 and NaN, and
-    `num_snapshots` counts what is real. `hyperparameters` are the values of each member; `stats` counts
-    steps over all members.
+    A member that ended early has fewer snapshots: its row is filled up with step -1 and NaN.
+
+    - `networks`: the networks at the end, stacked: every array has the member axis first.
+    - `steps`, `loss`, `gradient_norm`, `parameters`: as in [`lossatlas.training.Training`][], per member.
+    - `num_snapshots`: how many snapshots of each member are real.
+    - `status`, `diverged_at`: one per member.
+    - `hyperparameters`: the values of each member.
+    - `stats`: `num_steps` made by all members together, `compile_seconds`, `run_seconds`.
+    - `settings`: what was run.
     """
 
     networks: Network

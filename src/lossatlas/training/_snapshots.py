@@ -19,6 +19,8 @@ def log_spaced_steps(num_steps: int, num_snapshots: int = DEFAULT_SNAPSHOTS) -> 
 
     **Returns:** increasing integers, the first 0 and the last `num_steps`.
 
+    **Raises:** `InputError` for fewer than 2 snapshots.
+
     !!! example
         >>> log_spaced_steps(100, 8).tolist()
         [0, 1, 2, 4, 9, 20, 45, 100]
