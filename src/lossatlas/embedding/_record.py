@@ -1,5 +1,6 @@
 """How a point was made: the plan, its linear operators and its certificate."""
 
+import dataclasses
 from typing import Any, Protocol
 
 import equinox as eqx
@@ -65,9 +66,7 @@ class Record(eqx.Module):
 
     def replay(self, network: Network) -> Network:
         """The plan carried out on a network of the same sizes as `start`."""
-        for step in self.plan:
-            network = step.apply(network)
-        return network
+        return _replay(_bare(self.plan), network)
 
     def inverse(self, network: Network) -> Network:
         """The network before the map, from one after it: exact on the range of the map (for a lift: near it)."""
@@ -78,22 +77,44 @@ class Record(eqx.Module):
     @property
     def tangent_map(self) -> lx.AbstractLinearOperator:
         """A: tangents at the start to tangents at the end, on flat vectors (`ravel_pytree` order)."""
-        vector, unravel = ravel(self.start)
-        _, product = jax.linearize(lambda v: ravel(self.replay(unravel(v)))[0], vector)
-        return lx.FunctionLinearOperator(product, jax.ShapeDtypeStruct(vector.shape, vector.dtype))
+        return _operator(_push, _bare(self.plan), self.start)
 
     @property
     def gradient_map(self) -> lx.AbstractLinearOperator:
         """B: the gradient at the start to the gradient at the end, on flat vectors; `A^T B = I`."""
-        vector, unravel = ravel(self.start)
+        return _operator(_pull, _bare(self.plan), self.start)
 
-        def product(gradient):
-            network, carried = self.start, unravel(gradient)
-            for step in self.plan:
-                network, carried = step.apply(network), step.apply_gradient(network, carried)
-            return ravel(carried)[0]
 
-        return lx.FunctionLinearOperator(product, jax.ShapeDtypeStruct(vector.shape, vector.dtype))
+@eqx.filter_jit
+def _replay(plan: tuple[Any, ...], network: Network) -> Network:
+    for step in plan:
+        network = step.apply(network)
+    return network
+
+
+@eqx.filter_jit
+def _push(plan: tuple[Any, ...], start: Network, tangent: Array) -> Array:
+    vector, unravel = ravel(start)
+    return jax.jvp(lambda v: ravel(_replay(plan, unravel(v)))[0], (vector,), (tangent,))[1]
+
+
+@eqx.filter_jit
+def _pull(plan: tuple[Any, ...], start: Network, vector: Array) -> Array:
+    network, carried = start, ravel(start)[1](vector)
+    for step in plan:
+        network, carried = step.apply(network), step.apply_gradient(network, carried)
+    return ravel(carried)[0]
+
+
+def _bare(plan: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The plan without its notes, so that plans that differ in numbers alone share one compiled program."""
+    return tuple(dataclasses.replace(step, note="") for step in plan)
+
+
+def _operator(product, plan: tuple[Any, ...], start: Network) -> lx.AbstractLinearOperator:
+    vector, _ = ravel(start)
+    structure = jax.ShapeDtypeStruct(vector.shape, vector.dtype)
+    return lx.FunctionLinearOperator(lambda v: product(plan, start, v), structure)
 
 
 def make_record(start: Network, plan: tuple[Any, ...], data: Data, caution: str | None) -> tuple[Network, Record]:

@@ -1,0 +1,203 @@
+# pyright: reportOptionalOperand=false, reportOperatorIssue=false, reportArgumentType=false
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from embedding_points import counts, gradient, hessian, largest, make_inputs, make_network, outputs
+
+from lossatlas import Landscape
+from lossatlas._errors import InputError
+from lossatlas._parameters import ravel
+from lossatlas.embedding import lift, lift_inertia
+from lossatlas.geometry import plant_landscape
+from lossatlas.networks import Dense, DenseLayer
+
+
+KEY = jax.random.key(11)
+
+
+@eqx.filter_jit
+def _phi_jacobian(record, deep):
+    """D Phi by automatic differentiation: shallow parameters of deep ones."""
+    vector, unravel = ravel(deep)
+    return jax.jacrev(lambda v: ravel(record.inverse(unravel(v)))[0])(vector)
+
+
+def _residual_landscape(network, inputs, size=0.3):
+    return Landscape(inputs, jnp.asarray(outputs(network, inputs)) + size * jax.random.normal(KEY, (len(inputs), 2)))
+
+
+@pytest.mark.parametrize("activation", ["relu", "leaky_relu", "elu", "hard_tanh"])
+@pytest.mark.parametrize("before", [0, 1, 2])
+def test_lift_keeps_outputs_on_the_data_in_every_mode(activation, before):
+    network, inputs = make_network((2, 3, 2, 2), activation), make_inputs(60)
+    far = 50 * make_inputs(20, seed=99)
+    differs = []
+    for mode in ("right", "left", "lemma"):
+        deep, record = lift(network, inputs, before, 4, key=KEY, mode=mode)
+        assert deep.widths == (*network.widths[: before + 1], 4, *network.widths[before + 1 :])
+        assert record.certificate.output_change < 1e-12
+        assert record.plan[0].margin > 0
+        assert largest(ravel(record.inverse(deep))[0] - ravel(network)[0]) < 1e-12
+        differs.append(np.abs(outputs(deep, far) - outputs(network, far)).max() > 1e-6)
+    if before == 0:  # deeper features of hard_tanh are bounded, so that far inputs stay in the segment
+        assert any(differs)  # the lift depends on the data
+
+
+def test_outputs_agree_on_the_neighbourhood_that_the_margin_allows():
+    network, inputs = make_network((2, 3, 2), "relu"), make_inputs(60)
+    deep, record = lift(network, inputs, 0, 4, key=KEY)
+    step = record.plan[0]
+    radius = step.margin / float(jnp.max(jnp.linalg.norm(step.weight, axis=1)))
+    noise = jax.random.normal(KEY, inputs.shape)
+    noise = 0.99 * radius * noise / jnp.linalg.norm(noise, axis=1, keepdims=True)
+    assert np.abs(outputs(deep, inputs + noise) - outputs(network, inputs + noise)).max() < 1e-12
+
+
+@pytest.mark.parametrize("before", [0, 1, 2])
+def test_lift_of_a_critical_point_has_the_predicted_hessian(before):
+    network, inputs = make_network((2, 3, 2, 2), "leaky_relu"), make_inputs(60)
+    landscape = plant_landscape(jax.random.key(2), network, inputs, amplitude=0.3)
+    shallow = hessian(landscape, network)
+    deep, record = lift(network, landscape, before, 4, key=KEY)
+    assert record.certificate.gradient_after < 1e-12
+    full = hessian(landscape, deep)
+    jacobian = _phi_jacobian(record, deep)
+    assert largest(full - jacobian.T @ shallow @ jacobian) < 1e-10
+    predicted = lift_inertia(record, counts(shallow, 1e-9))
+    assert predicted.is_exact
+    assert counts(full, 1e-9) == (predicted.negative, predicted.zero, predicted.positive)
+    assert predicted.negative > 0
+
+
+def test_gradients_go_through_phi_at_any_point_and_operators_are_dual():
+    network, inputs = make_network((2, 3, 2, 2), "elu", num_linear=1), make_inputs(60)
+    landscape = _residual_landscape(network, inputs)
+    for width in (5, 3):  # modes right and left: 4 units enter and 3 read
+        _, record = lift(network, landscape, 1, width, key=KEY)
+        assert record.certificate.gradient_before > 1e-3
+        assert record.certificate.output_change < 1e-12
+        assert record.certificate.intertwiner_defect < 1e-12
+        forward, backward = record.tangent_map.as_matrix(), record.gradient_map.as_matrix()
+        assert largest(forward.T @ backward - np.eye(forward.shape[1])) < 1e-12
+
+
+def test_replay_on_a_moved_network_is_a_lift_of_it():
+    network, inputs = make_network((2, 3, 2), "elu"), make_inputs(60)
+    vector, unravel = ravel(network)
+    moved = unravel(vector + 1e-3 * jax.random.normal(KEY, vector.shape))
+    for mode in ("right", "left", "lemma"):
+        _, record = lift(network, inputs, 1, 4, key=KEY, mode=mode)
+        assert np.abs(outputs(record.replay(moved), inputs) - outputs(moved, inputs)).max() < 1e-12
+
+
+def test_rank_deficient_factors_lose_negative_directions_never_win_any():
+    """(U, V) of rank 1 for a rank-1 W: D Phi is not onto, counts can only fall."""
+    base = make_network((2, 3, 2), "leaky_relu")
+    first, last = base.layers
+    rank_one = jnp.outer(jnp.array([1.0, -0.5]), jnp.array([0.7, 0.4, -1.0]))
+    network = Dense.from_layers([first, DenseLayer(rank_one, last.bias)], "leaky_relu")
+    landscape = plant_landscape(jax.random.key(2), network, make_inputs(60), amplitude=3.0)
+    shallow = counts(hessian(landscape, network), 1e-9)
+    deep, record = lift(network, landscape, 1, 2, key=KEY, mode="lemma")
+    assert record.plan[0].defect == 0  # the identity on one side
+    # The same point with the factors u (v) of rank one in both.
+    inserted, readers = deep.layers[1], deep.layers[2]
+    v, u = jnp.array([[0.7, 0.4, -1.0]]), jnp.array([[1.0], [-0.5]])
+    features = jax.vmap(lambda x: network.features(x)[1])(landscape.inputs)
+    shift = 1.0 - jnp.min(features @ v.T)
+    low = Dense.from_layers(
+        [
+            first,
+            DenseLayer(jnp.concatenate([v, jnp.zeros((1, 3))]), jnp.array([shift, 1.0])),
+            DenseLayer(jnp.concatenate([u, jnp.zeros((2, 1))], axis=1), last.bias - shift * u[:, 0]),
+        ],
+        "leaky_relu",
+    )
+    assert inserted.weight.shape == low.layers[1].weight.shape
+    assert readers.weight.shape == low.layers[2].weight.shape
+    assert largest(gradient(landscape, low)) < 1e-12
+    full, deficient = counts(hessian(landscape, deep), 1e-9), counts(hessian(landscape, low), 1e-9)
+    assert full[0] == shallow[0]
+    assert deficient[0] < shallow[0]
+    assert deficient[2] <= shallow[2]
+
+
+def test_gradient_left_over_adds_pairs_of_singular_values():
+    """Off-critical part of the Hessian on (U, V, b'): +-sigma_i([G_W, g_b]), each m' times, for slope 1."""
+    network, inputs = make_network((2, 3, 2), "relu"), make_inputs(60)
+    landscape = _residual_landscape(network, inputs)
+    deep, record = lift(network, landscape, 1, 4, key=KEY)
+    jacobian = _phi_jacobian(record, deep)
+    extra = np.asarray(hessian(landscape, deep) - jacobian.T @ hessian(landscape, network) @ jacobian)
+    pulled = ravel(network)[1].tangent(gradient(landscape, network))
+    both = np.concatenate([pulled.layers[1].weight, pulled.layers[1].bias[:, None]], axis=1)
+    sigma = np.linalg.svd(both, compute_uv=False)
+    values = np.sort(np.linalg.eigvalsh(extra))
+    expected = np.sort(np.concatenate([np.tile(-sigma, 4), np.zeros(len(values) - 16), np.tile(sigma, 4)]))
+    np.testing.assert_allclose(values, expected, atol=1e-9)
+
+
+def test_lift_for_more_data_is_one_for_less_not_conversely():
+    network, inputs = make_network((2, 3, 2), "relu"), make_inputs(60)
+    part = inputs[:8]
+    deep, _ = lift(network, inputs, 0, 4, key=KEY)
+    assert np.abs(outputs(deep, part) - outputs(network, part)).max() < 1e-12
+    deep, _ = lift(network, part, 0, 4, key=KEY, margin=0.01)
+    assert np.abs(outputs(deep, inputs) - outputs(network, inputs)).max() > 1e-6
+
+
+def test_network_without_biases_lifts_only_through_the_origin():
+    positive = make_network((2, 3, 2, 2), "relu", use_bias=False, use_output_bias=False)
+    inputs = make_inputs(60)
+    with pytest.raises(InputError, match="no bias that could hold"):
+        lift(positive, inputs, 0, 4, key=KEY)
+    first = positive.layers[0]
+    rows = jnp.concatenate([first.weight[:1], -first.weight[:1], first.weight[2:]])  # some unit is always active
+    network = Dense.from_layers([DenseLayer(rows, None), *positive.layers[1:]], "relu")
+    landscape = plant_landscape(jax.random.key(2), network, inputs, amplitude=0.3)
+    deep, record = lift(network, landscape, 1, 4, key=KEY)
+    assert deep.layers[1].bias is None
+    assert record.certificate.output_change < 1e-12
+    assert record.certificate.gradient_after < 1e-12
+    bounded = make_network((2, 3, 2), "hard_tanh", use_bias=False, use_output_bias=False)
+    assert lift(bounded, inputs, 1, 4, key=KEY)[1].certificate.output_change < 1e-12
+
+
+def test_tanh_lift_errs_as_the_square_of_its_extent():
+    network, inputs = make_network((1, 3, 1)), 2 * make_inputs(40, 1)
+    landscape = plant_landscape(jax.random.key(2), network, inputs, amplitude=0.1)
+    extents = np.array([0.3, 0.1, 0.03, 0.01])
+    changes, gradients, stiffness = [], [], []
+    for extent in extents:
+        deep, record = lift(network, landscape, 1, 3, key=KEY, mode="lemma", exact=False, extent=float(extent))
+        changes.append(record.certificate.output_change)
+        gradients.append(record.certificate.gradient_after)
+        stiffness.append(np.linalg.eigvalsh(hessian(landscape, deep))[-1])
+        assert record.caution is not None
+    for values, expected in ((changes, 2), (gradients, 1), (stiffness, -2)):
+        slope = np.polyfit(np.log(extents), np.log(values), 1)[0]
+        assert slope == pytest.approx(expected, abs=0.1)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda n, x: lift(n, x, 3, 4, key=KEY), "before must be 0 to 1"),
+        (lambda n, x: lift(n, x, -1, 4, key=KEY), "before must be 0 to 1"),
+        (lambda n, x: lift(n, x, 1, 1, key=KEY), "width must be at least"),
+        (lambda n, x: lift(n, x, 1, 2, key=KEY, mode="right"), "needs a width of at least 3"),
+        (lambda n, x: lift(n, x[:0], 1, 4, key=KEY), "n at least 1"),
+        (lambda n, x: lift(n, x.at[1, 0].set(jnp.nan), 1, 4, key=KEY), "NaN"),
+        (lambda n, x: lift(n, x, 1, 4, key=KEY, margin=1.5), "margin must lie"),
+        (lambda n, x: lift(n, x, 1, 4, key=KEY, segment=0), "piece of relu with a slope"),
+        (lambda n, x: lift(n, x, 1, 4, key=KEY, segment=(-1.0, 1.0)), "not affine"),
+        (lambda n, x: lift(n, x, 1, 4, key=KEY, exact=False, extent=0.0), "extent"),
+        (lambda n, x: lift(Dense.from_layers(n.layers, "tanh"), x, 1, 4, key=KEY), "tanh has no affine piece"),
+    ],
+)
+def test_bad_input_is_named(call, message):
+    with pytest.raises(InputError, match=message):
+        call(make_network((2, 3, 2), "relu"), make_inputs())
