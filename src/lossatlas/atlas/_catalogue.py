@@ -73,8 +73,9 @@ class Entry(eqx.Module):
 
 
 class Catalogue(eqx.Module):
-    """The small networks of a data set, the smaller first, by loss within a size.
+    """The small networks of a data set.
 
+    - `entries`: the smaller first, by loss within a size; what training found stands last.
     - `leads_to`: pairs (i, j): a start built from entry i with one unit more ended at entry j.
     - `settings`: how the search was done.
     """

@@ -45,7 +45,7 @@ class Recipe:
 class HeldOut(eqx.Module):
     """The held-out figures of one network.
 
-    - `name`: `"(k,r)"`, or `"big network"`.
+    - `name`: `"(k,r)"`, or `"big network"`; `num_parameters`: its size.
     - `losses`: of every held-out row, in the order of the folds.
     - `correct`: whether its label was right; None for regression.
     """

@@ -55,6 +55,7 @@ class SlowDown(eqx.Module):
 class Visits(eqx.Module):
     """All closest approaches and slow-downs of one training run.
 
+    - `steps`, `loss`: of the snapshots.
     - `distance`: shape (snapshots, entries).
     - `visits`: one per entry, in catalogue order.
     - `slow_downs`: in order of time.
