@@ -41,6 +41,12 @@ def test_distances_are_those_of_the_shown_run():
     assert [s.y0 for s in figure.layout.shapes] == [0.15]
 
 
+def test_the_line_of_a_visit_is_that_of_the_atlas():
+    from lossatlas.atlas._visits import VISIT_DISTANCE
+
+    assert [s.y0 for s in distance_figure(*iris()).layout.shapes] == [VISIT_DISTANCE]
+
+
 def test_entries_of_the_same_function_have_no_distance_curve():
     assert not any(n.startswith("(2,1)a") for n in _names(distance_figure(*iris())))
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from lossatlas.workbench._load import load as load
     from lossatlas.workbench._model import Model as Model
+    from lossatlas.workbench._report import write_report as write_report
     from lossatlas.workbench._run import SurveyRun as SurveyRun
     from lossatlas.workbench._survey import survey as survey
 
@@ -18,6 +19,7 @@ _NAMES = {
     "SurveyRun": "lossatlas.workbench._run",
     "load": "lossatlas.workbench._load",
     "survey": "lossatlas.workbench._survey",
+    "write_report": "lossatlas.workbench._report",
 }
 
 __all__ = [*_NAMES]
