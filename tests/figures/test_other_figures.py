@@ -41,6 +41,12 @@ def test_distances_are_those_of_the_shown_run():
     assert [s.y0 for s in figure.layout.shapes] == [0.15]
 
 
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_no_two_distance_curves_look_alike(name):
+    styles = [(t.line.color, t.line.dash) for t in distance_figure(*EXAMPLES[name]()).data if t.mode == "lines"]
+    assert len(set(styles)) == len(styles)
+
+
 def test_the_line_of_a_visit_is_that_of_the_atlas():
     from lossatlas.atlas._visits import VISIT_DISTANCE
 

@@ -171,7 +171,7 @@ def test_exact_digits_are_in_the_tooltips(iris_page):
 
 
 def test_kinds_are_told_apart(iris_page):
-    rows = {r[0]: r for r in Page(iris_page[1]).rows if r and len(r) == 8}
+    rows = {r[0]: r for r in Page(iris_page[1].replace("\N{NO-BREAK SPACE}", " ")).rows if r and len(r) == 8}
     assert rows["(0,1)"][4] == "critical point, minimum (0, 1, 9)zeros: 1 by linear mixing"
     assert rows["(1,1)c"][4].startswith("critical point, saddle (2, 1, 15)")
     assert rows["(1,0)"][4] == "level at infinityneuron 1 becomes a step"

@@ -49,13 +49,16 @@ def distance_figure(tables: Row, arrays: "xr.DataTree", *, compact: bool = False
     )
     words = {r["name"]: r["words"] for r in tables["catalogue"]}
     colours = _colours(chosen, tables)
-    shown = []
-    for i, visit in enumerate(sorted(chosen, key=lambda v: v["step"])):
+    shown: list[np.ndarray] = []
+    used: list[str] = []
+    for visit in sorted(chosen, key=lambda v: v["step"]):
         values = distance[:, names.index(visit["name"])]
         keep = (steps >= 1) & np.isfinite(values) & (values > 0)
         shown.append(values[keep])
         label = f"{plain(visit['name'])} {plain(words[visit['name']])}"
-        style = {"color": colours[visit["name"]], "width": 2, "dash": _DASHES[i // len(PALETTE) % len(_DASHES)]}
+        colour = colours[visit["name"]]
+        style = {"color": colour, "width": 2, "dash": _DASHES[used.count(colour) % len(_DASHES)]}
+        used.append(colour)
         figure.add_scatter(
             x=steps[keep],
             y=values[keep],
@@ -73,7 +76,7 @@ def distance_figure(tables: Row, arrays: "xr.DataTree", *, compact: bool = False
             marker={
                 "symbol": "triangle-down" if below else "circle",
                 "size": 11 if below else 9,
-                "color": style["color"],
+                "color": colour,
                 "line": {"color": PAPER, "width": 1.5},
             },
             text=[f"nearest: step {visit['step']:,}<br>distance {format_number(visit['distance'], 4)}"],

@@ -303,7 +303,7 @@ def _kind(row: Row) -> Cell:
     text = f"critical point, {words.get(row['is_minimum'], 'type not certified')}"
     if row["inertia"] is not None:
         negative, zero, positive = row["inertia"]
-        text += f" ({negative}, {zero}, {positive})"
+        text += f" ({negative}, {zero}, {positive})".replace(", ", ",\N{NO-BREAK SPACE}")
         gradient += f"; {negative} negative, {zero} zero, {positive} positive eigenvalues"
     return Cell(text, gradient, remark=_remarks(row))
 
