@@ -16,7 +16,7 @@ from lossatlas.atlas._visits import Visits, find_visits
 from lossatlas.geometry import effective_linear_units, effective_neurons
 from lossatlas.landscape import Landscape
 from lossatlas.networks import Activation, Dense
-from lossatlas.training import train_ensemble
+from lossatlas.training import log_spaced_steps, train_ensemble
 
 
 NUM_SNAPSHOTS = 160
@@ -72,6 +72,12 @@ def default_num_steps(landscape: Landscape, num_parameters: int) -> int:
     return int(np.clip(round(_WORK / (landscape.size * num_parameters), -3), _LEAST_STEPS, _MOST_STEPS))
 
 
+def snapshot_steps(num_steps: int) -> list[int]:
+    """About 160 steps spaced by their logarithm, and 160 evenly: stalls that begin late are short on a log scale."""
+    even = np.linspace(0, num_steps, NUM_SNAPSHOTS).round().astype(int)
+    return [int(s) for s in np.union1d(log_spaced_steps(num_steps, NUM_SNAPSHOTS), even)]
+
+
 def train_big(
     key: PRNGKeyArray,
     landscape: Landscape,
@@ -101,7 +107,7 @@ def train_big(
             optimizer="gd",
             learning_rate=learning_rate,
             num_steps=num_steps,
-            snapshots=NUM_SNAPSHOTS,
+            snapshots=snapshot_steps(num_steps),
             progress=progress,
         )
         members = [runs.member(i) for i in range(num_seeds)]
@@ -148,7 +154,8 @@ def visits_of(
 ) -> Visits:
     """The closest approaches of a trajectory to the entries of a catalogue."""
     functions = [entry.predictions for entry in catalogue.entries]
-    return find_visits(steps, loss, trajectory, functions, linked_targets(landscape))
+    sizes = [entry.neurons + entry.linear for entry in catalogue.entries]
+    return find_visits(steps, loss, trajectory, functions, linked_targets(landscape), sizes)
 
 
 def _decay_exponent(steps: np.ndarray, loss: np.ndarray) -> float:

@@ -12,6 +12,7 @@ VISIT_DISTANCE = 0.15
 VISIT_RATIO = 0.6
 _APPROACHED = 0.5
 _SAME_FUNCTION = 0.1
+_SAME_LEVEL = 0.02
 
 Verdict = Literal["visit", "near", "no match", "same function"]
 
@@ -74,15 +75,17 @@ def find_visits(
     trajectory: Float[np.ndarray, "s n o"],
     entries: Sequence[Float[np.ndarray, "n o"]],
     targets: Float[np.ndarray, "n o"],
+    sizes: Sequence[int] | None = None,
 ) -> Visits:
     """The closest approach of a trajectory to every entry, with its control, and the slow-downs.
 
     **Arguments:**
-    - `steps`, `loss`: of the snapshots, log-spaced (about 160 are enough).
+    - `steps`, `loss`: of the snapshots.
     - `trajectory`: predictions at the snapshots (probabilities for cross-entropy).
-    - `entries`: predictions of the catalogue entries, the smaller networks first: of entries that compute nearly
-      the same function (relative distance below 0.1) the first stands for the others.
+    - `entries`: predictions of the catalogue entries, the smaller networks first.
     - `targets`: what a perfect fit would predict; the end of the last segment.
+    - `sizes`: how many units each entry has. Of entries that compute nearly the same function (relative distance
+      below 0.1, of the same size below 0.02) the first stands for the others. Default: each larger than the one before.
 
     **Returns:**
     [`lossatlas.atlas.Visits`][]. Cost: s * e * n * o operations.
@@ -91,7 +94,7 @@ def find_visits(
     distance = np.array([[_norm(p - f) / s for f, s in zip(entries, scales, strict=True)] for p in trajectory])
     distance = distance.reshape(len(steps), len(entries))
     nearest = distance.argmin(axis=0)
-    twin_of = _twins(entries, scales)
+    twin_of = _twins(entries, scales, list(range(len(entries))) if sizes is None else list(sizes))
     approached = [e for e in range(len(entries)) if twin_of[e] is None and distance[nearest[e], e] < _APPROACHED]
     approached.sort(key=lambda e: (nearest[e], -distance[nearest[e], e]))
     visits = []
@@ -117,10 +120,15 @@ def _scale(f: np.ndarray, targets: np.ndarray) -> float:
     return spread if spread > 1e-9 * (1 + _norm(f)) else max(_norm(targets - targets.mean(axis=0)), 1e-300)
 
 
-def _twins(entries: Sequence[np.ndarray], scales: list[float]) -> list[int | None]:
+def _twins(entries: Sequence[np.ndarray], scales: list[float], sizes: list[int]) -> list[int | None]:
     twins: list[int | None] = []
     for e, f in enumerate(entries):
-        earlier = (s for s in range(e) if twins[s] is None and _norm(f - entries[s]) < _SAME_FUNCTION * scales[e])
+        earlier = (
+            s
+            for s in range(e)
+            if twins[s] is None
+            and _norm(f - entries[s]) < (_SAME_FUNCTION if sizes[s] < sizes[e] else _SAME_LEVEL) * scales[e]
+        )
         twins.append(next(earlier, None))
     return twins
 
