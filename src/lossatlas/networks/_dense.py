@@ -37,7 +37,8 @@ class DenseLayer(eqx.Module):
 
     def preactivation(self, x: Float[Array, " m"]) -> Float[Array, " k"]:
         """`weight @ x + bias`."""
-        z = self.weight @ x
+        # In this order vmap keeps the examples first; weight @ x costs small networks a transposed pass.
+        z = x @ self.weight.T
         return z if self.bias is None else z + self.bias
 
     def hidden(self, x: Float[Array, " m"], act: Activation) -> Float[Array, " units"]:
