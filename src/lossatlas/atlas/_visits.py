@@ -44,7 +44,7 @@ class SlowDown(eqx.Module):
     """A local minimum of |d log loss / d log step|: where training stalls.
 
     - `rate`: that minimum.
-    - `entry`: the catalogue entry that is visited there, or None when it is left unnamed.
+    - `entry`: the nearest visited or near entry, if it is within 0.3 there; None when the stall is left unnamed.
     """
 
     step: int
@@ -107,7 +107,9 @@ def find_visits(
         visits.append(
             Visit(e, int(steps[at]), float(loss[at]), closest, control, int(steps[first]), int(steps[last]), verdict)
         )
-    return Visits(np.asarray(steps), np.asarray(loss, float), distance, tuple(visits), _slow_downs(steps, loss, visits))
+    return Visits(
+        np.asarray(steps), np.asarray(loss, float), distance, tuple(visits), _slow_downs(steps, loss, distance, visits)
+    )
 
 
 def _norm(a: np.ndarray) -> float:
@@ -168,20 +170,22 @@ def _interval(below: np.ndarray, at: int) -> tuple[int, int]:
     return first, last
 
 
-def _slow_downs(steps: np.ndarray, loss: np.ndarray, visits: list[Visit]) -> tuple[SlowDown, ...]:
+def _slow_downs(steps: np.ndarray, loss: np.ndarray, distance: np.ndarray, visits: list[Visit]) -> tuple[SlowDown, ...]:
     from scipy.signal import find_peaks
 
-    keep = (np.asarray(steps) > 0) & np.isfinite(loss) & (np.asarray(loss) > 0)
-    t, values = np.asarray(steps)[keep], np.asarray(loss, float)[keep]
-    if t.size < 5:
+    keep = np.flatnonzero((np.asarray(steps) > 0) & np.isfinite(loss) & (np.asarray(loss) > 0))
+    if keep.size < 5:
         return ()
+    t, values = np.asarray(steps)[keep], np.asarray(loss, float)[keep]
     rate = np.abs(np.gradient(np.log(values), np.log(t)))
     # A stall stands out when the rate before and after it is larger by 0.1 (a tenth of a power of time).
     peaks, _ = find_peaks(-rate, prominence=0.1)
+    named = [v.entry for v in visits if v.verdict in ("visit", "near")]
     found = []
     for i in peaks:
-        step = int(t[i])
-        inside = [v for v in visits if v.verdict in ("visit", "near") and v.first_step <= step <= v.last_step]
-        best = min(inside, key=lambda v: v.distance, default=None)
-        found.append(SlowDown(step, float(values[i]), float(rate[i]), None if best is None else best.entry))
+        here = distance[keep[i]]
+        best = min(named, key=lambda e: here[e], default=None)
+        if best is not None and here[best] > 2 * VISIT_DISTANCE:
+            best = None
+        found.append(SlowDown(int(t[i]), float(values[i]), float(rate[i]), best))
     return tuple(found)
