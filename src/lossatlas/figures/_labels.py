@@ -99,6 +99,18 @@ def _candidates() -> list[Offset]:
     return result
 
 
+def _squares(centres: np.ndarray, half: float) -> np.ndarray:
+    """Boxes around points, shape (n, 4)."""
+    return np.concatenate([centres - half, centres + half], axis=1)
+
+
+def _covered(box: Box, boxes: np.ndarray) -> float:
+    """The sum of the common areas of a box with others, shape (n, 4)."""
+    width = np.minimum(box.right, boxes[:, 2]) - np.maximum(box.left, boxes[:, 0])
+    height = np.minimum(box.bottom, boxes[:, 3]) - np.maximum(box.top, boxes[:, 1])
+    return float(np.sum(np.maximum(width, 0) * np.maximum(height, 0)))
+
+
 def place_labels(
     points: Sequence[tuple[int | float, int | float]],
     texts: Sequence[str],
@@ -120,13 +132,11 @@ def place_labels(
     - `obstacles`: points of curves, data units, shape (n, 2).
     - `near`: places tried before all others.
     """
-    taken: list[list[Box]] = []
+    taken = []
     for frame in frames:
-        curve = [frame(x, y) for x, y in obstacles]
-        marks = [frame(x, y) for x, y in points]
-        taken.append(
-            [Box(x - 3, y - 3, x + 3, y + 3) for x, y in curve] + [Box(x - 7, y - 7, x + 7, y + 7) for x, y in marks]
-        )
+        curve = np.array([frame(x, y) for x, y in obstacles]).reshape(-1, 2)
+        marks = np.array([frame(x, y) for x, y in points]).reshape(-1, 2)
+        taken.append(np.concatenate([_squares(curve, 3.0), _squares(marks, 7.0)]))
     chosen: list[Offset | None] = []
     for (x, y), text in zip(points, texts, strict=True):
         extent = text_size(text, font)
@@ -135,16 +145,16 @@ def place_labels(
             cost = 0.0
             for frame, (width, height), boxes in zip(frames, size, taken, strict=True):
                 box = offset.box(*frame(x, y), extent)
-                outside = box.area - box.overlap(Box(0, 0, width, height))
-                cost += 4 * outside + sum(box.overlap(other) for other in boxes)
+                outside = box.area - box.overlap(Box(0.0, 0.0, width, height))
+                cost += 4 * outside + _covered(box, boxes)
             if cost < least - 1e-9:
                 best, least = offset, cost
-            if cost == 0:
+            if cost < 1e-9:
                 break
         if best is None or least > extent[0] * extent[1] * len(frames) / 3:
             chosen.append(None)
             continue
         chosen.append(best)
-        for frame, boxes in zip(frames, taken, strict=True):
-            boxes.append(best.box(*frame(x, y), extent))
+        for i, frame in enumerate(frames):
+            taken[i] = np.vstack([taken[i], best.box(*frame(x, y), extent)])
     return chosen
