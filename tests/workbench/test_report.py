@@ -178,6 +178,16 @@ def test_kinds_are_told_apart(iris_page):
     assert rows["(2,1)a"][4] == "not certified"
 
 
+def test_what_runs_away_is_said_once_and_without_nan(tmp_path):
+    tables, arrays = iris()
+    step = "hidden[0][{}] becomes a step (pre-activations of {} or more on all data)"
+    tables["catalogue"][2]["runaway"] = "the weights run away (weights grew nan times)"
+    tables["catalogue"][7]["runaway"] = "; ".join([step.format(1, 7.5), step.format(0, 10.2)])
+    rows = {r[0]: r for r in Page(written(tmp_path, tables, arrays)).rows if r and len(r) == 8}
+    assert rows["(1,0)"][4] == "level at infinitythe weights run away"
+    assert rows["(2,0)"][4].endswith("neurons 1 and 2 become steps (pre-activations of 7.5 or more on all data)")
+
+
 def test_the_sentences_count_what_is_there(iris_page):
     words = re.sub(r"\s+", " ", " ".join(Page(iris_page[1]).text))
     assert "it stalls at losses that tiny networks can reach (0.3333, 0.1717 and 0.0065)" in words

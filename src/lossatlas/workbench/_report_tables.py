@@ -322,6 +322,7 @@ def _remarks(row: Row) -> str:
 
 def _runaway(text: str) -> str:
     """Units counted from one; several that become steps are said once."""
+    text = text.replace(" (weights grew nan times)", "")  # the growth is not known
     text = re.sub(r"hidden\[0\]\[(\d+)\]", lambda m: f"neuron {int(m[1]) + 1}", text)
     pattern = r"neuron (\d+) becomes a step \(pre-activations of ([\d.]+) (.*)\)"
     parts = [re.fullmatch(pattern, part) for part in text.split("; ")]
