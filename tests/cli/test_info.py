@@ -34,7 +34,7 @@ print(json.dumps([str(jnp.zeros(()).dtype), os.environ["XLA_FLAGS"], jax.config.
     assert done.returncode == 0, done.stderr
     dtype, flags, cache = json.loads(done.stdout)
     assert dtype == "float64"
-    assert "intra_op_parallelism_threads=1" in flags
+    assert "--xla_cpu_multi_thread_eigen=false" in flags
     assert cache.startswith(str(tmp_path / "cache" / "xla-"))
 
 

@@ -13,7 +13,7 @@ from lossatlas._errors import InputError, NotCertifiedError
 OK, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
 # One XLA thread: small programs run faster so, and give the same bytes on every machine size.
-ONE_THREAD = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
+ONE_THREAD = "--xla_cpu_multi_thread_eigen=false"
 
 
 def prepare_jax() -> None:
