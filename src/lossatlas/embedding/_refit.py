@@ -21,8 +21,8 @@ def refit_layer(state: ReductionState, layer: int, allowance: float) -> bool:
     The start for (k, r): the first k neurons of a pivoted QR of the columns `output * norm of readers`, with what is
     affine in the layer's inputs taken out, and the best linear part of rank r for what they leave (reduced-rank
     regression of what the next layer receives, weighted by how strongly the output depends on it). Up to 8 units the
-    start is polished by Levenberg-Marquardt on the linearised output change. Candidates are tried by
-    k + r, then by k; the first within the allowance is taken. Outputs are kept on the data, critical points are not.
+    start is polished by Levenberg-Marquardt on the linearised output change. The smallest k + r within the
+    allowance is found by bisection, and at it the smallest k. Outputs are kept on the data, critical points are not.
     """
     here = state.layers[layer]
     units = here.num_units
@@ -31,31 +31,41 @@ def refit_layer(state: ReductionState, layer: int, allowance: float) -> bool:
     start = _starts(state, layer)
     problem = _problem(state, layer)
     most = min(state.features[layer].shape[1], problem.target.shape[1])
-    for total in range(min(units, _POLISHED_UNITS + 1)):
+
+    def within(fit: LayerFit) -> Refit | None:
+        step = _step(layer, here.num_neurons, fit)
+        return step if state.measure(step.on_arrays(state.layers), layer) <= allowance else None
+
+    def polished(total: int) -> Refit | None:
+        """The step with the fewest neurons that fits at this number of units."""
         for k in range(max(0, total - most), min(total, here.num_neurons) + 1):
-            for polished in (False, True):
-                fit = start(k)(total - k)
-                if polished:
-                    fit = polish(problem, fit, 0.5 * allowance)
-                if state.attempt([_step(layer, here.num_neurons, fit)], layer, allowance):
-                    return True
+            rough = start(k)(total - k)
+            step = within(rough) or within(polish(problem, rough, 0.5 * allowance))
+            if step is not None:
+                return step
+        return None
+
+    best = _fewest(min(units - 1, _POLISHED_UNITS), polished)
+    if best is not None:
+        return state.attempt([best], layer, allowance)
     for total in range(_POLISHED_UNITS + 1, units):
-        k = _fewest_neurons(state, start, layer, total, most, allowance)
-        if k is not None:
-            return state.attempt([_step(layer, here.num_neurons, start(k)(total - k))], layer, allowance)
+        low, high = max(0, total - most), min(total, here.num_neurons)
+        for k in dict.fromkeys((low, high, (low + high) // 2)):  # the extremes and the middle stand for all
+            step = within(start(k)(total - k)) if low <= k <= high else None
+            if step is not None:
+                return state.attempt([step], layer, allowance)
     return False
 
 
-def _fewest_neurons(state: ReductionState, start, layer: int, total: int, most: int, allowance: float) -> int | None:
-    """Which split of many units into neurons and linear ones fits; the extremes and the middle are tried."""
-    neurons = state.layers[layer].num_neurons
-    low, high = max(0, total - most), min(total, neurons)
-    for k in dict.fromkeys((low, high, (low + high) // 2)):
-        if low <= k <= high:
-            step = _step(layer, neurons, start(k)(total - k))
-            if state.measure(step.on_arrays(state.layers), layer) <= allowance:
-                return k
-    return None
+def _fewest(largest: int, candidate: Callable[[int], Refit | None]) -> Refit | None:
+    """The candidate of the smallest number for which there is one, by bisection."""
+    best = candidate(largest)
+    low, high = -1, largest
+    while best is not None and high - low > 1:
+        middle = (low + high) // 2
+        found = candidate(middle)
+        best, low, high = (best, middle, high) if found is None else (found, low, middle)
+    return best
 
 
 def _step(layer: int, before: int, fit: LayerFit) -> Refit:
