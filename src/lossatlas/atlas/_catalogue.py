@@ -396,13 +396,14 @@ def describe_runaway(point: CriticalPoint) -> str:
         "linear": "becomes linear (incoming weights {0.incoming_norm:.1e}, outgoing {0.outgoing_norm:.1e})",
         "merging pair": "merge with opposite outgoing weights of {0.outgoing_norm:.0f}",
         "merging group": "merge with outgoing weights of {0.outgoing_norm:.0f} that cancel",
-        "separable": "grow without end: some classes can be told apart without error",
-        "unknown": "run away (weights grew {0.growth:.2f} times)",
+        "separable": "without end: some classes can be told apart without error",
     }
     if point.status is not Status.AT_INFINITY:
         return ""
     said = []
     for group in point.runaway:
-        units = " and ".join(group.units) or "weights"
-        said.append(f"{units} {phrases[group.kind].format(group)}")
+        phrase = phrases.get(group.kind, "without end")
+        if phrase.startswith("without"):
+            phrase = ("grows " if len(group.units) == 1 else "grow ") + phrase
+        said.append(f"{' and '.join(group.units) or 'weights'} {phrase.format(group)}")
     return "; ".join(said)

@@ -236,9 +236,12 @@ def _words(run: BigTraining) -> str:
     gradient = float(run.gradient_norm[-1])
     if gradient < 1e-12:
         return f"a critical point (gradient {gradient:.1e})"
+    trend = f"falls like the power -{run.decay_exponent:.2f} of the step number"
+    if not run.decay_exponent > 0.01:
+        trend = "hardly falls"
     return (
-        f"still moving after {int(run.steps[-1]):,} steps: gradient {gradient:.1e}, the loss falls like "
-        f"t^-{run.decay_exponent:.2f}; not a critical point"
+        f"still moving after {int(run.steps[-1]):,} steps (largest gradient component {gradient:.1g}): "
+        f"the loss {trend}; not a critical point"
     )
 
 
