@@ -15,8 +15,8 @@ def hierarchy_1d(*, num: int = 50, input_scale: float = 5.0) -> DataSet:
     r"""The one-dimensional problem whose small networks form a hierarchy of critical points.
 
     $y = 1.2\tanh(0.8(x+7)) - 1.5\tanh(0.6x) + \tanh(0.9(x-6))$ on `num` equidistant points of [-15, 15]: three tanh
-    neurons fit it exactly. Targets are not scaled; inputs are divided by `input_scale` (the default makes training faster and
-    leaves the critical values as they are).
+    neurons fit it exactly. Targets are not scaled; inputs are divided by `input_scale` (the default makes training
+    faster and leaves the critical values as they are).
 
     **Raises:** `InputError` for fewer than 2 points or a scale that is not positive.
 
