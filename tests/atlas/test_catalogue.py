@@ -5,8 +5,11 @@ import pytest
 
 from lossatlas import data
 from lossatlas._errors import InputError
+from lossatlas._progress import NoProgress
 from lossatlas.atlas import FULL, Search, make_catalogue
+from lossatlas.atlas._training import train_big
 from lossatlas.landscape import Landscape
+from lossatlas.networks import activation
 
 
 SMALL = Search(random=6, warm=4, num_steps=1000, polish=3)
@@ -86,11 +89,16 @@ def test_float32_and_wrong_names_are_refused(iris):
         iris[0]["(9,9)"]
 
 
-@pytest.mark.slow
-def test_hierarchy_levels_are_found_without_being_told():
+@pytest.fixture(scope="module")
+def hierarchy():
     landscape = data.load("hierarchy-1d").landscape()
-    sizes = [(0, 0), (1, 0), (2, 0), (3, 0)]
-    catalogue = make_catalogue(jax.random.key(0), landscape, sizes=sizes, search=FULL)
+    sizes = [(0, 0), (0, 1), (1, 0), (1, 1), (2, 0), (3, 0)]
+    return make_catalogue(jax.random.key(0), landscape, sizes=sizes, search=FULL), landscape
+
+
+@pytest.mark.slow
+def test_hierarchy_levels_are_found_without_being_told(hierarchy):
+    catalogue, _ = hierarchy
     known = {
         1: [(0.2990502719, (0, 0, 4)), (0.3555080128, (0, 0, 4))],
         2: [(0.1547960483, (0, 0, 7))],
@@ -102,6 +110,29 @@ def test_hierarchy_levels_are_found_without_being_told():
             (entry,) = [e for e in found if abs(e.loss - loss) < 1e-8]
             assert entry.inertia is not None
             assert entry.inertia.counts == counts
+
+
+@pytest.mark.slow
+def test_plateaus_of_a_wide_network_are_named(hierarchy):
+    catalogue, landscape = hierarchy
+    runs = train_big(
+        jax.random.key(1),
+        landscape,
+        catalogue,
+        (200,),
+        activation("tanh"),
+        num_seeds=2,
+        power=1.5,
+        learning_rate=0.05,
+        num_steps=200_000,
+        progress=NoProgress(),
+    )
+    saddle = next(i for i, e in enumerate(catalogue.entries) if abs(e.loss - 0.0036372374) < 1e-8)
+    for run in runs:
+        named = {s.entry: s.loss for s in run.visits.slow_downs if s.entry is not None}
+        assert 0.0030 < named[saddle] < 0.0045
+        (one_neuron,) = [e for e, loss in named.items() if 0.28 < loss < 0.30]
+        assert catalogue.entries[one_neuron].neurons == 1
 
 
 @pytest.mark.slow

@@ -152,7 +152,7 @@ def _training(run: BigTraining, names: list[str]) -> dict[str, Any]:
 
 
 def _ending(survey: Survey) -> dict[str, Any]:
-    layers = survey.ending.linearization.layers
+    pairs = zip(survey.ending.linearization.layers, survey.ending.condensation.layers, strict=True)
     return {
         "words": survey.ending.words,
         "output_scale": survey.ending.output_scale,
@@ -166,8 +166,11 @@ def _ending(survey: Survey) -> dict[str, Any]:
                 "block_r2": layer.block_r2,
                 "max_change": layer.max_change,
                 "is_linear": layer.is_linear,
+                "effective_neurons": float(condensed.by_direction.effective_number),
+                "condensation_index": float(condensed.by_direction.index),
+                "directions": condensed.by_direction.num_clusters,
             }
-            for layer in layers
+            for layer, condensed in pairs
         ],
     }
 

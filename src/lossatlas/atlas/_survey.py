@@ -7,7 +7,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, PRNGKeyArray
 
 from lossatlas._errors import InputError
 from lossatlas._parameters import num_parameters
@@ -33,7 +33,7 @@ from lossatlas.atlas._training import (
 )
 from lossatlas.data import DataSet
 from lossatlas.embedding import Reduction, reduce
-from lossatlas.geometry import Linearization, linearization
+from lossatlas.geometry import Condensation, Linearization, condensation, linearization
 from lossatlas.landscape import Landscape
 from lossatlas.networks import Dense
 from lossatlas.networks import activation as as_activation
@@ -49,7 +49,8 @@ class Ending(eqx.Module):
 
     - `reductions`: the end point reduced at several tolerances, from strict to loose: the largest change of any output
       on the data, relative to `output_scale`, the root mean square deviation of the predictions from their mean.
-    - `linearization`: per hidden layer, how linear it acts on the data.
+    - `linearization`, `condensation`: per hidden layer, how linear it acts on the data, and how many directions its
+      neurons really use.
     - `refitted`: whether the reductions refit layers by least squares (up to 3,000 outputs in all), or only merge.
     - `words`: the honest name of the end point.
     """
@@ -57,6 +58,7 @@ class Ending(eqx.Module):
     reductions: tuple[tuple[float, Dense, Reduction], ...]
     output_scale: float
     linearization: Linearization
+    condensation: Condensation
     refitted: bool
     words: str
 
@@ -188,7 +190,7 @@ def _survey(data: DataSet, config: SurveyConfig, loss: str, meter: ProgressMeter
         catalogue = with_found_by_training(catalogue, best_run(trainings), landscape)
         trainings = [run.named_by(catalogue, landscape) for run in trainings]
     clock.lap("training")
-    ending = _ending(best_run(trainings), landscape)
+    ending = _ending(jax.random.fold_in(key, 3), best_run(trainings), landscape)
     clock.lap("reduction")
     folds = data.folds(5, seed=config.seed) if full else [data.split(config.hold_out, seed=config.seed)]
     selection = select(
@@ -216,7 +218,7 @@ def _survey(data: DataSet, config: SurveyConfig, loss: str, meter: ProgressMeter
     )
 
 
-def _ending(run: BigTraining, landscape: Landscape) -> Ending:
+def _ending(key: PRNGKeyArray, run: BigTraining, landscape: Landscape) -> Ending:
     linear = linearization(run.network, landscape)
     unit = linear.output_scale
     refit = small_enough(landscape, run.network.widths[-1])
@@ -224,7 +226,8 @@ def _ending(run: BigTraining, landscape: Landscape) -> Ending:
         (share, *reduce(run.network, landscape, tolerance=share * unit, bottlenecks="merge", refit=refit))
         for share in TOLERANCES
     )
-    return Ending(reductions, unit, linear, refit, _words(run))
+    condensed = condensation(run.network, key=key)
+    return Ending(reductions, unit, linear, condensed, refit, _words(run))
 
 
 def small_enough(landscape: Landscape, num_outputs: int) -> bool:

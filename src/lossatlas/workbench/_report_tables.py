@@ -216,11 +216,16 @@ _LAYER_COLUMNS = {
     "score": ("share not linear", "of what the next layer sees; 0 is linear"),
     "block_r2": ("R² of the best affine map", "from the layer's inputs to the next layer's; 1 is linear"),
     "max_change": ("change if linear", "largest change of an output when the layer is made affine"),
+    "effective_neurons": (
+        "effective neurons",
+        "neurons counted by amplitude; those that point the same way count once",
+    ),
+    "condensation_index": ("condensation", "0: directions like random ones; 1: a single direction"),
 }
 
 
 def layers_table(tables: Row) -> Table:
-    """How linear each hidden layer acts."""
+    """How linear each hidden layer acts, and how condensed it is."""
     layers = tables["ending"]["layers"]
     known = [name for name in _LAYER_COLUMNS if any(name in layer for layer in layers)]
     has_verdict = any(layer.get("is_linear") is not None for layer in layers)
@@ -234,7 +239,7 @@ def layers_table(tables: Row) -> Table:
         ]
         for i, layer in enumerate(layers)
     ]
-    return Table("How linear each hidden layer of the big network acts", heads, rows)
+    return Table("How linear and how condensed each hidden layer of the big network is", heads, rows)
 
 
 def selection_table(tables: Row) -> Table:
