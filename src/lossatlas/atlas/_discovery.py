@@ -12,8 +12,9 @@ from lossatlas.landscape import Landscape
 from lossatlas.networks import Dense
 
 
-_TOLERANCES = (0.1, 0.03)
+_TOLERANCE = 0.1
 _MOST_PARAMETERS = 300
+_MOST_STALLS = 3
 _NEAR = 0.3
 _SAME_LOSS = 1e-6
 
@@ -21,25 +22,23 @@ _SAME_LOSS = 1e-6
 def with_found_by_training(catalogue: Catalogue, run: BigTraining, landscape: Landscape) -> Catalogue:
     """The catalogue with the critical points at the unnamed stalls of a run.
 
-    The network at each slow-down without a visit is reduced to a tenth (else 3 %) of the spread of its outputs and
-    polished, to a minimum and to the nearest critical point of any index. A finite critical point that computes nearly
-    what the network computed there becomes an entry `T1`, `T2`, ... of its own; otherwise the stall stays unnamed.
+    The network at each slow-down without a visit (the three slowest) is reduced, its outputs changing by at most a
+    tenth of their spread, and polished, to a minimum and to the nearest critical point of any index. A finite critical
+    point that computes nearly what the network computed there becomes an entry `T1`, `T2`, ... of its own; otherwise
+    the stall stays unnamed.
     """
     entries = list(catalogue.entries)
-    for stall in run.visits.slow_downs:
-        if stall.entry is not None:
-            continue
+    unnamed = [stall for stall in run.visits.slow_downs if stall.entry is None]
+    # The plainest stalls first; each costs seconds.
+    for stall in sorted(unnamed, key=lambda stall: stall.rate)[:_MOST_STALLS]:
         at = int(np.searchsorted(run.steps, stall.step))
         spread = float(np.sqrt(np.mean((run.trajectory[at] - run.trajectory[at].mean(axis=0)) ** 2)))
         if spread == 0:
             continue
-        for share in _TOLERANCES:
-            small = reduce(run.network_at(at), landscape, tolerance=share * spread, bottlenecks="merge")[0]
-            if isinstance(small, Dense) and num_parameters(small) <= _MOST_PARAMETERS:
-                found = _polish(small, run.trajectory[at], landscape, entries)
-                if found is not None:
-                    entries.append(found)
-                    break
+        small = reduce(run.network_at(at), landscape, tolerance=_TOLERANCE * spread, bottlenecks="merge")[0]
+        if isinstance(small, Dense) and num_parameters(small) <= _MOST_PARAMETERS:
+            found = _polish(small, run.trajectory[at], landscape, entries)
+            entries += [] if found is None else [found]
     if len(entries) == len(catalogue.entries):
         return catalogue
     return Catalogue(tuple(entries), catalogue.leads_to, catalogue.settings)

@@ -39,7 +39,7 @@ from lossatlas.networks import Dense
 from lossatlas.networks import activation as as_activation
 
 
-TOLERANCES = (0.03, 0.1, 0.3)
+TOLERANCES = (0.1, 0.3)
 _MANY_INPUTS = 30
 _REFIT_OUTPUTS = 3000
 
