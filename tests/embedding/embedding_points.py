@@ -6,26 +6,31 @@ import jax.numpy as jnp
 import numpy as np
 
 from lossatlas import Landscape
-from lossatlas.networks import Dense
+from lossatlas.networks import Dense, DenseLayer
 
 
-def make_network(widths, activation="tanh", seed=0, **options) -> Dense:
-    """A network with weights and biases of order 1."""
-    network = Dense(jax.random.key(seed), widths, activation=activation, **options)
-    leaves, treedef = jax.tree.flatten(network)
-    keys = jax.random.split(jax.random.key(seed + 1), len(leaves))
-    drawn = [0.7 * jax.random.normal(k, leaf.shape) for k, leaf in zip(keys, leaves, strict=True)]
-    return jax.tree.unflatten(treedef, drawn)
+def make_network(widths, activation="tanh", seed=1, *, num_linear=0, use_bias=True, use_output_bias=True) -> Dense:
+    """A network with normal weights and biases of order 1 (drawn by numpy: no compilation)."""
+    rng = np.random.default_rng(seed)
+    linear = [num_linear] * (len(widths) - 2) if isinstance(num_linear, int) else list(num_linear)
+    linear.append(0)
+    layers, fan_in = [], widths[0]
+    for i, (k, r) in enumerate(zip(widths[1:], linear, strict=True)):
+        has_bias = use_output_bias if i == len(widths) - 2 else use_bias
+        weight, bias, rows = (jnp.asarray(1.0 * rng.normal(size=shape)) for shape in ((k, fan_in), (k,), (r, fan_in)))
+        layers.append(DenseLayer(weight, bias if has_bias else None, rows if r else None))
+        fan_in = k + r
+    return Dense.from_layers(layers, activation)
 
 
 def make_inputs(n=40, d=2, seed=5):
     """Normal inputs."""
-    return jax.random.normal(jax.random.key(seed), (n, d))
+    return jnp.asarray(np.random.default_rng(seed).normal(size=(n, d)))
 
 
 def random_landscape(n=40, d=2, o=2, seed=5) -> Landscape:
     """Normal inputs and targets: no network is critical here."""
-    return Landscape(make_inputs(n, d, seed), jax.random.normal(jax.random.key(seed + 1), (n, o)))
+    return Landscape(make_inputs(n, d, seed), make_inputs(n, o, seed + 1))
 
 
 @eqx.filter_jit
@@ -52,7 +57,12 @@ def counts(matrix, tolerance=1e-11) -> tuple[int, int, int]:
 
 def outputs(network, inputs):
     """Predictions on inputs."""
-    return np.asarray(jax.vmap(network)(inputs))
+    return np.asarray(_outputs(network, inputs))
+
+
+@eqx.filter_jit
+def _outputs(network, inputs):
+    return jax.vmap(network)(inputs)
 
 
 def largest(values) -> float:

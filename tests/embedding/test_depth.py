@@ -48,7 +48,7 @@ def test_bound_covers_the_change_of_a_layer_that_is_not_linear():
     for layer in (0, 1):
         merged, record = merge_layer(network, inputs, layer)
         change = np.linalg.norm(outputs(merged, inputs) - outputs(network, inputs), axis=1).max()
-        assert 1e-3 < change <= record.bound
+        assert 1e-3 < change <= record.bound * (1 + 1e-12)
         assert not record.keeps_critical
         assert 0 < record.agreement <= 1
 

@@ -110,7 +110,7 @@ def test_perturbed_copies_merge_within_the_tolerance_and_the_bound():
         # The mean weighted by readers is right to first order where the shares have one sign.
         order = size**2 if alpha > 0 else size
         assert 1e-2 * order < certificate.output_change < 10 * order
-        assert certificate.output_change <= certificate.bound
+        assert certificate.output_change <= certificate.bound * (1 + 1e-12)
 
 
 def test_many_small_neurons_are_never_dropped_by_their_own_size():
@@ -152,7 +152,7 @@ def test_linear_units_are_compressed_to_their_rank():
 def test_reduce_of_a_lift_gives_the_depth_back(mode):
     shallow, inputs = make_network((2, 3, 2), "elu"), make_inputs()
     deep, _ = lift(shallow, inputs, 1, 5, key=jax.random.key(3), mode=mode)
-    back, record = reduce(deep, inputs)
+    back, record = reduce(deep, inputs, linear=False)  # no linear units: the layer merges as a whole or stays
     assert back.widths == (2, 3, 2)
     for old, new in zip(shallow.layers, back.layers, strict=True):
         assert largest(old.weight - new.weight) < 1e-12

@@ -40,7 +40,7 @@ def test_split_keeps_the_function_and_maps_gradients_at_any_point(activation):
 
 
 def test_k_way_split_of_linear_units_keeps_function_and_gradients():
-    network, landscape = make_network((2, 3, 2, 2), num_linear=[1, 2]), random_landscape()
+    network, landscape = make_network((2, 3, 2, 2), num_linear=2), random_landscape()
     for space in ("hidden[0]", "linear[0]", "linear[1]"):
         wide, record = split(network, space, 0, [0.5, -0.7, 1.2], landscape=landscape)
         assert wide.unit_spaces()[space].size == network.unit_spaces()[space].size + 2
