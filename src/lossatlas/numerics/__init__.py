@@ -1,1 +1,0 @@
-"""What no library has, tiny."""
