@@ -167,6 +167,9 @@ def make_catalogue(
             if k == 0 and _is_squared_error(landscape):
                 found[k, r] = [_linear_entry(landscape, r, act)]
                 continue
+            if k == r == 0 and landscape.loss is not None and landscape.loss.name == "cross_entropy":
+                found[k, r] = [_constant_entry(landscape, act)]
+                continue
             entries, parents = _search(size_key, landscape, num_outputs, (k, r), act, search, found)
             found[k, r] = entries
             arrows += parents
@@ -227,13 +230,27 @@ def _linear_entry(landscape: Landscape, r: int, act: Activation) -> Entry:
     writers, readers, bias = (jnp.asarray(a) for a in levels.weights(r))
     d, o = inputs.shape[1], targets.shape[1]
     network = small_network(jnp.zeros((0, d)), jnp.zeros(0), writers, jnp.zeros((o, 0)), readers, bias, act)
+    return _closed_form_entry(landscape, network, r, levels.loss(r))
+
+
+def _constant_entry(landscape: Landscape, act: Activation) -> Entry:
+    """Under cross-entropy the best constant gives the frequencies of the classes; logits that sum to zero."""
+    frequencies = linked_targets(landscape).mean(axis=0)
+    logits = jnp.log(jnp.asarray(frequencies))
+    d, o = landscape.inputs.shape[1], frequencies.size
+    nothing = jnp.zeros((0, d)), jnp.zeros(0), jnp.zeros((0, d)), jnp.zeros((o, 0)), jnp.zeros((o, 0))
+    network = small_network(*nothing, logits - logits.mean(), act)
+    return _closed_form_entry(landscape, network, 0, float(landscape(network)))
+
+
+def _closed_form_entry(landscape: Landscape, network: Dense, r: int, loss: float) -> Entry:
     small = num_parameters(network) <= _MAX_DENSE
     return Entry(
         name=f"(0,{r})",
         neurons=0,
         linear=r,
         network=network,
-        loss=levels.loss(r),
+        loss=loss,
         kind="critical point",
         inertia=inertia(network, landscape) if small else None,
         gradient_norm=float(jnp.abs(landscape.gradient(network)).max()),
