@@ -167,7 +167,7 @@ def make_catalogue(
             if k == 0 and _is_squared_error(landscape):
                 found[k, r] = [_linear_entry(landscape, r, act)]
                 continue
-            if k == r == 0 and landscape.loss is not None and landscape.loss.name == "cross_entropy":
+            if k == r == 0 and _frequencies_are_critical(landscape):
                 found[k, r] = [_constant_entry(landscape, act)]
                 continue
             entries, parents = _search(size_key, landscape, num_outputs, (k, r), act, search, found)
@@ -231,6 +231,12 @@ def _linear_entry(landscape: Landscape, r: int, act: Activation) -> Entry:
     d, o = inputs.shape[1], targets.shape[1]
     network = small_network(jnp.zeros((0, d)), jnp.zeros(0), writers, jnp.zeros((o, 0)), readers, bias, act)
     return _closed_form_entry(landscape, network, r, levels.loss(r))
+
+
+def _frequencies_are_critical(landscape: Landscape) -> bool:
+    """Whether the loss is cross-entropy and every class occurs (a class that does not is a level at infinity)."""
+    cross_entropy = landscape.loss is not None and landscape.loss.name == "cross_entropy"
+    return cross_entropy and bool(linked_targets(landscape).mean(axis=0).min() > 0)
 
 
 def _constant_entry(landscape: Landscape, act: Activation) -> Entry:
