@@ -190,7 +190,7 @@ def test_what_runs_away_is_said_once_and_without_nan(tmp_path):
 
 def test_the_sentences_count_what_is_there(iris_page):
     words = re.sub(r"\s+", " ", " ".join(Page(iris_page[1]).text))
-    assert "it stalls at losses that tiny networks can reach (0.3333, 0.1717 and 0.0065)" in words
+    assert "it slows down near the losses of tiny networks (0.3333, 0.1717 and 0.0065)" in words
     assert "Of eight different functions in the catalogue, the run visits four: (0,0), (0,1), (1,1)b and (2,0)" in words
     assert "It comes near two others: (0,2) and (1,1)a." in words
     assert "Training slows down four times; one slow-down is at no entry and left unnamed." in words

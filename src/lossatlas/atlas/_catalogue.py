@@ -28,6 +28,7 @@ Kind = Literal["critical point", "level at infinity", "not certified"]
 
 _SAME_LOSS = 1e-7
 _SAME_BASIN = 0.02
+_NO_LOSS = 1e-8
 _MAX_DENSE = 1500
 
 
@@ -396,6 +397,12 @@ def entry_of(
     kinds: dict[Status, Kind] = {Status.CONVERGED: "critical point", Status.AT_INFINITY: "level at infinity"}
     kind = kinds.get(point.status, "not certified")
     small = num_parameters(point.network) <= _MAX_DENSE
+    counted = inertia(point.network, landscape) if kind == "critical point" and small else None
+    runaway = describe_runaway(point)
+    spread = float(linked_targets(landscape).var(axis=0).sum())
+    if counted is not None and counted.certificate is not Certificate.YES and point.loss < _NO_LOSS * spread:
+        # A loss of nearly 0 with a singular Hessian that no gauge explains: 0 is approached, not attained.
+        kind, counted, runaway = "level at infinity", None, "the loss 0 is approached, not attained"
     return Entry(
         name=name,
         neurons=size[0],
@@ -403,9 +410,9 @@ def entry_of(
         network=point.network,
         loss=float(point.loss),
         kind=kind,
-        inertia=inertia(point.network, landscape) if kind == "critical point" and small else None,
+        inertia=counted,
         gradient_norm=float(point.gradient_norm),
-        runaway=describe_runaway(point),
+        runaway=runaway,
         predictions=linked_predictions(landscape, point.network),
         found_by=found_by,
         hits=hits,

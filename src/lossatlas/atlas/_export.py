@@ -144,7 +144,10 @@ def _training(run: BigTraining, names: list[str]) -> dict[str, Any]:
         "final_loss": float(run.loss[-1]),
         "final_gradient_norm": float(run.gradient_norm[-1]),
         "decay_exponent": run.decay_exponent,
-        "visits": [dataclasses.asdict(v) | {"name": names[v.entry]} for v in run.visits.visits],
+        "visits": [
+            dataclasses.asdict(v) | {"name": names[v.entry], "ends": np.isinf(v.control) and v.step == run.steps[-1]}
+            for v in run.visits.visits
+        ],
         "slow_downs": [
             dataclasses.asdict(s) | {"name": None if s.entry is None else names[s.entry]} for s in run.visits.slow_downs
         ],

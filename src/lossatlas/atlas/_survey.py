@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Sequence
-from typing import Any
 
 import equinox as eqx
 import jax
@@ -24,7 +23,7 @@ from lossatlas.atlas._catalogue import (
 )
 from lossatlas.atlas._config import SurveyConfig
 from lossatlas.atlas._discovery import with_found_by_training
-from lossatlas.atlas._selection import BIG, Recipe, Selection, select
+from lossatlas.atlas._selection import BIG, HeldOut, Recipe, Selection, select
 from lossatlas.atlas._training import (
     BigTraining,
     default_num_steps,
@@ -42,6 +41,7 @@ from lossatlas.networks import activation as as_activation
 TOLERANCES = (0.1, 0.3)
 _MANY_INPUTS = 30
 _REFIT_OUTPUTS = 3000
+_LEAST_ROWS = 10
 
 
 class Ending(eqx.Module):
@@ -133,6 +133,9 @@ def check_config(data: DataSet, config: SurveyConfig, loss: str) -> None:
     **Raises:** `InputError` for the first that cannot.
     """
     as_activation(config.activation)
+    if data.num_rows < _LEAST_ROWS:
+        msg = f"A survey needs at least {_LEAST_ROWS} rows (some are held out), got {data.num_rows}."
+        raise InputError(msg)
     if not config.hidden or min(config.hidden) < 1:
         msg = f"hidden must list at least one width, all of them at least 1, got {config.hidden}; for example (50, 50)."
         raise InputError(msg)
@@ -153,7 +156,10 @@ def check_config(data: DataSet, config: SurveyConfig, loss: str) -> None:
     if config.init is not None and not 0 < config.init < 10:
         msg = f"init is the power p of std = max(fan)**-p and must lie between 0 and 10, got {config.init}."
         raise InputError(msg)
-    data.split(config.hold_out, seed=config.seed)  # raises where a part would be empty or a class too small
+    test = data.split(config.hold_out, seed=config.seed)[1]  # raises where a part would be empty or a class too small
+    if test.num_rows < 2:
+        msg = f"hold_out={config.hold_out} keeps {test.num_rows} of {data.num_rows} rows aside; at least 2 are needed."
+        raise InputError(msg)
 
 
 def _survey(data: DataSet, config: SurveyConfig, loss: str, meter: ProgressMeter) -> Survey:
@@ -251,18 +257,22 @@ def _words(run: BigTraining) -> str:
 def headline(data: DataSet, selection: Selection) -> str:
     """The answer in a sentence or two."""
     small, big = selection[selection.recommended], selection[BIG]
+    constant = selection["(0,0)"].loss if data.kind == "regression" else None
+    folds = "one split" if selection.num_folds == 1 else f"{selection.num_folds} folds"
+    measured = f"Measured on {selection.num_rows} held-out rows ({folds})."
     if selection.recommended == BIG:
         return (
             f"On {data.name}, no small network of the catalogue does as well as the big one "
-            f"({big.num_parameters:,} parameters) on held-out rows: {_figures(big)}."
+            f"({big.num_parameters:,} parameters): {_figures(big, constant)}. {measured}"
         )
     k, r = (int(n) for n in selection.recommended.strip("()").split(","))
-    start = f"On {data.name}, {describe_size(k, r)} ({small.num_parameters} parameters)"
+    network = f"a network of {describe_size(k, r)}" if k else describe_size(k, r)
     gap, error = _paired(small.losses - big.losses)
     verdict = "does better than" if gap < -error else "does the job of" if gap <= error else "comes close to"
     return (
-        f"{start} {verdict} the big network ({big.num_parameters:,} parameters): "
-        f"held-out {_figures(small)}, against {_figures(big)}."
+        f"On {data.name}, {network} ({small.num_parameters} parameters) {verdict} the big network "
+        f"({big.num_parameters:,} parameters): {_figures(small, constant)}, against {_figures(big, constant)}. "
+        f"{measured}"
     )
 
 
@@ -276,9 +286,16 @@ def describe_size(neurons: int, linear: int) -> str:
     return nonlinear if linear == 0 else f"{nonlinear} beside {count(linear, 'linear unit')}"
 
 
-def _figures(candidate: Any) -> str:
-    text = f"loss {candidate.loss:.3g} ± {candidate.standard_error:.1g}"
-    return text if candidate.accuracy is None else f"{text}, accuracy {100 * candidate.accuracy:.1f} %"
+def _figures(candidate: HeldOut, constant: float | None) -> str:
+    text = f"loss {candidate.loss:.3g} ± {candidate.standard_error:.2g}"
+    if candidate.accuracy is not None:
+        return f"{text}, accuracy {100 * candidate.accuracy:.1f} %"
+    explained = 1 - candidate.loss / constant if constant else 0.0
+    return (
+        f"{text}, {100 * explained:.1f} % of the variance explained"
+        if explained > 0
+        else f"{text}, worse than the mean"
+    )
 
 
 def _paired(difference: Float[np.ndarray, " n"]) -> tuple[float, float]:

@@ -155,7 +155,8 @@ def visits_of(
     """The closest approaches of a trajectory to the entries of a catalogue."""
     functions = [entry.predictions for entry in catalogue.entries]
     sizes = [entry.neurons + entry.linear for entry in catalogue.entries]
-    return find_visits(steps, loss, trajectory, functions, linked_targets(landscape), sizes)
+    levels = [entry.loss for entry in catalogue.entries]
+    return find_visits(steps, loss, trajectory, functions, linked_targets(landscape), sizes, levels)
 
 
 def _decay_exponent(steps: np.ndarray, loss: np.ndarray) -> float:

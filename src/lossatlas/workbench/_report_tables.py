@@ -50,6 +50,12 @@ def percent(share: float | None) -> Cell:
     return Cell("–", "", True) if share is None else Cell(f"{100 * share:.1f} %", repr(share), True)
 
 
+_NO_CONTROL = {
+    False: ("starts here", "the run starts at this entry; no straight line leads to it"),
+    True: ("ends here", "the run ends near this entry; no straight line leads past it"),
+}
+
+
 def visits_table(tables: Row, run: Row) -> Table:
     """The visits of a run and what it came near, in order of time."""
     words = words_of(tables)
@@ -66,14 +72,14 @@ def visits_table(tables: Row, run: Row) -> Table:
                 number(losses[visit["name"]]),
                 number(visit["loss"]),
                 number(visit["distance"], 2),
-                Cell("starts here", "the run starts at this entry; no straight line leads to it", True)
+                Cell(*_NO_CONTROL[bool(visit.get("ends"))], True)
                 if visit["control"] is None
                 else number(visit["control"], 2),
                 Cell(visit["verdict"]),
             ]
         )
     heads = [
-        Cell("steps", "while the distance stays below 0.15; for near misses the nearest step"),
+        Cell("steps", "while the distance stays below 0.15 and no other is nearer; for near misses the nearest step"),
         Cell("small network"),
         Cell("its loss", "training loss of the small network", True),
         Cell("loss there", "training loss of the big network at the nearest step", True),

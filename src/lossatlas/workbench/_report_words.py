@@ -60,24 +60,30 @@ def explain_atlas(tables: Row) -> str:
     """The picture in a sentence or two, for somebody who never read a paper."""
     run = shown_training(tables)
     words = words_of(tables)
-    started = [v for v in visits_of(run, "visit") if v["control"] is None]
+    ended = [v for v in visits_of(run, "visit") if v.get("ends")]
+    started = [v for v in visits_of(run, "visit") if v["control"] is None and not v.get("ends")]
     passed = [v for v in visits_of(run, "visit") if v["control"] is not None]
     named = {s["name"] for s in run["slow_downs"]} & {v["name"] for v in [*passed, *started]}
     stalls = [v for v in [*started, *passed] if v["name"] in named]
     places = [f"{words[v['name']]} {v['name']}" for v in passed]
+    end = "".join(
+        f" It ends near {words[v['name']]} {v['name']}, at distance {format_number(v['distance'], 2)}." for v in ended
+    )
+    if not passed and ended:
+        return f"The big network goes {'from a constant ' if started else ''}straight to its end.{end}"
     if not passed:
         nearest = nearest_miss(tables)
         miss = "" if nearest is None else f" ({nearest})"
         start = "starts as a constant and then " if started else ""
         return f"In this run the big network {start}comes near none of the small networks of this data{miss}."
-    same = "for a while it does just what that small network would do"
+    same = "its predictions there are close to theirs"
     if stalls:
         return (
-            "The big network does not learn smoothly: it stalls at losses that tiny networks can reach "
-            f"({listed([format_number(_loss_of(tables, v['name'])) for v in stalls])}), since {same}. "
-            f"On its way down it visits {listed(places)}."
+            "The big network does not learn smoothly: it slows down near the losses of tiny networks "
+            f"({listed([format_number(_loss_of(tables, v['name'])) for v in stalls])}); {same}. "
+            f"On its way down it visits {listed(places)}.{end}"
         )
-    return f"On its way down the big network visits {listed(places)}: {same}."
+    return f"On its way down the big network visits {listed(places)}; {same}.{end}"
 
 
 def nearest_miss(tables: Row) -> str | None:
