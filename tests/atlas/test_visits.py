@@ -67,3 +67,31 @@ def test_slow_down_is_named_by_the_visit_around_it():
     assert len(named) == 1
     assert 150 < named[0].step < 600
     assert named[0].loss == pytest.approx(0.3, abs=0.02)
+
+
+def test_entry_of_another_level_is_another_entry():
+    steps, loss, path, small, _, targets = _example()
+    close = small + 0.01
+    apart = find_visits(steps, loss, path, [small, close], targets, sizes=[1, 2], levels=[0.2, 0.1])
+    same = find_visits(steps, loss, path, [small, close], targets, sizes=[1, 2], levels=[0.2, 0.19])
+    assert apart.visits[1].verdict != "same function"
+    assert same.visits[1].verdict == "same function"
+
+
+def test_run_that_ends_at_an_entry_visits_it():
+    steps, loss, path, small, _, targets = _example()
+    end = find_visits(steps, loss, path, [small, targets + 1e-3], targets).visits[1]
+    assert end.verdict == "visit"
+    assert end.control == np.inf
+    assert end.last_step == steps[-1]
+
+
+def test_visit_lasts_while_no_other_entry_is_nearer():
+    targets = np.array([[1.0], [-1.0]])
+    path = _piecewise([0 * targets, targets], num=101)
+    one, two = find_visits(
+        np.arange(101), np.ones(101), path, [0.90 * targets, 1.0 * targets], targets, sizes=[1, 1]
+    ).visits
+    # (t - 0.9) / 0.9 = 1 - t at t = 0.947: distances are relative to each entry's own spread.
+    assert one.last_step == 94
+    assert two.first_step == 95

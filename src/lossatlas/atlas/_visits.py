@@ -143,7 +143,10 @@ def _twins(
     entries: Sequence[np.ndarray], scales: list[float], sizes: list[int], levels: Sequence[float] | None
 ) -> list[int | None]:
     def same_level(e: int, s: int) -> bool:
-        return levels is None or abs(levels[e] - levels[s]) <= 0.1 * max(levels[e], levels[s])
+        if levels is None:
+            return True
+        # Levels that are nothing beside the largest are all 0.
+        return abs(levels[e] - levels[s]) <= 0.1 * max(levels[e], levels[s]) + 1e-5 * max(levels)
 
     twins: list[int | None] = []
     for e, f in enumerate(entries):
