@@ -26,18 +26,20 @@ class Scale(NamedTuple):
 
 
 def loss_range(curves: np.ndarray, tables: Row) -> tuple[float, float]:
-    """What the loss axis shows: the curves, what they met, and levels just below their end.
+    """What the loss axis shows: the curves, what they met unless far below, and levels just below their end.
 
     **Arguments:**
     - `curves`: all positive losses that are drawn.
     """
     low, high = float(curves.min()), float(curves.max())
+    # A level of nearly 0 that the run ends near would press the curve into a corner.
+    least = low / 30
     met = {v["name"] for v in met_visits(tables)}
     for row in tables["catalogue"]:
         loss = row["loss"]
         if loss is None or loss <= 0:
             continue
-        if row["name"] in met or loss > low / 3:
+        if (row["name"] in met and loss > least) or loss > low / 3:
             low, high = min(low, loss), max(high, loss)
     room = max(high / low, 1.2) ** 0.05
     return low / room, high * room**1.5
