@@ -95,3 +95,14 @@ def test_visit_lasts_while_no_other_entry_is_nearer():
     # (t - 0.9) / 0.9 = 1 - t at t = 0.947: distances are relative to each entry's own spread.
     assert one.last_step == 94
     assert two.first_step == 95
+
+
+@pytest.mark.parametrize(("share", "verdict"), [(0.5, "visit"), (0.2, "near")])
+def test_verdict_weighs_the_distance_against_the_control(share, verdict):
+    targets = np.array([[2.0, 0.0], [-2.0, 0.0]])
+    entry, bend = (np.array([[1.0, h], [-1.0, -h]]) for h in (0.1, 0.1 * share))
+    path = _piecewise([np.zeros((2, 2)), bend, targets])
+    visit = find_visits(np.arange(40), np.ones(40), path, [entry], targets).visits[0]
+    # The path goes the share of the way from the straight line to the entry: distance (1 - share) times the control.
+    assert visit.distance == pytest.approx((1 - share) * visit.control, rel=0.02)
+    assert visit.verdict == verdict
