@@ -102,8 +102,8 @@ def surveyed(monkeypatch) -> list[atlas.SurveyConfig]:
     """`atlas.survey` and the report replaced by ones that take no time; the settings of every survey made."""
     calls = []
 
-    def survey(dataset, *, config, progress):
-        del progress
+    def survey(dataset, *, config, progress, journal):
+        del progress, journal
         calls.append(config)
         return FakeSurvey(dataset, config)
 

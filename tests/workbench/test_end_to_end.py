@@ -3,10 +3,12 @@
 import numpy as np
 import pandas as pd
 import pytest
+import xarray as xr
 
 import lossatlas
 from lossatlas import atlas, data
 from lossatlas._errors import InputError
+from lossatlas._progress import NoProgress
 
 
 SETTINGS = {"hidden": (4,), "max_units": 1, "num_steps": 300}
@@ -44,6 +46,29 @@ def test_a_finished_survey_is_not_computed_again(run, csv, monkeypatch):
     again = lossatlas.survey(csv, out=run.directory.parent.parent, **SETTINGS)
     assert again.directory == run.directory
     assert again.table() == run.table()
+
+
+@pytest.mark.parametrize("moment", ["training", "held-out figures"])
+def test_an_interrupted_survey_goes_on_to_the_same_bytes(run, csv, tmp_path, monkeypatch, moment):
+    class Stop(NoProgress):
+        def task(self, label: str, total: int | float):
+            if label == moment:
+                raise KeyboardInterrupt
+            return super().task(label, total)
+
+    with pytest.raises(KeyboardInterrupt):
+        lossatlas.survey(csv, out=tmp_path, progress=Stop(), **SETTINGS)
+    with monkeypatch.context() as patch:
+        patch.setattr("lossatlas.atlas._catalogue.search_levels", lambda *_: pytest.fail("a size was searched again"))
+        again = lossatlas.survey(csv, out=tmp_path, progress="none", **SETTINGS)
+    assert again.verify() == ()
+    assert again.to_json()["checksums"].keys() == run.to_json()["checksums"].keys()
+    for name in run.network_names:
+        file = f"networks/{name.strip('()').replace(')', '').replace(',', '-')}.safetensors"
+        assert (again.directory / file).read_bytes() == (run.directory / file).read_bytes()
+    xr.testing.assert_identical(again.arrays, run.arrays)
+    tables = [{name: value for name, value in r.tables.items() if name != "seconds"} for r in (run, again)]
+    assert tables[0] == tables[1]
 
 
 def test_raw_rows_are_predicted_as_the_survey_saw_them(run, csv, table):

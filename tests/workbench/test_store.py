@@ -7,9 +7,11 @@ import subprocess
 import sys
 import threading
 
+import numpy as np
 import pytest
 
 from lossatlas._errors import InputError
+from lossatlas._journal import Journal
 from lossatlas._progress import NoProgress
 from lossatlas.workbench._folder import check_folder, store_root
 from lossatlas.workbench._record import damaged, is_finished, read_record, write_record
@@ -23,7 +25,8 @@ def place_in(root: pathlib.Path, name: str = "iris") -> Place:
 def work(text: str = "1,2\n", calls: list[str] | None = None):
     """Work that writes one file in a folder, and counts how often it is done."""
 
-    def write(folder: pathlib.Path):
+    def write(folder: pathlib.Path, journal: Journal):
+        del journal
         if calls is not None:
             calls.append(text)
         (folder / "values").mkdir()
@@ -103,8 +106,8 @@ def test_a_finished_run_is_not_made_again_unless_forced(tmp_path):
 def test_what_does_not_end_well_leaves_a_marked_partial_run_that_the_next_replaces(tmp_path, error, status):
     place = place_in(tmp_path)
 
-    def stop(folder):
-        work()(folder)
+    def stop(folder, journal):
+        work()(folder, journal)
         raise error
 
     with pytest.raises(type(error)):
@@ -119,11 +122,73 @@ def test_what_does_not_end_well_leaves_a_marked_partial_run_that_the_next_replac
     assert damaged(place.directory) == ()
 
 
+def steps(calls: list[str], stop_before: str = ""):
+    """Work of three steps."""
+
+    def write(folder: pathlib.Path, journal: Journal):
+        def compute(name: str) -> dict[str, np.ndarray]:
+            if name == stop_before:
+                raise KeyboardInterrupt
+            calls.append(name)
+            return {"value": np.array(len(name) / 3), "words": np.array([name, ""])}
+
+        for name in ("one", "three", "seven"):
+            step = journal(name, lambda name=name: compute(name))
+            assert step["words"].tolist() == [name, ""]
+        (folder / "values.csv").write_text(f"{step['value']}\n")
+        return {}
+
+    return write
+
+
+def test_an_interrupted_run_says_where_it_is_and_goes_on_with_what_it_finished(tmp_path):
+    place, calls = place_in(tmp_path), []
+    with pytest.raises(KeyboardInterrupt) as caught:
+        make(place, steps(calls, stop_before="seven"))
+    assert caught.value.__notes__ == [
+        f"What is finished is kept in {place.partial}; run the same again to go on."
+    ]
+    make(place, steps(calls))
+    assert calls == ["one", "three", "seven"]
+    assert sorted(path.name for path in place.directory.iterdir()) == ["run.json", "values.csv"]
+    assert damaged(place.directory) == ()
+
+
+def test_a_forced_run_starts_over_once_and_then_goes_on_too(tmp_path):
+    place, calls = place_in(tmp_path), []
+    with pytest.raises(KeyboardInterrupt):
+        make(place, steps(calls, stop_before="seven"))
+    with pytest.raises(KeyboardInterrupt):
+        make(place, steps(calls, stop_before="three"), force=True)
+    make(place, steps(calls), force=True)
+    assert calls == ["one", "three", "one", "three", "seven"]
+
+
+def test_steps_of_other_versions_are_not_gone_on_with(tmp_path, monkeypatch):
+    place, calls = place_in(tmp_path), []
+    with pytest.raises(KeyboardInterrupt):
+        make(place, steps(calls, stop_before="three"))
+    monkeypatch.setattr("lossatlas.workbench._store.versions", lambda: {"jax": "0.0.1"})
+    make(place, steps(calls))
+    assert calls == ["one", "one", "three", "seven"]
+
+
+def test_a_step_that_cannot_be_read_is_computed_again(tmp_path):
+    place, calls = place_in(tmp_path), []
+    with pytest.raises(KeyboardInterrupt):
+        make(place, steps(calls, stop_before="seven"))
+    first, second = sorted(place.partial.rglob("*.npz"))
+    first.write_bytes(first.read_bytes()[:50])
+    second.write_bytes(b"")
+    make(place, steps(calls))
+    assert calls == ["one", "three", "one", "three", "seven"]
+
+
 def test_a_forced_run_that_fails_leaves_the_former_one(tmp_path):
     place = place_in(tmp_path)
     make(place, work("old"))
 
-    def fail(_):
+    def fail(*_):
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
@@ -133,8 +198,8 @@ def test_a_forced_run_that_fails_leaves_the_former_one(tmp_path):
 
 
 def test_bad_input_found_during_the_work_leaves_nothing(tmp_path):
-    def refuse(folder):
-        work()(folder)
+    def refuse(folder, journal):
+        work()(folder, journal)
         raise InputError("too small")
 
     with pytest.raises(InputError, match="too small"):
@@ -145,7 +210,7 @@ def test_bad_input_found_during_the_work_leaves_nothing(tmp_path):
 def test_entries_that_json_lacks_are_a_failure_and_no_finished_run(tmp_path):
     place = place_in(tmp_path)
     with pytest.raises(ValueError, match="JSON"):
-        make(place, lambda _: {"loss": float("nan")})
+        make(place, lambda *_: {"loss": float("nan")})
     assert not place.directory.exists()
     assert read_record(place.partial)["status"] == "failed"
 
@@ -154,10 +219,10 @@ def test_threads_that_want_the_same_run_make_it_once(tmp_path):
     place, calls, directories = place_in(tmp_path), [], []
     entered, released = threading.Event(), threading.Event()
 
-    def slow(folder):
+    def slow(folder, journal):
         entered.set()
         assert released.wait(30)
-        return work("first", calls)(folder)
+        return work("first", calls)(folder, journal)
 
     waiting = threading.Event()
 
@@ -193,7 +258,7 @@ from lossatlas.workbench._store import Place, make_run
 
 root = pathlib.Path(sys.argv[1])
 
-def write(folder):
+def write(folder, journal):
     (root / f"made-by-{sys.argv[2]}").write_text("")
     (folder / "half").write_text("")
     time.sleep(0.5)
@@ -217,11 +282,11 @@ def test_without_locks_the_second_to_finish_takes_over_the_first(tmp_path, monke
     place = place_in(tmp_path)
     monkeypatch.setattr("lossatlas.workbench._store._locked", lambda *_: contextlib.nullcontext())
 
-    def overtaken(folder):
+    def overtaken(folder, journal):
         # Another process makes the same run meanwhile, from the start to the end.
         other = Place(tmp_path / "elsewhere", "survey", "iris", place.key)
         make(other, work("theirs")).rename(place.directory)
-        return work("ours")(folder)
+        return work("ours")(folder, journal)
 
     assert make(place, overtaken) == place.directory
     assert (place.directory / "values" / "table.csv").read_text() == "theirs"

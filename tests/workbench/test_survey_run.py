@@ -293,7 +293,9 @@ def test_control_c_on_the_command_line_is_exit_code_130_and_marked(csv, monkeypa
     monkeypatch.setattr("lossatlas._cache.use_compilation_cache", lambda: None)
     monkeypatch.setattr(atlas, "survey", stop)
     assert call(app, ["survey", str(csv)]) == 130
-    assert "interrupted" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert said.startswith("lossatlas: interrupted. What is finished is kept in lossatlas/survey/my-table-")
+    assert said.endswith(".partial; run the same again to go on.\n")
     (record,) = tmp_path.glob("lossatlas/survey/*.partial/run.json")
     assert json.loads(record.read_text())["status"] == "interrupted"
 

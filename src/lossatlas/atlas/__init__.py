@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 
 if TYPE_CHECKING:
-    from lossatlas.atlas._catalogue import FULL as FULL
-    from lossatlas.atlas._catalogue import QUICK as QUICK
     from lossatlas.atlas._catalogue import Catalogue as Catalogue
-    from lossatlas.atlas._catalogue import Entry as Entry
-    from lossatlas.atlas._catalogue import Search as Search
     from lossatlas.atlas._catalogue import make_catalogue as make_catalogue
     from lossatlas.atlas._config import SurveyConfig as SurveyConfig
+    from lossatlas.atlas._entry import Entry as Entry
     from lossatlas.atlas._export import survey_arrays as survey_arrays
     from lossatlas.atlas._export import survey_tables as survey_tables
+    from lossatlas.atlas._search import FULL as FULL
+    from lossatlas.atlas._search import QUICK as QUICK
+    from lossatlas.atlas._search import Search as Search
     from lossatlas.atlas._selection import HeldOut as HeldOut
     from lossatlas.atlas._selection import Selection as Selection
     from lossatlas.atlas._survey import Survey as Survey
@@ -31,11 +31,11 @@ if TYPE_CHECKING:
 _NAMES = {
     "BigTraining": "lossatlas.atlas._training",
     "Catalogue": "lossatlas.atlas._catalogue",
-    "Entry": "lossatlas.atlas._catalogue",
-    "FULL": "lossatlas.atlas._catalogue",
+    "Entry": "lossatlas.atlas._entry",
+    "FULL": "lossatlas.atlas._search",
     "HeldOut": "lossatlas.atlas._selection",
-    "QUICK": "lossatlas.atlas._catalogue",
-    "Search": "lossatlas.atlas._catalogue",
+    "QUICK": "lossatlas.atlas._search",
+    "Search": "lossatlas.atlas._search",
     "Selection": "lossatlas.atlas._selection",
     "SlowDown": "lossatlas.atlas._visits",
     "Survey": "lossatlas.atlas._survey",

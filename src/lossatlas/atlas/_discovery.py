@@ -4,7 +4,8 @@ import numpy as np
 
 from lossatlas._parameters import num_parameters
 from lossatlas._status import Status
-from lossatlas.atlas._catalogue import Catalogue, Entry, entry_of, linked_predictions
+from lossatlas.atlas._catalogue import Catalogue
+from lossatlas.atlas._entry import Entry, Level, entry_of, linked_predictions
 from lossatlas.atlas._training import BigTraining
 from lossatlas.embedding import reduce
 from lossatlas.geometry import find_critical_points
@@ -57,5 +58,5 @@ def _polish(small: Dense, there: np.ndarray, landscape: Landscape, entries: list
         if not known and np.linalg.norm(function - there) < _NEAR * spread:
             size = (sum(point.network.widths[1:-1]), sum(point.network.num_linear))
             number = sum(e.name.startswith("T") for e in entries) + 1
-            return entry_of(f"T{number}", size, point, landscape, "a stall of the big network", 1)
+            return entry_of(f"T{number}", size, Level.of(point), landscape, "a stall of the big network", 1)
     return None

@@ -8,7 +8,7 @@ import numpy as np
 
 from lossatlas._parameters import num_parameters
 from lossatlas._status import Certificate
-from lossatlas.atlas._catalogue import Entry, linked_targets
+from lossatlas.atlas._entry import Entry, linked_targets
 from lossatlas.atlas._selection import BIG
 from lossatlas.atlas._survey import Survey, describe_size
 from lossatlas.atlas._training import BigTraining

@@ -1,6 +1,7 @@
 """Held-out figures of the small networks and of the big one, and the smallest that does the job."""
 
 import dataclasses
+import functools as ft
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,9 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, PRNGKeyArray
 
+from lossatlas._journal import Journal
 from lossatlas._parameters import num_parameters
 from lossatlas._progress import ProgressMeter
-from lossatlas.atlas._catalogue import linked_targets
+from lossatlas.atlas._entry import linked_targets
 from lossatlas.atlas._fit import fit_starts
 from lossatlas.atlas._starts import random_starts, small_network
 from lossatlas.data import DataSet
@@ -108,6 +110,7 @@ def select(
     activation: Activation,
     recipe: Recipe,
     progress: ProgressMeter,
+    journal: Journal,
 ) -> Selection:
     """Compare small networks and a big one on held-out rows.
 
@@ -117,47 +120,44 @@ def select(
     - `data`: all rows, on which the recommended network is fitted in the end.
     - `sizes`: the (k, r) of the small networks.
     - `hidden`: widths of the big network.
+    - `journal`: keeps the figures that are finished.
 
     **Returns:**
     [`lossatlas.atlas.Selection`][]. Cost: per fold and size `num_starts * num_steps` gradients.
     """
-    names = [f"({k},{r})" for k, r in sizes]
-    losses: dict[str, list[np.ndarray]] = {name: [] for name in [*names, BIG]}
-    hits: dict[str, list[np.ndarray]] = {name: [] for name in losses}
-    counts: dict[str, int] = {}
-    with progress.task("held-out figures", len(folds) * (len(sizes) + 1)) as task:
-        done = 0
-        for number, (training, test) in enumerate(folds):
-            seen, unseen = training.landscape(loss), test.landscape(loss)
-            outputs = data.num_outputs(loss)
+    outputs = data.num_outputs(loss)
+    known: dict[str, tuple[int, int] | None] = {f"({k},{r})": (k, r) for k, r in sizes} | {BIG: None}
+    columns = ("losses", "correct", "num_parameters")
+    parts: dict[str, list[dict[str, np.ndarray]]] = {name: [] for name in known}
+
+    def fit(key: PRNGKeyArray, landscape: Landscape, size: tuple[int, int] | None) -> Dense:
+        if size is None:
+            return fit_big(key, landscape, outputs, hidden, activation, recipe)
+        return fit_small(key, landscape, outputs, size, activation, recipe)
+
+    def measure(key: PRNGKeyArray, fold: tuple[DataSet, DataSet], name: str) -> dict[str, np.ndarray]:
+        network = fit(key, fold[0].landscape(loss), known[name])
+        row_losses, row_hits = _score(fold[1].landscape(loss), network)
+        figures = np.asarray(row_losses), np.asarray(row_hits), np.asarray(num_parameters(network))
+        return dict(zip(columns, figures, strict=True))
+
+    with progress.task("held-out figures", len(folds) * len(known)) as task:
+        for number, fold in enumerate(folds):
             fold_key = jax.random.fold_in(key, number)
-            for i, name in enumerate(losses):
-                task.update(done, name)
-                size_key = jax.random.fold_in(fold_key, i)
-                if name == BIG:
-                    network = fit_big(size_key, seen, outputs, hidden, activation, recipe)
-                else:
-                    network = fit_small(size_key, seen, outputs, sizes[i], activation, recipe)
-                counts[name] = num_parameters(network)
-                row_losses, row_hits = _score(unseen, network)
-                losses[name].append(np.asarray(row_losses))
-                if data.kind == "classification":
-                    hits[name].append(np.asarray(row_hits))
-                done += 1
-    candidates = [
-        HeldOut(n, counts[n], np.concatenate(losses[n]), np.concatenate(hits[n]) if hits[n] else None) for n in losses
-    ]
+            for i, name in enumerate(known):
+                task.update(number * len(known) + i, name)
+                compute = ft.partial(measure, jax.random.fold_in(fold_key, i), fold, name)
+                parts[name].append(journal(f"held-out-{number}-{i}", compute))
+    candidates = []
+    for name, figures in parts.items():
+        losses, correct = (np.concatenate([part[column] for part in figures]) for column in columns[:2])
+        right = correct if data.kind == "classification" else None
+        candidates.append(HeldOut(name, int(figures[-1]["num_parameters"]), losses, right))
     candidates.sort(key=lambda c: c.num_parameters)
     best = min(candidates, key=lambda c: c.loss)
     recommended = smallest_within_error(candidates, best)
     final_key = jax.random.fold_in(key, len(folds))
-    everything = data.landscape(loss)
-    outputs = data.num_outputs(loss)
-    if recommended.name == BIG:
-        network = fit_big(final_key, everything, outputs, hidden, activation, recipe)
-    else:
-        size = sizes[names.index(recommended.name)]
-        network = fit_small(final_key, everything, outputs, size, activation, recipe)
+    network = fit(final_key, data.landscape(loss), known[recommended.name])
     return Selection(
         tuple(candidates),
         best.name,

@@ -9,20 +9,14 @@ import numpy as np
 from jaxtyping import Float, PRNGKeyArray
 
 from lossatlas._errors import InputError
+from lossatlas._journal import Journal
 from lossatlas._parameters import num_parameters
 from lossatlas._precision import require_float64
 from lossatlas._progress import ProgressLike, ProgressMeter, as_meter
-from lossatlas.atlas._catalogue import (
-    FULL,
-    QUICK,
-    QUICK_LARGE,
-    Catalogue,
-    default_learning_rate,
-    default_sizes,
-    make_catalogue,
-)
+from lossatlas.atlas._catalogue import Catalogue, default_sizes, make_catalogue
 from lossatlas.atlas._config import SurveyConfig
 from lossatlas.atlas._discovery import with_found_by_training
+from lossatlas.atlas._search import FULL, QUICK, QUICK_LARGE, default_learning_rate
 from lossatlas.atlas._selection import BIG, HeldOut, Recipe, Selection, select
 from lossatlas.atlas._training import (
     BigTraining,
@@ -104,7 +98,13 @@ def best_run(runs: Sequence[BigTraining]) -> BigTraining:
     return min(runs, key=merit)
 
 
-def survey(data: DataSet, *, config: SurveyConfig | None = None, progress: ProgressLike = "none") -> Survey:
+def survey(
+    data: DataSet,
+    *,
+    config: SurveyConfig | None = None,
+    progress: ProgressLike = "none",
+    journal: Journal | None = None,
+) -> Survey:
     """Chart the small networks of a data set, the training of a big one, and the smallest that does the job.
 
     Runs under float64 whatever the global setting.
@@ -113,6 +113,7 @@ def survey(data: DataSet, *, config: SurveyConfig | None = None, progress: Progr
     - `data`: all rows; the catalogue and the training use every one, the held-out figures come from refits.
     - `config`: [`lossatlas.atlas.SurveyConfig`][].
     - `progress`: `"none"`, `"text"`, `"rich"` or a meter.
+    - `journal`: keeps the finished sizes of the catalogue, the training and the held-out fits.
 
     **Returns:**
     [`lossatlas.atlas.Survey`][]. Nothing is written; [`lossatlas.survey`][] also stores it with a report.
@@ -124,7 +125,7 @@ def survey(data: DataSet, *, config: SurveyConfig | None = None, progress: Progr
     check_config(data, config, loss)
     meter = as_meter(progress)
     with jax.enable_x64(True):
-        return _survey(data, config, loss, meter)
+        return _survey(data, config, loss, meter, journal or Journal())
 
 
 def check_config(data: DataSet, config: SurveyConfig, loss: str) -> None:
@@ -162,7 +163,7 @@ def check_config(data: DataSet, config: SurveyConfig, loss: str) -> None:
         raise InputError(msg)
 
 
-def _survey(data: DataSet, config: SurveyConfig, loss: str, meter: ProgressMeter) -> Survey:
+def _survey(data: DataSet, config: SurveyConfig, loss: str, meter: ProgressMeter, journal: Journal) -> Survey:
     clock = _Clock()
     act = as_activation(config.activation)
     landscape = data.landscape(loss)
@@ -177,6 +178,7 @@ def _survey(data: DataSet, config: SurveyConfig, loss: str, meter: ProgressMeter
         max_units=max_units,
         search=FULL if full else QUICK if data.num_inputs <= _MANY_INPUTS else QUICK_LARGE,
         progress=meter,
+        journal=journal,
     )
     clock.lap("catalogue")
     big = Dense(key, [data.num_inputs, *config.hidden, data.num_outputs(loss)])
@@ -191,6 +193,7 @@ def _survey(data: DataSet, config: SurveyConfig, loss: str, meter: ProgressMeter
         learning_rate=config.learning_rate or default_learning_rate(landscape),
         num_steps=config.num_steps or default_num_steps(landscape, num_parameters(big)),
         progress=meter,
+        journal=journal,
     )
     if small_enough(landscape, data.num_outputs(loss)):
         catalogue = with_found_by_training(catalogue, best_run(trainings), landscape)
@@ -209,6 +212,7 @@ def _survey(data: DataSet, config: SurveyConfig, loss: str, meter: ProgressMeter
         activation=act,
         recipe=Recipe(),
         progress=meter,
+        journal=journal,
     )
     clock.lap("held-out figures")
     return Survey(

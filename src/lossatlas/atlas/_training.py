@@ -1,5 +1,7 @@
 """Train the big network from small initialisation and chart which entries it comes near."""
 
+import functools as ft
+from collections.abc import Sequence
 from typing import Any
 
 import equinox as eqx
@@ -8,10 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int, PRNGKeyArray
 
+from lossatlas._journal import Journal
 from lossatlas._parameters import ravel
 from lossatlas._progress import ProgressMeter
 from lossatlas._status import Status
-from lossatlas.atlas._catalogue import Catalogue, count_outputs, linked_targets
+from lossatlas.atlas._catalogue import Catalogue
+from lossatlas.atlas._entry import count_outputs, linked_targets
 from lossatlas.atlas._visits import Visits, find_visits
 from lossatlas.geometry import effective_linear_units, effective_neurons
 from lossatlas.landscape import Landscape
@@ -90,6 +94,7 @@ def train_big(
     learning_rate: float,
     num_steps: int,
     progress: ProgressMeter,
+    journal: Journal,
 ) -> list[BigTraining]:
     """Train from `num_seeds` small initialisations as one program and find the visits of each.
 
@@ -98,6 +103,54 @@ def train_big(
     widths = [landscape.inputs.shape[1], *hidden, count_outputs(landscape)]
     keys = [jax.random.fold_in(key, seed) for seed in range(num_seeds)]
     networks = [Dense(k, widths, activation=activation, init=power, dtype=landscape.inputs.dtype) for k in keys]
+    run = ft.partial(_train, keys, networks, landscape, learning_rate, num_steps, progress)
+    trained = journal("training", run)
+    unravel = ravel(networks[0])[1]
+    settings = {
+        "optimizer": "full-batch gradient descent",
+        "init": f"std = max(fan_in, fan_out)**-{power}, biases 0",
+        "learning_rate": float(trained["learning_rate"]),
+        "halvings": int(trained["halvings"]),
+        "num_steps": num_steps,
+        "widths": widths,
+    }
+    results = []
+    for seed in range(num_seeds):
+        finite = np.isfinite(trained["loss"][seed])  # rows of members that ended early are filled up with NaN
+        steps, loss = trained["steps"][seed, finite], trained["loss"][seed, finite]
+        parameters = trained["parameters"][seed, finite]
+        network = unravel(jnp.asarray(parameters[-1]))
+        trajectory, neurons, linear = (np.asarray(a) for a in _observe(landscape, network, jnp.asarray(parameters)))
+        visits = visits_of(steps, loss, trajectory, catalogue, landscape)
+        results.append(
+            BigTraining(
+                seed=seed,
+                steps=steps,
+                loss=loss,
+                gradient_norm=trained["gradient_norm"][seed, finite],
+                parameters=parameters,
+                network=network,
+                effective_neurons=neurons,
+                linear_units=linear,
+                trajectory=trajectory,
+                visits=visits,
+                status=Status[str(trained["status"][seed])],
+                decay_exponent=_decay_exponent(steps, loss),
+                settings=settings,
+            )
+        )
+    return results
+
+
+def _train(
+    keys: Sequence[PRNGKeyArray],
+    networks: Sequence[Dense],
+    landscape: Landscape,
+    learning_rate: float,
+    num_steps: int,
+    progress: ProgressMeter,
+) -> dict[str, np.ndarray]:
+    """All members as one program, at half the learning rate as long as one diverges."""
     halvings = 0
     while True:
         runs = train_ensemble(
@@ -105,48 +158,23 @@ def train_big(
             networks,
             landscape,
             optimizer="gd",
-            learning_rate=learning_rate,
+            learning_rate=learning_rate / 2**halvings,
             num_steps=num_steps,
             snapshots=snapshot_steps(num_steps),
             progress=progress,
         )
-        members = [runs.member(i) for i in range(num_seeds)]
-        if halvings == _MAX_HALVINGS or all(m.status is not Status.DIVERGED for m in members):
+        if halvings == _MAX_HALVINGS or Status.DIVERGED not in runs.status:
             break
-        learning_rate, halvings = learning_rate / 2, halvings + 1
-    settings = {
-        "optimizer": "full-batch gradient descent",
-        "init": f"std = max(fan_in, fan_out)**-{power}, biases 0",
-        "learning_rate": learning_rate,
-        "halvings": halvings,
-        "num_steps": num_steps,
-        "widths": widths,
+        halvings += 1
+    return {
+        "steps": runs.steps,
+        "loss": runs.loss,
+        "gradient_norm": runs.gradient_norm,
+        "parameters": runs.parameters,
+        "status": np.array([status.name for status in runs.status]),
+        "learning_rate": np.asarray(learning_rate / 2**halvings),
+        "halvings": np.asarray(halvings),
     }
-    results = []
-    for seed, run in enumerate(members):
-        finite = np.isfinite(np.asarray(run.loss))
-        steps, loss = np.asarray(run.steps)[finite], np.asarray(run.loss)[finite]
-        parameters = np.asarray(run.parameters)[finite]
-        trajectory, neurons, linear = (np.asarray(a) for a in _observe(landscape, run.network, jnp.asarray(parameters)))
-        visits = visits_of(steps, loss, trajectory, catalogue, landscape)
-        results.append(
-            BigTraining(
-                seed=seed,
-                steps=steps,
-                loss=loss,
-                gradient_norm=np.asarray(run.gradient_norm)[finite],
-                parameters=parameters,
-                network=run.network_at(int(np.flatnonzero(finite)[-1])),
-                effective_neurons=neurons,
-                linear_units=linear,
-                trajectory=trajectory,
-                visits=visits,
-                status=run.status,
-                decay_exponent=_decay_exponent(steps, loss),
-                settings=settings,
-            )
-        )
-    return results
 
 
 def visits_of(

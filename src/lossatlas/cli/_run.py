@@ -48,8 +48,8 @@ def run(app: cyclopts.App, tokens: Iterable[str] | None = None) -> int:
         return _say(error, BAD_INPUT)
     except NotCertifiedError as error:
         return _say(error, FAILED)
-    except KeyboardInterrupt:
-        return _say("interrupted; the run is marked as such.", INTERRUPTED)
+    except KeyboardInterrupt as error:
+        return _say(" ".join(["interrupted.", *getattr(error, "__notes__", [])]), INTERRUPTED)
     except BrokenPipeError:
         # The reader of our output went away (`| head`); without this Python complains once more at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

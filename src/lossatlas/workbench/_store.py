@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from lossatlas._errors import InputError
+from lossatlas._journal import Journal
 from lossatlas._progress import ProgressMeter
 from lossatlas.workbench._record import (
     SCHEMA_VERSION,
@@ -19,12 +20,14 @@ from lossatlas.workbench._record import (
     checksums,
     is_finished,
     platform_facts,
+    read_record,
     versions,
     write_record,
 )
 
 
 _KEY_LENGTH = 12
+_JOURNAL = "finished-steps"
 
 
 def run_key(kind: str, version: int, config: Mapping[str, Any], fingerprint: str) -> str:
@@ -92,7 +95,7 @@ def _as_file_name(name: str) -> str:
 def make_run(
     place: Place,
     header: Mapping[str, Any],
-    write: Callable[[pathlib.Path], Mapping[str, Any]],
+    write: Callable[[pathlib.Path, Journal], Mapping[str, Any]],
     *,
     meter: ProgressMeter,
     force: bool = False,
@@ -100,43 +103,45 @@ def make_run(
     """Make a run unless it is there.
 
     The work is done in the partial folder, whose record says `running`, and which becomes the run by a rename. When
-    it is interrupted or fails, the partial folder stays with a record that says so, and the next attempt replaces it;
-    after an `InputError` nothing stays. Of two processes that make the same run, one waits for the other and takes
-    over its result.
+    it is interrupted, fails or is killed, the partial folder stays with a record that says so, and the next attempt
+    goes on with the steps that were finished (unless they were made with other versions of the packages); after an
+    `InputError` nothing stays. Of two processes that make the same run, one waits for the other and takes over its
+    result.
 
     **Arguments:**
     - `place`: where.
     - `header`: entries of the record that are known before the work.
-    - `write`: does the work, writes the files into the folder that it is given, and returns further entries.
+    - `write`: does the work, step by step with the journal that it is given, writes the files into the folder, and
+      returns further entries.
     - `meter`: says that another process is waited for.
     - `force`: make it again; the former run is replaced when the new one is complete.
 
     **Returns:** the folder of the finished run.
 
-    **Raises:** whatever `write` raises.
+    **Raises:** whatever `write` raises, with a note that says how to go on.
     """
     if not force and is_finished(place.directory):
         return place.directory
     with _locked(place, meter):
         if not force and is_finished(place.directory):
             return place.directory
-        _remove(place.partial)
-        place.partial.mkdir(parents=True)
-        start = time.monotonic()
         begun = {
             "schema_version": SCHEMA_VERSION,
             "kind": place.kind,
             "name": place.name,
             "key": place.key,
             "status": "running",
+            "forced": force,
             "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             **header,
             "versions": versions(),
             "platform": platform_facts(),
         }
-        write_record(place.partial, begun)
+        start = time.monotonic()
+        _begin(place.partial, begun)
         try:
-            record = {**begun, **write(place.partial), "status": "finished"}
+            record = {**begun, **write(place.partial, Journal(place.partial / _JOURNAL)), "status": "finished"}
+            _remove(place.partial / _JOURNAL)
             record["seconds"] = round(time.monotonic() - start, 2)
             record["checksums"] = checksums(place.partial)
             write_record(place.partial, record)
@@ -149,8 +154,28 @@ def make_run(
             # A full disk may be the very reason.
             with contextlib.suppress(OSError):
                 write_record(place.partial, {**begun, "status": status, "error": f"{type(error).__name__}: {error}"})
+            error.add_note(f"What is finished is kept in {place.partial}; run the same again to go on.")
             raise
         return place.directory
+
+
+def _begin(partial: pathlib.Path, record: dict[str, Any]) -> None:
+    """An empty partial folder, but for the steps that an attempt with the same versions finished."""
+    try:
+        former = read_record(partial)
+        resumes = all(former.get(name) == record[name] for name in ("key", "versions", "forced"))
+    except InputError:
+        resumes = False
+    if resumes:
+        for path in partial.iterdir():
+            if path.is_file():
+                path.unlink()
+            elif path.name != _JOURNAL:
+                shutil.rmtree(path)
+    else:
+        _remove(partial)
+        partial.mkdir(parents=True)
+    write_record(partial, record)
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from lossatlas._errors import InputError, unknown_name
+from lossatlas._journal import Journal
 from lossatlas._progress import ProgressLike, as_meter
 from lossatlas.atlas import SurveyConfig
 from lossatlas.data import DataSet, from_arrays, load
@@ -39,7 +40,8 @@ def survey(
     """Find the small networks inside a big one, which of them training visits, and the smallest that does the job.
 
     The answer is stored in a folder of its own, with arrays, networks and a report, and found there when the same is
-    asked again. Runs in float64 whatever the global setting.
+    asked again; one that was interrupted goes on with what it had finished. Runs in float64 whatever the global
+    setting.
 
     **Arguments:**
     - `data`: a name ([`lossatlas.data.data_names`][]), a CSV, TSV, NPZ or Parquet file, a
@@ -49,7 +51,7 @@ def survey(
     - `config`: the settings, [`lossatlas.atlas.SurveyConfig`][]; `options` are single ones: `hidden=(50, 50)`,
       `preset="full"`, `seed=1`.
     - `out`: the folder of runs; default the environment variable LOSSATLAS_STORE, else `lossatlas` here.
-    - `force`: make it again although it is there.
+    - `force`: make it again, from the start, although it is there.
     - `progress`: `"none"`, `"text"`, `"rich"` or a meter; default rich on a terminal.
 
     **Returns:**
@@ -77,10 +79,10 @@ def survey(
         command = survey_command(config, str(data) if isinstance(data, str | os.PathLike) else None)
         header = {"config": dataclasses.asdict(config), "data": dataset.fingerprint(), "regenerate": command}
 
-        def write(folder: pathlib.Path) -> dict[str, Any]:
+        def write(folder: pathlib.Path, journal: Journal) -> dict[str, Any]:
             from lossatlas import atlas
 
-            return _write(folder, atlas.survey(dataset, config=config, progress=meter))
+            return _write(folder, atlas.survey(dataset, config=config, progress=meter, journal=journal))
 
         make_run(place, header, write, meter=meter, force=force)
     run = SurveyRun(place.directory)
