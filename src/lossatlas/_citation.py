@@ -93,7 +93,7 @@ _DEPTH = ("bai2024depth",)
 _SPLIT = (*_WIDTH, "fukumizu2000local")
 _REDUCE = (*_WIDTH, *_DEPTH, "chen2024condensation")
 _CONDENSATION = ("zhou2022condensation", "luo2021phase", "leinster2012diversity")
-_SURVEY = (*_REDUCE, *_CONDENSATION, "baldi1989linear")
+_SURVEY = (*_REDUCE, *_CONDENSATION, "baldi1989linear", "nadeau2003inference")
 
 _SOURCES: dict[str, tuple[str, ...]] = {
     "atlas.Survey": _SURVEY,
@@ -122,6 +122,8 @@ _SOURCES: dict[str, tuple[str, ...]] = {
     "geometry.Linearization": _DEPTH,
     "geometry.spectral_density": ("ubaru2017fast",),
     "geometry.SpectralDensity": ("ubaru2017fast",),
+    "geometry.spectrum": ("wu2000thick", "kuczynski1992estimating"),
+    "geometry.Spectrum": ("wu2000thick", "kuczynski1992estimating"),
     "geometry.trace": ("meyer2021hutch",),
     "geometry.TraceEstimate": ("meyer2021hutch",),
     "theory.lift_inertia": _DEPTH,

@@ -4,8 +4,8 @@ import pytest
 from lossatlas.atlas._selection import HeldOut, smallest_within_error
 
 
-def _candidate(name, parameters, losses):
-    return HeldOut(name, parameters, np.asarray(losses, float), None)
+def _candidate(name, parameters, losses, folds=(), overlap=0.0):
+    return HeldOut(name, parameters, np.asarray(losses, float), None, folds or (len(losses),), overlap)
 
 
 def test_smallest_within_one_paired_standard_error_is_taken():
@@ -29,3 +29,18 @@ def test_standard_error_and_mean_in_closed_form():
     assert candidate.loss == 2.0
     assert candidate.standard_error == pytest.approx(1.0)
     assert candidate.accuracy is None
+
+
+def test_over_folds_the_shared_training_rows_are_counted():
+    # Five folds of two rows, means 1, 2, 3, 4, 5: variance 2.5, times 1/5 + 1/4.
+    losses = np.repeat([1.0, 2.0, 3.0, 4.0, 5.0], 2) + np.tile([1.0, -1.0], 5)
+    candidate = _candidate("(1,0)", 10, losses, (2,) * 5, 0.25)
+    assert candidate.standard_error == pytest.approx(np.sqrt(2.5 * (1 / 5 + 1 / 4)))
+    gap, error = candidate.behind(_candidate("big", 20, np.ones(10), (2,) * 5, 0.25))
+    assert (gap, error) == (2.0, pytest.approx(candidate.standard_error))
+
+
+def test_folds_of_several_sizes_are_told_apart():
+    losses = [0.0, 0.0, 0.0, 3.0, 3.0]
+    candidate = _candidate("(1,0)", 10, losses, (3, 2), 1.0)
+    assert candidate.standard_error == pytest.approx(np.sqrt(4.5 * 1.5))

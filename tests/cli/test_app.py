@@ -72,7 +72,7 @@ def test_wrong_words_are_one_line_and_exit_code_2(lossatlas, words, said):
     [
         (InputError("column 'x'\n  is missing"), 2, "lossatlas: column 'x' is missing\n"),
         (NotCertifiedError("no spectral gap"), 1, "lossatlas: no spectral gap\n"),
-        (KeyboardInterrupt(), 130, "lossatlas: interrupted; the run is marked as such.\n"),
+        (KeyboardInterrupt(), 130, "lossatlas: interrupted.\n"),
     ],
 )
 def test_errors_become_exit_codes_and_one_line(lossatlas, monkeypatch, error, code, said):

@@ -52,6 +52,7 @@ def test_array_with_text_is_read_by_position(frame):
     ("table", "message"),
     [
         (pd.DataFrame({"a": [1.0], "B": [2.0]}), "The column 'b' is missing"),
+        (pd.DataFrame({"c": [1.0]}), "2 columns are missing: a, b. The table has: c"),
         (pd.DataFrame({"a": [1.0, np.nan], "b": [2.0, 2.0]}), r"Column 'a' has no value \(NaN\) in row 2"),
         (pd.DataFrame({"a": [1.0, 2.0], "b": [2.0, np.inf]}), "Column 'b' is infinite or above 1e\\+150 in row 2"),
         (pd.DataFrame({"a": ["1", "?"], "b": [2.0, 2.0]}), "Column 'a' must hold numbers, got '\\?' in row 2"),

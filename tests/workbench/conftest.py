@@ -52,7 +52,7 @@ class FakeSurvey:
 
 def entry(name: str, size: str, loss: float | None, visit: dict[str, Any]) -> dict[str, Any]:
     words = {"(0,1)": "a linear model of rank 1", "(1,0)": "one neuron"}[size]
-    held_out = {"held_out_loss": 0.03, "held_out_error": 0.01, "held_out_accuracy": 0.9}
+    held_out = {"held_out_loss": 0.03, "held_out_error": 0.01, "held_out_accuracy": 0.9, "held_out_r_squared": None}
     row = {"name": name, "size": size, "words": words, "parameters": 8, "loss": loss, "kind": "critical point"}
     return row | held_out | {"visit": visit}
 
@@ -70,9 +70,9 @@ def fake_tables(survey: FakeSurvey) -> dict[str, Any]:
     near = {"verdict": "near", "step": 5000, "first_step": 5000, "last_step": 5000, "distance": 0.2, "control": 0.37}
     rows = [
         {"name": "(0,1)", "words": "a linear model of rank 1", "parameters": 8, "loss": 0.03, "standard_error": 0.01,
-         "accuracy": 0.9},
+         "accuracy": 0.9, "r_squared": None},
         {"name": "big network", "words": "the big network", "parameters": 1234, "loss": 0.029, "standard_error": 0.01,
-         "accuracy": 0.95},
+         "accuracy": 0.95, "r_squared": None},
     ]  # fmt: skip
     return {
         "headline": "A linear model <does> the job.",

@@ -81,6 +81,12 @@ def test_raw_rows_are_predicted_as_the_survey_saw_them(run, csv, table):
         assert list(answer["kind"]) == [surveyed.classes[i] for i in in_memory.argmax(axis=1)]
 
 
+def test_a_file_is_predicted_like_its_table(run, csv, table):
+    pd.testing.assert_frame_equal(run.model().predict(csv), run.model().predict(table))
+    with pytest.raises(InputError, match="There is no file 'new.csv'"):
+        run.model().predict("new.csv")
+
+
 def test_predictions_make_the_round_trip_of_files(run, table, tmp_path):
     new = table.sample(frac=0.5, random_state=1)
     new.to_csv(tmp_path / "new.csv", index=False)

@@ -194,7 +194,7 @@ def test_the_sentences_count_what_is_there(iris_page):
     assert "Of eight different functions in the catalogue, the run visits four: (0,0), (0,1), (1,1)b and (2,0)" in words
     assert "It comes near two others: (0,2) and (1,1)a." in words
     assert "Training slows down four times; one slow-down is at no entry and left unnamed." in words
-    assert "six critical points (five certified minima and one saddle), two levels at infinity" in words
+    assert "6 critical points (5 certified minima and 1 saddle), 2 levels at infinity" in words
     assert "it is behind the best, (2,0), two neurons, by 0.0021 ± 0.004" in words
     assert "Three seeds were trained, with 4 visits each; the report shows seed 1" in words
 

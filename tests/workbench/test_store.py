@@ -145,9 +145,7 @@ def test_an_interrupted_run_says_where_it_is_and_goes_on_with_what_it_finished(t
     place, calls = place_in(tmp_path), []
     with pytest.raises(KeyboardInterrupt) as caught:
         make(place, steps(calls, stop_before="seven"))
-    assert caught.value.__notes__ == [
-        f"What is finished is kept in {place.partial}; run the same again to go on."
-    ]
+    assert caught.value.__notes__ == [f"What is finished is kept in {place.partial}; run the same again to go on."]
     make(place, steps(calls))
     assert calls == ["one", "three", "seven"]
     assert sorted(path.name for path in place.directory.iterdir()) == ["run.json", "values.csv"]

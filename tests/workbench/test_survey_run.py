@@ -156,7 +156,7 @@ def test_the_table_has_the_lowest_of_every_size_what_is_visited_and_the_big_netw
     assert [row["network"] for row in rows] == ["(0,1)", "(1,0)a", "(1,0)b", "big"]
     assert rows[0] == {
         "network": "(0,1)", "words": "a linear model of rank 1", "parameters": 8, "loss": 0.17,
-        "kind": "critical point", "held-out loss": 0.03, "standard error": 0.01, "accuracy": 0.9,
+        "kind": "critical point", "held-out loss": 0.03, "standard error": 0.01, "accuracy": 0.9, "R²": None,
         "visited": "2,100-3,300", "note": "recommended",
     }  # fmt: skip
     assert rows[1]["visited"] == "near 5,000"

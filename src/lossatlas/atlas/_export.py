@@ -10,7 +10,7 @@ from lossatlas._parameters import num_parameters
 from lossatlas._status import Certificate
 from lossatlas.atlas._entry import Entry, linked_targets
 from lossatlas.atlas._selection import BIG
-from lossatlas.atlas._survey import Survey, describe_size
+from lossatlas.atlas._survey import Survey, describe_folds, describe_size
 from lossatlas.atlas._training import BigTraining
 from lossatlas.embedding import Reduction
 from lossatlas.networks import Dense
@@ -132,6 +132,7 @@ def _entry(survey: Survey, index: int, entry: Entry) -> dict[str, Any]:
         "held_out_loss": None if held_out is None else held_out.loss,
         "held_out_error": None if held_out is None else held_out.standard_error,
         "held_out_accuracy": None if held_out is None else held_out.accuracy,
+        "held_out_r_squared": None if held_out is None else survey.selection.r_squared(size),
         "visit": dataclasses.asdict(visit),
     }
 
@@ -194,7 +195,7 @@ def _selection(survey: Survey) -> dict[str, Any]:
     selection = survey.selection
     rows = []
     for candidate in selection.candidates:
-        gap, gap_error = selection.gap(candidate.name)
+        gap, gap_error = candidate.behind(selection[selection.best])
         rows.append(
             {
                 "name": candidate.name,
@@ -203,6 +204,7 @@ def _selection(survey: Survey) -> dict[str, Any]:
                 "loss": candidate.loss,
                 "standard_error": candidate.standard_error,
                 "accuracy": candidate.accuracy,
+                "r_squared": selection.r_squared(candidate.name),
                 "gap": gap,
                 "gap_error": gap_error,
             }
@@ -211,8 +213,10 @@ def _selection(survey: Survey) -> dict[str, Any]:
         "rows": rows,
         "best": selection.best,
         "recommended": selection.recommended,
+        "measured_on": describe_folds(selection),
         "held_out_rows": selection.num_rows,
         "folds": selection.num_folds,
+        "repeats": selection.num_repeats,
         "recipe": selection.recipe,
     }
 

@@ -48,14 +48,18 @@ class HeldOut(eqx.Module):
     """The held-out figures of one network.
 
     - `name`: `"(k,r)"`, or `"big network"`; `num_parameters`: its size.
-    - `losses`: of every held-out row, in the order of the folds.
+    - `losses`: of every held-out row, fold after fold.
     - `correct`: whether its label was right; None for regression.
+    - `folds`: the rows of each fold.
+    - `overlap`: rows tested for each row trained on, in a fold.
     """
 
     name: str
     num_parameters: int
     losses: Float[np.ndarray, " n"]
     correct: Bool[np.ndarray, " n"] | None
+    folds: tuple[int, ...]
+    overlap: float
 
     @property
     def loss(self) -> float:
@@ -65,12 +69,24 @@ class HeldOut(eqx.Module):
     @property
     def standard_error(self) -> float:
         """The standard error of that mean."""
-        return float(self.losses.std(ddof=1) / np.sqrt(self.losses.size))
+        return self._standard_error(self.losses)
 
     @property
     def accuracy(self) -> float | None:
         """The share of right labels."""
         return None if self.correct is None else float(self.correct.mean())
+
+    def behind(self, other: "HeldOut") -> tuple[float, float]:
+        """By how much the loss is above that of another network, and the paired standard error of the difference."""
+        difference = self.losses - other.losses
+        return float(difference.mean()), self._standard_error(difference)
+
+    def _standard_error(self, values: Float[np.ndarray, " n"]) -> float:
+        if len(self.folds) == 1:
+            return float(values.std(ddof=1) / np.sqrt(values.size))
+        # Folds share training rows: their variance counts for more than a share 1/J of each.
+        means = [part.mean() for part in np.split(values, np.cumsum(self.folds)[:-1])]
+        return float(np.std(means, ddof=1) * np.sqrt(1 / len(means) + self.overlap))
 
 
 class Selection(eqx.Module):
@@ -79,24 +95,30 @@ class Selection(eqx.Module):
     - `candidates`: held-out figures, the smallest network first, the big one last.
     - `best`, `recommended`: names.
     - `network`: the recommended network, fitted on all rows by the same recipe.
-    - `num_rows`, `num_folds`: held-out rows in all, and in how many folds.
+    - `num_folds`, `num_repeats`: of the cross-validation; one fold for a single split.
     """
 
     candidates: tuple[HeldOut, ...]
     best: str
     recommended: str
     network: Dense
-    num_rows: int
     num_folds: int
+    num_repeats: int
     recipe: dict[str, Any]
 
     def __getitem__(self, name: str) -> HeldOut:
         return next(c for c in self.candidates if c.name == name)
 
-    def gap(self, name: str) -> tuple[float, float]:
-        """Held-out loss minus that of the best, and its paired standard error over the rows."""
-        difference = self[name].losses - self[self.best].losses
-        return float(difference.mean()), float(difference.std(ddof=1) / np.sqrt(difference.size))
+    def r_squared(self, name: str) -> float | None:
+        """For regression, the share of the held-out variance that a network explains; None for classification."""
+        if self[name].correct is not None:
+            return None
+        return 1 - self[name].loss / self["(0,0)"].loss
+
+    @property
+    def num_rows(self) -> int:
+        """How many rows were held out, each `num_repeats` times."""
+        return self.candidates[0].losses.size // self.num_repeats
 
 
 def select(
@@ -116,14 +138,17 @@ def select(
 
     **Arguments:**
     - `key`: of the starts.
-    - `folds`: pairs of training and test part, scaling fitted on the training part.
+    - `folds`: pairs of training and test part, scaling fitted on the training part: one, or those of one or several
+      cross-validations, in which every row is tested equally often.
     - `data`: all rows, on which the recommended network is fitted in the end.
     - `sizes`: the (k, r) of the small networks.
     - `hidden`: widths of the big network.
     - `journal`: keeps the figures that are finished.
 
     **Returns:**
-    [`lossatlas.atlas.Selection`][]. Cost: per fold and size `num_starts * num_steps` gradients.
+    [`lossatlas.atlas.Selection`][]. Standard errors are over the rows of one split; over folds with the correction for
+    training parts that overlap (Nadeau and Bengio, Machine Learning 52, 2003, eq. 9). Cost: per fold and size
+    `num_starts * num_steps` gradients.
     """
     outputs = data.num_outputs(loss)
     known: dict[str, tuple[int, int] | None] = {f"({k},{r})": (k, r) for k, r in sizes} | {BIG: None}
@@ -148,11 +173,14 @@ def select(
                 task.update(number * len(known) + i, name)
                 compute = ft.partial(measure, jax.random.fold_in(fold_key, i), fold, name)
                 parts[name].append(journal(f"held-out-{number}-{i}", compute))
+    tested, trained = tuple(fold[1].num_rows for fold in folds), sum(fold[0].num_rows for fold in folds)
+    num_repeats = max(sum(tested) // data.num_rows, 1)
     candidates = []
     for name, figures in parts.items():
         losses, correct = (np.concatenate([part[column] for part in figures]) for column in columns[:2])
         right = correct if data.kind == "classification" else None
-        candidates.append(HeldOut(name, int(figures[-1]["num_parameters"]), losses, right))
+        count = int(figures[-1]["num_parameters"])
+        candidates.append(HeldOut(name, count, losses, right, tested, sum(tested) / trained))
     candidates.sort(key=lambda c: c.num_parameters)
     best = min(candidates, key=lambda c: c.loss)
     recommended = smallest_within_error(candidates, best)
@@ -163,8 +191,8 @@ def select(
         best.name,
         recommended.name,
         network,
-        best.losses.size,
-        len(folds),
+        len(folds) // num_repeats,
+        num_repeats,
         dataclasses.asdict(recipe),
     )
 
@@ -172,8 +200,8 @@ def select(
 def smallest_within_error(candidates: Sequence[HeldOut], best: HeldOut) -> HeldOut:
     """The candidate with the fewest parameters whose paired gap to the best is at most one standard error."""
     for candidate in sorted(candidates, key=lambda c: c.num_parameters):
-        gap = candidate.losses - best.losses
-        if gap.mean() <= gap.std(ddof=1) / np.sqrt(gap.size):
+        gap, error = candidate.behind(best)
+        if gap <= error:
             return candidate
     return best
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import equinox as eqx
 import jax
 import numpy as np
-from jaxtyping import Float, PRNGKeyArray
+from jaxtyping import PRNGKeyArray
 
 from lossatlas._errors import InputError
 from lossatlas._journal import Journal
@@ -36,6 +36,7 @@ TOLERANCES = (0.1, 0.3)
 _MANY_INPUTS = 30
 _REFIT_OUTPUTS = 3000
 _LEAST_ROWS = 10
+_REPEATS = 3
 
 
 class Ending(eqx.Module):
@@ -138,7 +139,7 @@ def check_config(data: DataSet, config: SurveyConfig, loss: str) -> None:
         msg = f"A survey needs at least {_LEAST_ROWS} rows (some are held out), got {data.num_rows}."
         raise InputError(msg)
     if not config.hidden or min(config.hidden) < 1:
-        msg = f"hidden must list at least one width, all of them at least 1, got {config.hidden}; for example (50, 50)."
+        msg = f"hidden (--hidden) must list widths of at least 1, like (50, 50), got {config.hidden}."
         raise InputError(msg)
     if loss == "cross_entropy" and data.kind != "classification":
         msg = "The loss cross_entropy needs classes; the target of this data is a number. Use mse."
@@ -146,20 +147,24 @@ def check_config(data: DataSet, config: SurveyConfig, loss: str) -> None:
     for name in ("seeds", "max_units", "num_steps"):
         value = getattr(config, name)
         if value is not None and value < 1:
-            msg = f"{name} must be at least 1, got {value}."
+            msg = f"{name} ({_option(name)}) must be at least 1, got {value}."
             raise InputError(msg)
     if not 0 < config.hold_out < 1:
-        msg = f"hold_out is the share of the rows kept aside and must lie between 0 and 1, got {config.hold_out}."
+        msg = f"hold_out (--hold-out), the share of rows kept aside, must lie between 0 and 1, got {config.hold_out}."
         raise InputError(msg)
     if config.learning_rate is not None and not 0 < config.learning_rate < np.inf:
-        msg = f"learning_rate must be positive and finite, got {config.learning_rate}."
+        msg = f"learning_rate (--learning-rate) must be positive and finite, got {config.learning_rate}."
         raise InputError(msg)
     if config.init is not None and not 0 < config.init < 10:
-        msg = f"init is the power p of std = max(fan)**-p and must lie between 0 and 10, got {config.init}."
+        msg = f"init (--init), the power p of std = max(fan)**-p, must lie between 0 and 10, got {config.init}."
         raise InputError(msg)
-    test = data.split(config.hold_out, seed=config.seed)[1]  # raises where a part would be empty or a class too small
+    try:
+        test = data.split(config.hold_out, seed=config.seed)[1]
+    except InputError as error:
+        msg = f"hold_out={config.hold_out} (--hold-out) cannot be used: {error}"
+        raise InputError(msg) from None
     if test.num_rows < 2:
-        msg = f"hold_out={config.hold_out} keeps {test.num_rows} of {data.num_rows} rows aside; at least 2 are needed."
+        msg = f"hold_out={config.hold_out} (--hold-out) keeps {test.num_rows} row aside; at least 2 are needed."
         raise InputError(msg)
 
 
@@ -201,7 +206,9 @@ def _survey(data: DataSet, config: SurveyConfig, loss: str, meter: ProgressMeter
     clock.lap("training")
     ending = _ending(jax.random.fold_in(key, 3), best_run(trainings), landscape)
     clock.lap("reduction")
-    folds = data.folds(5, seed=config.seed) if full else [data.split(config.hold_out, seed=config.seed)]
+    folds = [data.split(config.hold_out, seed=config.seed)]
+    if full:
+        folds = [fold for repeat in range(_REPEATS) for fold in data.folds(5, seed=config.seed + repeat)]
     selection = select(
         jax.random.fold_in(key, 2),
         folds,
@@ -261,23 +268,31 @@ def _words(run: BigTraining) -> str:
 def headline(data: DataSet, selection: Selection) -> str:
     """The answer in a sentence or two."""
     small, big = selection[selection.recommended], selection[BIG]
-    constant = selection["(0,0)"].loss if data.kind == "regression" else None
-    folds = "one split" if selection.num_folds == 1 else f"{selection.num_folds} folds"
-    measured = f"Measured on {selection.num_rows} held-out rows ({folds})."
+    figures = {c.name: _figures(c, selection.r_squared(c.name)) for c in (small, big)}
+    measured = f"Measured on {describe_folds(selection)}."
     if selection.recommended == BIG:
         return (
             f"On {data.name}, no small network of the catalogue does as well as the big one "
-            f"({big.num_parameters:,} parameters): {_figures(big, constant)}. {measured}"
+            f"({big.num_parameters:,} parameters): {figures[BIG]}. {measured}"
         )
     k, r = (int(n) for n in selection.recommended.strip("()").split(","))
     network = f"a network of {describe_size(k, r)}" if k else describe_size(k, r)
-    gap, error = _paired(small.losses - big.losses)
+    gap, error = small.behind(big)
     verdict = "does better than" if gap < -error else "does the job of" if gap <= error else "comes close to"
     return (
         f"On {data.name}, {network} ({small.num_parameters} parameters) {verdict} the big network "
-        f"({big.num_parameters:,} parameters): {_figures(small, constant)}, against {_figures(big, constant)}. "
+        f"({big.num_parameters:,} parameters): {figures[small.name]}, against {figures[BIG]}. "
         f"{measured}"
     )
+
+
+def describe_folds(selection: Selection) -> str:
+    """What the held-out figures were measured on."""
+    rows = f"{selection.num_rows:,} held-out rows"
+    if selection.num_folds == 1:
+        return f"{rows} (one split)"
+    repeated = "" if selection.num_repeats == 1 else f", repeated {selection.num_repeats} times"
+    return f"{rows} ({selection.num_folds} folds{repeated})"
 
 
 def describe_size(neurons: int, linear: int) -> str:
@@ -290,20 +305,18 @@ def describe_size(neurons: int, linear: int) -> str:
     return nonlinear if linear == 0 else f"{nonlinear} beside {count(linear, 'linear unit')}"
 
 
-def _figures(candidate: HeldOut, constant: float | None) -> str:
+def _figures(candidate: HeldOut, explained: float | None) -> str:
     text = f"loss {candidate.loss:.3g} ± {candidate.standard_error:.2g}"
     if candidate.accuracy is not None:
         return f"{text}, accuracy {100 * candidate.accuracy:.1f} %"
-    explained = 1 - candidate.loss / constant if constant else 0.0
-    return (
-        f"{text}, {100 * explained:.1f} % of the variance explained"
-        if explained > 0
-        else f"{text}, worse than the mean"
-    )
+    if explained is None or explained <= 0:
+        return f"{text}, worse than the mean"
+    return f"{text}, {100 * explained:.1f} % of the variance explained"
 
 
-def _paired(difference: Float[np.ndarray, " n"]) -> tuple[float, float]:
-    return float(difference.mean()), float(difference.std(ddof=1) / np.sqrt(difference.size))
+def _option(name: str) -> str:
+    """What a setting is called on the command line."""
+    return f"--{name.replace('_', '-')}"
 
 
 class _Clock:

@@ -65,7 +65,7 @@ def survey(
     ----------
     data
         A data set (iris, wine, breast_cancer, digits, diabetes, mnist), a generator (teacher, hierarchy-1d,
-        sigmoid-grid), or a CSV, NPZ or Parquet file.
+        sigmoid-grid), or a CSV, TSV, NPZ or Parquet file.
     target
         The column to predict, for a file; the last one by default.
     hold_out
@@ -73,7 +73,8 @@ def survey(
     hidden
         Widths of the hidden layers, like 50,50.
     activation
-        Activation of the big network and of the small ones.
+        Activation of the big network and of the small ones: tanh, sigmoid, relu, gelu, silu, erf, softplus, elu,
+        leaky_relu, hard_tanh, sin, square, ...
     loss
         auto is squared error, one-hot for classes.
     init
@@ -88,7 +89,8 @@ def survey(
     seeds
         Number of big networks to train. By default 1 for quick, 5 for full.
     preset
-        quick takes minutes; full uses many starts, several seeds and repeated splits.
+        quick takes a minute or two; full searches from many starts, trains five seeds and repeats a 5-fold
+        cross-validation three times.
     max_units
         Most units (neurons and linear units) of a small network. By default by preset and data.
     out

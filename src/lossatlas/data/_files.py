@@ -66,7 +66,7 @@ def _check_file(path: pathlib.Path) -> None:
         msg = f"{str(path)!r} is a folder; give a file."
         raise InputError(msg)
     if not path.exists():
-        near = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+        near = [p.name for p in path.parent.iterdir() if p.is_file()] if path.parent.is_dir() else []
         close = difflib.get_close_matches(path.name, near, n=1)
         hint = f" Did you mean {str(path.with_name(close[0]))!r}?" if close else ""
         msg = f"There is no file {str(path)!r}.{hint}"

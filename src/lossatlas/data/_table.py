@@ -162,10 +162,11 @@ def encode(frame: Any, columns: tuple[str, ...], categories: Categories) -> Floa
 
     **Raises:** `InputError` for missing columns, unknown categories, text, NaN and infinity, naming column and row.
     """
+    absent = [name for name in columns if name not in frame.columns]
+    if absent:
+        raise _missing_columns(absent, list(frame.columns))
     parts = []
     for name in columns:
-        if name not in frame.columns:
-            raise _missing_column(name, list(frame.columns))
         series = frame[name]
         check_complete(series, name)
         if name not in categories:
@@ -183,12 +184,14 @@ def encode(frame: Any, columns: tuple[str, ...], categories: Categories) -> Floa
     return np.concatenate([np.asarray(part, np.float64) for part in parts], axis=1)
 
 
-def _missing_column(name: str, given: list[str]) -> InputError:
+def _missing_columns(names: list[str], given: list[str]) -> InputError:
     import difflib
 
-    close = difflib.get_close_matches(name, given, n=1)
+    if len(names) > 1:
+        return InputError(f"{len(names)} columns are missing: {_shorten(names)}. The table has: {_shorten(given)}.")
+    close = difflib.get_close_matches(names[0], given, n=1)
     hint = f" Is it {close[0]!r}?" if close else ""
-    return InputError(f"The column {name!r} is missing.{hint} The table has: {_shorten(given)}.")
+    return InputError(f"The column {names[0]!r} is missing.{hint} The table has: {_shorten(given)}.")
 
 
 def _shorten(names: list[str]) -> str:

@@ -240,7 +240,7 @@ def _visit_markers(
 def _visit_hover(visit: Row, row: Row) -> str:
     control = "training ends here" if visit.get("ends") else "training starts here"
     if visit["control"] is not None:
-        control = f"straight line {format_number(visit['control'], 3)}"
+        control = f"control {format_number(visit['control'], 3)}"
     return (
         f"{hover_entry(row)}<br>nearest at step {visit['step']:,}; within 0.15: "
         f"{format_steps(visit['first_step'], visit['last_step'])}<br>"

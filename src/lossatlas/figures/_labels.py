@@ -120,17 +120,19 @@ def place_labels(
     obstacles: np.ndarray,
     *,
     near: Sequence[Offset] = (),
+    strong: Sequence[bool] | None = None,
 ) -> list[Offset | None]:
     """A place for each label, near its point, off the curves, off the other labels and inside the picture.
 
     Tried one after the other for every given width of the picture at once, since a page is read at many; where no
-    place is free the one with the least overlap is taken, or none when more than a third is covered.
+    place is free the one with the least overlap is taken, or none when more than a third is covered (a twentieth for
+    labels that are not strong).
 
     **Arguments:**
     - `points`: in data units. `texts`: plain, with `<br>`. `font`: its size in pixels.
     - `frames`: maps from data units to pixels, one for each width. `size`: width and height of each picture.
     - `obstacles`: points of curves, data units, shape (n, 2).
-    - `near`: places tried before all others.
+    - `near`: places tried before all others. `strong`: which labels matter; default all.
     """
     taken = []
     for frame in frames:
@@ -138,7 +140,7 @@ def place_labels(
         marks = np.array([frame(x, y) for x, y in points]).reshape(-1, 2)
         taken.append(np.concatenate([_squares(curve, 3.0), _squares(marks, 7.0)]))
     chosen: list[Offset | None] = []
-    for (x, y), text in zip(points, texts, strict=True):
+    for (x, y), text, matters in zip(points, texts, strong or [True] * len(texts), strict=True):
         extent = text_size(text, font)
         best, least = None, np.inf
         for offset in [*near, *_candidates()]:
@@ -151,7 +153,7 @@ def place_labels(
                 best, least = offset, cost
             if cost < 1e-9:
                 break
-        if best is None or least > extent[0] * extent[1] * len(frames) / 3:
+        if best is None or least > extent[0] * extent[1] * len(frames) * (1 / 3 if matters else 1 / 20):
             chosen.append(None)
             continue
         chosen.append(best)

@@ -64,6 +64,7 @@ def name_points(
         [(w, height) for w in widths],
         obstacles,
         near=BESIDE if beside else (),
+        strong=strong,
     )
     for (x, y), text, is_strong, place in zip(points, texts, strong, places, strict=True):
         if place is None:

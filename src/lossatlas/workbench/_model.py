@@ -1,6 +1,7 @@
 """A network that reads raw columns and answers in the user's units."""
 
 import dataclasses
+import os
 import pathlib
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ from jaxtyping import Array, Float
 
 from lossatlas._errors import InputError
 from lossatlas._parameters import named_parameters
-from lossatlas.data import Preprocessing
+from lossatlas.data import Preprocessing, read_table
 from lossatlas.networks import Dense
 from lossatlas.networks import load as load_network
 from lossatlas.networks import save as save_network
@@ -48,7 +49,7 @@ class Model:
 
         **Arguments:**
         - `table`: a DataFrame or a mapping of columns as in the file that was surveyed (others, the target among them,
-          are ignored), or an array of shape (n, columns) in their order.
+          are ignored), a CSV, TSV or Parquet file of such, or an array of shape (n, columns) in their order.
 
         **Returns:**
         One row each, with the index of `table`. For classes the label, in a column of the target's name, and
@@ -59,6 +60,8 @@ class Model:
         """
         import pandas as pd
 
+        if isinstance(table, str | os.PathLike):
+            table = read_table(pathlib.Path(table))
         inputs = self.preprocessing.inputs(table)
         with jax.enable_x64(True):
             dtype = next(iter(named_parameters(self.network).values())).dtype

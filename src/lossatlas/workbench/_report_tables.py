@@ -1,11 +1,11 @@
 """The tables of a report: cells with a text for people and all digits in the tooltip."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from lossatlas.figures import format_number
-from lossatlas.workbench._report_words import BIG, Row, listed, shown_training, units_text, visits_of, words_of
+from lossatlas.workbench._report_words import BIG, Row, listed, plural, shown_training, units_text, visits_of, words_of
 
 
 class Cell(NamedTuple):
@@ -50,9 +50,31 @@ def percent(share: float | None) -> Cell:
     return Cell("–", "", True) if share is None else Cell(f"{100 * share:.1f} %", repr(share), True)
 
 
+class Score(NamedTuple):
+    """The figure beside the held-out loss: accuracy of classes, R² of numbers."""
+
+    name: str
+    head: Cell
+
+    def cell(self, value: float | None) -> Cell:
+        """One value of it."""
+        return percent(value) if self.name == "accuracy" else number(value, 3)
+
+
+_SCORES = (
+    Score("accuracy", Cell("accuracy", "on the held-out rows", True)),
+    Score("r_squared", Cell("R²", "share of the variance of the held-out rows that is explained", True)),
+)
+
+
+def _score_of(rows: Sequence[Row]) -> Score | None:
+    return next((s for s in _SCORES if any(row[s.name] is not None for row in rows)), None)
+
+
+_AS_ABOVE = Cell("", "as above: the figures are of the size", True)
 _NO_CONTROL = {
-    False: ("starts here", "the run starts at this entry; no straight line leads to it"),
-    True: ("ends here", "the run ends near this entry; no straight line leads past it"),
+    False: ("starts here", "the run starts at this entry; no path leads to it"),
+    True: ("ends here", "the run ends near this entry; no path leads past it"),
 }
 
 
@@ -84,7 +106,7 @@ def visits_table(tables: Row, run: Row) -> Table:
         Cell("its loss", "training loss of the small network", True),
         Cell("loss there", "training loss of the big network at the nearest step", True),
         Cell("distance", "of the predictions, relative to the spread of the small network's", True),
-        Cell("straight line", "how near a straight path between the neighbours would come: the control", True),
+        Cell("control", "how near a straight path from the network before to the one after would come", True),
         Cell("verdict"),
     ]
     return Table("What the training visited, in order of time", heads, rows, tuple(marked))
@@ -106,7 +128,7 @@ def misses_table(tables: Row, run: Row) -> Table:
     heads = [
         Cell("small network"),
         Cell("nearest distance", "", True),
-        Cell("straight line", "the control", True),
+        Cell("control", "how near a straight path would come", True),
         Cell("at step", "", True),
         Cell("verdict"),
     ]
@@ -159,9 +181,20 @@ def seeds_table(tables: Row) -> Table:
     return Table("The training runs, seed by seed", heads, rows, shown)
 
 
-def catalogue_table(tables: Row) -> Table:
-    """Every small network of the data."""
-    has_accuracy = any(r["held_out_accuracy"] is not None for r in tables["catalogue"])
+_SHORT = 16
+
+
+def long_catalogue(tables: Row) -> bool:
+    """Whether the catalogue has more entries than one reads at a glance."""
+    return len(tables["catalogue"]) > _SHORT
+
+
+def catalogue_table(tables: Row, *, short: bool = False) -> Table:
+    """Every small network of the data; in short the lowest of every size and what training came near.
+
+    The held-out figures are of the size, refitted, and stand beside its first entry.
+    """
+    score = _score_of(tables["selection"]["rows"])
     verdicts = {v["name"]: v["verdict"] for v in shown_training(tables)["visits"]}
     heads = [
         Cell("network", "(neurons, linear units), with a letter where there are several"),
@@ -170,14 +203,19 @@ def catalogue_table(tables: Row) -> Table:
         Cell("training loss", "", True),
         Cell("kind (inertia)", "inertia: numbers of negative, zero and positive eigenvalues of the Hessian"),
         Cell("held-out loss", "of this size, refitted on the training rows, ± standard error", True),
-        *([Cell("accuracy", "on the held-out rows, of this size", True)] if has_accuracy else []),
+        *([score.head] if score else []),
         Cell("training", "of the big network, in the run that is shown"),
     ]
     rows, marked = [], []
+    sizes = set()
     for row in tables["catalogue"]:
+        is_first = row["size"] not in sizes
+        sizes.add(row["size"])
+        if short and not is_first and verdicts[row["name"]] not in ("visit", "near"):
+            continue
         if verdicts[row["name"]] == "visit":
             marked.append(len(rows))
-        found = f"found by: {row['found_by']}; {row['hits']} starts ended here" if row["found_by"] else ""
+        found = f"found by: {row['found_by']}; {plural(row['hits'], 'start')} ended here" if row["found_by"] else ""
         rows.append(
             [
                 Cell(row["name"], found),
@@ -185,12 +223,14 @@ def catalogue_table(tables: Row) -> Table:
                 number(row["parameters"]),
                 number(row["loss"]),
                 _kind(row),
-                measured(row["held_out_loss"], row["held_out_error"]),
-                *([percent(row["held_out_accuracy"])] if has_accuracy else []),
+                measured(row["held_out_loss"], row["held_out_error"]) if is_first else _AS_ABOVE,
+                *([score.cell(row[f"held_out_{score.name}"]) if is_first else _AS_ABOVE] if score else []),
                 Cell("visits it" if verdicts[row["name"]] == "visit" else verdicts[row["name"]]),
             ]
         )
-    return Table("The small networks of this data", heads, rows, tuple(marked))
+    whole = "The small networks of this data"
+    caption = "The lowest of every size, and what the training came near" if short else whole
+    return Table(caption, heads, rows, tuple(marked))
 
 
 def reductions_table(tables: Row) -> Table:
@@ -251,13 +291,13 @@ def layers_table(tables: Row) -> Table:
 def selection_table(tables: Row) -> Table:
     """Held-out figures of every candidate."""
     selection = tables["selection"]
-    has_accuracy = any(r["accuracy"] is not None for r in selection["rows"])
+    score = _score_of(selection["rows"])
     heads = [
         Cell("network"),
         Cell("in words"),
         Cell("parameters", "", True),
         Cell("held-out loss", "mean over the held-out rows ± standard error", True),
-        *([Cell("accuracy", "", True)] if has_accuracy else []),
+        *([score.head] if score else []),
         Cell("behind the best", "paired difference ± its standard error over the rows", True),
         Cell(""),
     ]
@@ -275,7 +315,7 @@ def selection_table(tables: Row) -> Table:
                 Cell(row["words"]),
                 number(row["parameters"]),
                 measured(row["loss"], row["standard_error"]),
-                *([percent(row["accuracy"])] if has_accuracy else []),
+                *([score.cell(row[score.name])] if score else []),
                 Cell("–", "this is the best", True)
                 if row["name"] == selection["best"]
                 else measured(row["gap"], row["gap_error"], 2),

@@ -153,16 +153,16 @@ def catalogue_sentence(tables: Row) -> str:
     open_ = sum(r["kind"] == "not certified" for r in rows)
     parts = []
     if critical:
-        kinds = [count(minima, "certified minimum", "certified minima")] * bool(minima)
-        kinds += [count(saddles, "saddle")] * bool(saddles)
+        kinds = [f"{minima:,} certified {'minimum' if minima == 1 else 'minima'}"] * bool(minima)
+        kinds += [plural(saddles, "saddle")] * bool(saddles)
         rest = len(critical) - minima - saddles
         kinds += [f"{rest} of unproven type"] * bool(rest)
         all_of = f"all {kinds[0].split(' ', 1)[1]}" if len(kinds) == 1 and minima > 1 else listed(kinds)
-        parts.append(f"{count(len(critical), 'critical point')} ({all_of})")
+        parts.append(f"{plural(len(critical), 'critical point')} ({all_of})")
     if infinite:
-        parts.append(f"{count(infinite, 'level')} at infinity, where weights run away and no best network exists")
+        parts.append(f"{plural(infinite, 'level')} at infinity, where weights run away and no best network exists")
     if open_:
-        parts.append(f"{count(open_, 'level')} not certified")
+        parts.append(f"{plural(open_, 'level')} not certified")
     return f"The catalogue of this data holds {listed(parts)}."
 
 
@@ -187,10 +187,9 @@ def ending_sentence(tables: Row) -> str:
     """What the end of training is, and how small it is."""
     ending = tables["ending"]
     text = f"The end of training is {ending['words']}."
-    if ending["reductions"]:
-        loose = ending["reductions"][-1]
-        share = format_number(100 * loose["relative_tolerance"], 2)
-        text += f" If its outputs may change by {share} %, {layers_text(loose)}."
+    for reduction in ending["reductions"]:
+        share = format_number(100 * reduction["relative_tolerance"], 2)
+        text += f" If its outputs may change by {share} % of their spread, {layers_text(reduction)}."
     return text
 
 
@@ -237,9 +236,7 @@ def selection_sentence(tables: Row) -> str:
             f"{_called(chosen)}: it is behind the best, {_called(best)}, by {format_number(chosen['gap'], 2)} ± "
             f"{format_number(chosen['gap_error'], 2)}"
         )
-    folds = selection["folds"]
-    how = "in one split" if folds == 1 else f"in {count(folds, 'fold')}"
-    return f"{rule} is {what}. Measured on {selection['held_out_rows']:,} held-out rows {how}."
+    return f"{rule} is {what}. Measured on {selection['measured_on']}."
 
 
 def data_sentence(tables: Row) -> str:

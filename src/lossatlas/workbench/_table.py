@@ -14,7 +14,8 @@ def short_table(tables: dict[str, Any]) -> list[dict[str, Any]]:
 
     **Returns:**
     Rows with `network`, `words`, `parameters`, `loss` (training), `kind`, `held-out loss`, `standard error` and
-    `accuracy` (of the size, refitted), `visited` (from which training step to which) and `note`. Empty cells are None.
+    `accuracy` or `R²` (of the size, refitted), `visited` (from which training step to which) and `note`. Empty cells
+    are None.
     """
     entries, selection = tables["catalogue"], tables["selection"]
     lowest = {}
@@ -42,6 +43,7 @@ def _small(entry: dict[str, Any], note: str | None) -> dict[str, Any]:
         "held-out loss": entry["held_out_loss"],
         "standard error": entry["held_out_error"],
         "accuracy": entry["held_out_accuracy"],
+        "R²": entry["held_out_r_squared"],
         "visited": _visited(entry["visit"]),
         "note": note,
     }
@@ -59,6 +61,7 @@ def _big(tables: dict[str, Any], note: str | None) -> dict[str, Any]:
         "held-out loss": held_out["loss"],
         "standard error": held_out["standard_error"],
         "accuracy": held_out["accuracy"],
+        "R²": held_out["r_squared"],
         "visited": None,
         "note": note,
     }
