@@ -2,6 +2,7 @@ import jax
 import pytest
 
 from lossatlas import data
+from lossatlas._journal import Journal
 from lossatlas._progress import NoProgress
 from lossatlas.atlas import make_catalogue
 from lossatlas.atlas._discovery import with_found_by_training
@@ -24,6 +25,7 @@ def test_unnamed_stall_becomes_the_critical_point_that_training_passed():
         learning_rate=0.05,
         num_steps=150_000,
         progress=NoProgress(),
+        journal=Journal(),
     )
     grown = with_found_by_training(bare, run, landscape)
     # The stall near 0.292 is one neuron beside one linear unit, which the bare catalogue does not hold.
