@@ -40,6 +40,10 @@ def test_over_folds_the_shared_training_rows_are_counted():
     assert (gap, error) == (2.0, pytest.approx(candidate.standard_error))
 
 
+def test_rounding_is_no_error():
+    assert _candidate("(0,0)", 3, 0.1 * np.arange(1, 4) / np.arange(1, 4) + 1e-17).standard_error == 0.0
+
+
 def test_folds_of_several_sizes_are_told_apart():
     losses = [0.0, 0.0, 0.0, 3.0, 3.0]
     candidate = _candidate("(1,0)", 10, losses, (3, 2), 1.0)

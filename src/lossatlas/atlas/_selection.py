@@ -82,6 +82,8 @@ class HeldOut(eqx.Module):
         return float(difference.mean()), self._standard_error(difference)
 
     def _standard_error(self, values: Float[np.ndarray, " n"]) -> float:
+        if np.ptp(values) <= 1e-12 * np.abs(values).max(initial=0.0):
+            return 0.0  # one value everywhere, but for rounding
         if len(self.folds) == 1:
             return float(values.std(ddof=1) / np.sqrt(values.size))
         # Folds share training rows: their variance counts for more than a share 1/J of each.
