@@ -18,10 +18,33 @@ def path_name(path: tuple) -> str:
     return jax.tree_util.keystr(path).lstrip(".")
 
 
+class Buffer(eqx.Module):
+    """An array of a network that is no parameter, such as a running mean: its `value`.
+
+    Derivatives, optimisers and counts of parameters leave it alone; maps between architectures carry it along.
+    """
+
+    value: Array
+
+
 def named_parameters(network: Network) -> dict[str, Array]:
-    """The inexact arrays of a network by path, in `ravel_pytree` order."""
+    """The inexact arrays of a network by path, in `ravel_pytree` order; buffers are left out."""
+    leaves = jax.tree_util.tree_leaves_with_path(eqx.filter(network, _is_parameter, is_leaf=_is_buffer))
+    return {path_name(path): leaf for path, leaf in leaves}
+
+
+def named_arrays(network: Network) -> dict[str, Array]:
+    """The inexact arrays of a network by path, parameters and buffers."""
     leaves = jax.tree_util.tree_leaves_with_path(eqx.filter(network, eqx.is_inexact_array))
     return {path_name(path): leaf for path, leaf in leaves}
+
+
+def _is_buffer(node: object) -> bool:
+    return isinstance(node, Buffer)
+
+
+def _is_parameter(node: object) -> bool:
+    return not _is_buffer(node) and eqx.is_inexact_array(node)
 
 
 def replace_parameters(network: Network, values: dict[str, Array]) -> Network:
@@ -56,7 +79,7 @@ def select(network: Network, only: Only = None) -> PyTree[bool]:
     else:
         chosen = only if only is not None else lambda name: True  # noqa: E731, ARG005
     spec = jax.tree_util.tree_map_with_path(
-        lambda path, leaf: eqx.is_inexact_array(leaf) and bool(chosen(path_name(path))), network
+        lambda path, leaf: _is_parameter(leaf) and bool(chosen(path_name(path))), network, is_leaf=_is_buffer
     )
     if not any(jax.tree.leaves(spec)):
         names = ", ".join(named_parameters(network)) or "none"

@@ -13,7 +13,7 @@ from lossatlas.networks import activation
 
 pytestmark = pytest.mark.slow
 
-# data, loss, hidden, power p, learning rate, number of steps: (k, r), loss of the level, closest approach of the reference runs.
+# data, loss, hidden, power p, learning rate, steps: (k, r), loss of the level, closest approach of the reference runs.
 RUNS = {
     "iris": (
         ("iris", "mse", (50, 50), 1.5, 0.05, 60_000),

@@ -6,68 +6,161 @@ import numpy as np
 import pytest
 
 from lossatlas import Landscape
-from lossatlas._parameters import named_parameters, ravel
-from lossatlas.embedding import add_null_unit, split
-from lossatlas.networks import Axis, Dense, HasUnitSpaces, UnitSpace, put_units, replace_parameters, take_units
+from lossatlas._errors import InputError
+from lossatlas._parameters import named_arrays, named_parameters, ravel
+from lossatlas.embedding import add_null_unit, replicate, split
+from lossatlas.embedding._record import outputs
+from lossatlas.networks import (
+    Axis,
+    Conv,
+    Dense,
+    HasUnitSpaces,
+    Recurrent,
+    Residual,
+    Transformer,
+    UnitSpace,
+    num_parameters,
+    put_units,
+    replace_parameters,
+    take_units,
+)
 
 
 def _filled(network):
-    """The network with normal parameters: no critical point."""
-    leaves, treedef = jax.tree.flatten(network)
-    keys = jax.random.split(jax.random.key(1), len(leaves))
-    return jax.tree.unflatten(treedef, [0.7 * jax.random.normal(k, a.shape) for k, a in zip(keys, leaves, strict=True)])
+    """The network with normal parameters and buffers: no critical point."""
+    arrays = named_arrays(network)
+    keys = jax.random.split(jax.random.key(1), len(arrays))
+    values = {n: 0.7 * jax.random.normal(k, a.shape) for k, (n, a) in zip(keys, arrays.items(), strict=True)}
+    values = {n: jnp.abs(a) + 0.3 if "variance" in n else a for n, a in values.items()}
+    return replace_parameters(network, values)
 
 
 KEY = jax.random.key(0)
+IMAGE = (2, 6, 6)
+SMALL_CONV = {"image": IMAGE, "channels": [3, 4], "widths": [2]}
+SMALL_TRANSFORMER = {"num_stream": 5, "num_heads": 2, "num_hidden": 4, "num_blocks": 1}
 ARCHITECTURES = {
-    "dense": Dense(KEY, [3, 4, 3, 2]),
-    "linear units": Dense(KEY, [3, 4, 3, 2], num_linear=[1, 2], activation="sigmoid"),
-    "only linear units": Dense(KEY, [3, 0, 2], num_linear=2),
-    "no bias": Dense(KEY, [3, 4, 3, 2], use_bias=False, activation="gelu"),
-    "no output bias": Dense(KEY, [3, 4, 2], use_output_bias=False, num_linear=1),
-    "no biases": Dense(KEY, [3, 4, 2], use_bias=False, use_output_bias=False, activation="relu"),
-}
+    "dense": (Dense(KEY, [3, 4, 3, 2]), (3,)),
+    "linear units": (Dense(KEY, [3, 4, 3, 2], num_linear=[1, 2], activation="sigmoid"), (3,)),
+    "only linear units": (Dense(KEY, [3, 0, 2], num_linear=2), (3,)),
+    "no bias": (Dense(KEY, [3, 4, 3, 2], use_bias=False, activation="gelu"), (3,)),
+    "no output bias": (Dense(KEY, [3, 4, 2], use_output_bias=False, num_linear=1), (3,)),
+    "no biases": (Dense(KEY, [3, 4, 2], use_bias=False, use_output_bias=False, activation="relu"), (3,)),
+    "conv, SAME": (Conv(KEY, **SMALL_CONV, pool="max"), IMAGE),
+    "conv, VALID": (Conv(KEY, **SMALL_CONV | {"widths": [3, 2]}, padding="VALID", activation="sigmoid"), IMAGE),
+    "conv, stride, mean": (Conv(KEY, **SMALL_CONV, stride=2, head="average", activation="gelu"), IMAGE),
+    "conv, separable": (Conv(KEY, **SMALL_CONV, separable=True, pool="average"), IMAGE),
+    "conv, running norm": (Conv(KEY, **SMALL_CONV, norm="batch"), IMAGE),
+    "conv, batch norm": (Conv(KEY, **SMALL_CONV, norm="batch", batch_statistics=True, padding="VALID"), IMAGE),
+    "conv, separable batch norm": (
+        Conv(KEY, **SMALL_CONV, norm="batch", batch_statistics=True, separable=True), IMAGE,
+    ),
+    "residual, plain": (Residual(KEY, 3, 4, 2), (3,)),
+    "residual, pre-activation": (Residual(KEY, 3, 4, 2, num_hidden=5, activation="relu"), (3,)),
+    "residual, layer norm": (Residual(KEY, 3, 4, 2, num_hidden=5, norm="layer"), (3,)),
+    "residual, rms norm": (Residual(KEY, 3, 4, 2, num_hidden=5, norm="rms", activation="silu"), (3,)),
+    "transformer": (Transformer(KEY, 3, 4, 2, **SMALL_TRANSFORMER), (4, 3)),
+    "transformer, causal, gated": (
+        Transformer(KEY, 3, 4, 2, **SMALL_TRANSFORMER, gated=True, norm="rms", is_causal=True, activation="silu"),
+        (4, 3),
+    ),
+    "transformer, no norm": (Transformer(KEY, 3, 4, 2, **SMALL_TRANSFORMER, norm=None, head_size=3), (4, 3)),
+    "recurrent": (Recurrent(KEY, 3, 4, 2), (5, 3)),
+}  # fmt: skip
+SPACES = [(name, space) for name, (network, _) in ARCHITECTURES.items() for space in network.unit_spaces()]
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
-def test_units_can_be_split_permuted_and_dropped(name):
-    network = _filled(ARCHITECTURES[name])
+def _landscape(shape):
+    inputs = jax.random.normal(jax.random.key(2), (12, *shape))
+    return Landscape(inputs, jax.random.normal(jax.random.key(3), (12, 2)))
+
+
+@pytest.mark.parametrize(("name", "space"), SPACES)
+def test_units_can_be_split_permuted_and_added(name, space):
+    empty, shape = ARCHITECTURES[name]
+    network, landscape = _filled(empty), _landscape(shape)
     assert isinstance(network, HasUnitSpaces)
-    inputs = jax.random.normal(jax.random.key(2), (12, 3))
-    landscape = Landscape(inputs, jax.random.normal(jax.random.key(3), (12, 2)))
-    before = np.asarray(landscape.predictions(network))
+    found = network.unit_spaces()[space]
+    if found.size == 0:
+        return
+    if found.shares == "equal":
+        _, record = replicate(network, space, 2, landscape=landscape)
+        for alone in (split, add_null_unit):
+            with pytest.raises(InputError, match="embedding.replicate"):
+                alone(network, space, *([0] if alone is split else []))
+    else:
+        _, record = split(network, space, found.size - 1, 0.3, landscape=landscape)
+        nulled, _ = add_null_unit(network, space)
+        np.testing.assert_allclose(outputs(nulled, landscape), outputs(network, landscape), atol=1e-13)
+    certificate = record.certificate
+    assert certificate.gradient_before is not None
+    assert certificate.output_change is not None
+    assert certificate.intertwiner_defect is not None
+    assert certificate.gradient_before > 1e-3
+    assert certificate.output_change < 1e-12
+    assert certificate.intertwiner_defect < 1e-12
+    # A^T B = I
+    u, v = jax.random.normal(jax.random.key(4), (2, num_parameters(network)))
+    product = record.tangent_map.mv(u) @ record.gradient_map.mv(v)
+    np.testing.assert_allclose(product, u @ v, rtol=1e-12, atol=1e-12)
+    _assert_permutation_keeps_outputs(network, space, landscape)
+
+
+# A null unit that puts out a constant: critical where a bias holds it, else said to be not.
+NULLS = [
+    ("conv, SAME", "channels[0]", False),
+    ("conv, SAME", "channels[1]", True),
+    ("conv, VALID", "channels[0]", True),
+    ("conv, running norm", "channels[0]", False),
+    ("conv, batch norm", "channels[0]", True),
+    ("residual, pre-activation", "hidden[0]", True),
+    ("transformer", "hidden[0]", True),
+    ("recurrent", "hidden[0]", False),
+]
+
+
+@pytest.mark.parametrize(("name", "space", "keeps"), NULLS)
+def test_a_constant_null_unit_keeps_critical_points_where_a_bias_holds_it(name, space, keeps):
+    empty, shape = ARCHITECTURES[name]
+    network, landscape = _filled(empty), _landscape(shape)
+    _, record = add_null_unit(network, space, bias=0.7, landscape=landscape)
+    assert record.certificate.output_change is not None
+    assert record.certificate.intertwiner_defect is not None
+    assert record.certificate.output_change < 1e-12
+    assert (record.caution is None) == keeps
+    # The caution is no idle one: without it B carries gradients, with it the defect is real.
+    assert (record.certificate.intertwiner_defect < 1e-12) == keeps
+
+
+@pytest.mark.parametrize("name", ["conv, batch norm", "transformer", "recurrent", "residual, plain"])
+def test_a_resized_network_has_new_shapes_and_zeros(name):
+    network, _ = ARCHITECTURES[name]
     for space in network.unit_spaces().values():
-        if space.size == 0:
-            continue
-        wide, record = split(network, space.name, space.size - 1, 0.3, landscape=landscape)
-        certificate = record.certificate
-        assert certificate.gradient_before is not None
-        assert certificate.output_change is not None
-        assert certificate.intertwiner_defect is not None
-        assert certificate.gradient_before > 1e-3
-        assert certificate.output_change < 1e-13
-        assert certificate.intertwiner_defect < 1e-13
-        forward, backward = record.tangent_map.as_matrix(), record.gradient_map.as_matrix()
-        np.testing.assert_allclose(forward.T @ backward, np.eye(forward.shape[1]), atol=1e-13)
-        _assert_permutation_keeps_outputs(wide, space.name, landscape)
-        nulled, _ = add_null_unit(network, space.name)
-        np.testing.assert_allclose(landscape.predictions(nulled), before, atol=1e-14)
+        new = network.with_sizes({space.name: space.size + 2})
+        assert new.unit_spaces()[space.name].size == space.size + 2
+        others = {n: s.size for n, s in new.unit_spaces().items() if n != space.name}
+        assert others == {n: s.size for n, s in network.unit_spaces().items() if n != space.name}
+        assert not any(bool(array.any()) for array in named_arrays(new).values())
+    with pytest.raises(InputError, match="unit space"):
+        network.with_sizes({"hiden": 3})
+    with pytest.raises(InputError, match="at least 1"):
+        network.with_sizes({next(iter(network.unit_spaces())): 0})
 
 
 def _assert_permutation_keeps_outputs(network, name, landscape):
     space = network.unit_spaces()[name]
     order = np.roll(np.arange(space.size), 1)
-    values = dict(named_parameters(network))
+    values = dict(named_arrays(network))
     for axis in (*space.writers, *space.readers):
         block = take_units(values[axis.path], axis, space.size)
         values[axis.path] = put_units(values[axis.path], axis, space.size, block[..., order, :])
     moved = replace_parameters(network, values)
     assert float(jnp.max(jnp.abs(ravel(moved)[0] - ravel(network)[0]))) > 1e-3
-    np.testing.assert_allclose(landscape.predictions(moved), landscape.predictions(network), atol=1e-13)
+    np.testing.assert_allclose(outputs(moved, landscape), outputs(network, landscape), atol=1e-13)
 
 
 def test_spaces_touch_every_hidden_parameter_and_no_more():
-    network = ARCHITECTURES["linear units"]
+    network = ARCHITECTURES["linear units"][0]
     spaces = network.unit_spaces()
     assert list(spaces) == ["hidden[0]", "linear[0]", "hidden[1]", "linear[1]"]
     written = [axis.path for space in spaces.values() for axis in space.writers]

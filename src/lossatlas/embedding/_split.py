@@ -9,12 +9,19 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from lossatlas._errors import InputError
+from lossatlas._parameters import named_arrays
 from lossatlas._types import Network
-from lossatlas.embedding._constants import arrays_of, can_shift, layer_of
 from lossatlas.embedding._record import Data, Record, make_record
-from lossatlas.embedding._unit_map import UnitMap, compose, find_space, reader_norms, require_unit_spaces
+from lossatlas.embedding._unit_map import (
+    UnitMap,
+    compose,
+    find_space,
+    reader_biases_hold,
+    reader_norms,
+    require_unit_spaces,
+)
 from lossatlas.landscape import Landscape
-from lossatlas.networks import Dense, UnitSpace, named_parameters, take_units
+from lossatlas.networks import UnitSpace, take_units
 from lossatlas.theory import split_inertia
 
 
@@ -91,6 +98,34 @@ def add_null_unit(
     return make_record(network, (step,), landscape, caution)
 
 
+def replicate(network: Network, space: str, times: int, *, landscape: Data = None) -> tuple[Network, Record]:
+    r"""Copy every unit of a space `times` times, and give each reader the share 1 / times.
+
+    The one way to widen a space that is normalised as a whole (the stream under LayerNorm or RMSNorm): mean and
+    variance stay. Legal for every space. Copies of unit i stand at i, i + n, i + 2n, ...
+
+    **Arguments:**
+    - `times`: how many copies, at least 2.
+    - all others: as for [`lossatlas.embedding.split`][].
+
+    **Returns:** the wide network and its record.
+
+    **Raises:** `InputError` for an unknown or closed space and fewer than two copies.
+    """
+    require_unit_spaces(network)
+    found = find_space(network, space)
+    if found.closed is not None:
+        msg = f"{space} cannot be resized: {found.closed}"
+        raise InputError(msg)
+    if times < 2:
+        msg = f"times must be at least 2, got {times}."
+        raise InputError(msg)
+    copies = jnp.tile(jnp.eye(found.size), (times, 1))
+    shared = copies / times
+    step = UnitMap(space, copies, shared, shared, copies, note=f"every unit copied {times} times")
+    return make_record(network, (step,), landscape, None)
+
+
 def widen(
     network: Network,
     widths: Mapping[str, int] | Sequence[int],
@@ -161,10 +196,13 @@ def _split_map(space: UnitSpace, unit: int, shares: np.ndarray, *, homogeneous: 
     n, k = space.size, len(shares)
     scales = np.ones(k)
     if homogeneous:
-        degree = 1.0 if space.activation is None else space.activation.degree
-        if degree != 1.0:
-            name = space.activation.name if space.activation else "linear"
-            msg = f"A homogeneous split needs an activation of degree 1 such as relu; {name} has degree {degree}."
+        is_linear = space.kind == "linear" or (space.activation is not None and space.activation.degree == 1.0)
+        if not is_linear or space.is_normalised:
+            name = space.activation.name if space.activation else space.kind
+            msg = (
+                f"A homogeneous split needs an activation of degree 1 such as relu and no normalisation before it; "
+                f"{space.name} has {name}{' after a normalisation' if space.is_normalised else ''}."
+            )
             raise InputError(msg)
         if shares.min() < 0:
             msg = f"A homogeneous split needs shares that are not negative, got {shares.tolist()}."
@@ -185,15 +223,19 @@ def _null_map(network: Network, space: UnitSpace, incoming, bias: float) -> tupl
         msg = f"bias must be finite, got {bias}."
         raise InputError(msg)
     grown = network.with_sizes({space.name: n + 1})
-    values = named_parameters(grown)
-    offsets, has_bias, zero_incoming = {}, False, True
-    for axis in grown.unit_spaces()[space.name].writers:
+    values = named_arrays(grown)
+    made = grown.unit_spaces()[space.name]
+    weights_of = [axis.path for axis in made.writers if values[axis.path].ndim > 1]
+    if incoming is not None and len(weights_of) != 1:
+        msg = f"The units of {space.name} are made by {len(weights_of)} weights, so incoming must be None."
+        raise InputError(msg)
+    offsets, zero_incoming = {}, True
+    for axis in made.writers:
         block = take_units(values[axis.path], axis, n + 1)
         slot = np.zeros(block.shape)
-        if values[axis.path].ndim == 1:
-            has_bias = True
+        if axis.path == made.bias:
             slot[..., -1, :] = bias
-        elif incoming is not None:
+        elif incoming is not None and axis.path in weights_of:
             weights = np.asarray(incoming, dtype=float)
             shape = slot[..., -1, :].shape
             if weights.size != slot[..., -1, :].size or not np.isfinite(weights).all():
@@ -202,7 +244,7 @@ def _null_map(network: Network, space: UnitSpace, incoming, bias: float) -> tupl
             slot[..., -1, :] = weights.reshape(shape)
             zero_incoming = not weights.any()
         offsets[axis.path] = jnp.asarray(slot, block.dtype)
-    if bias != 0 and not has_bias:
+    if bias != 0 and made.bias is None:
         msg = f"The units of {space.name} have no bias, so bias must be 0, got {bias}."
         raise InputError(msg)
     output = 0.0 if space.activation is None else float(space.activation(jnp.asarray(bias, float)))
@@ -212,14 +254,10 @@ def _null_map(network: Network, space: UnitSpace, incoming, bias: float) -> tupl
         caution = "The null unit has incoming weights: the gradient of its readers need not vanish."
     elif output != 0:
         constants = jnp.zeros(n + 1).at[-1].set(output)
-        if not _has_reader_bias(network, space):
+        if not reader_biases_hold(network, space):
             caution = f"The null unit puts out {output:.6g} and no bias follows: critical points do not stay critical."
     note = f"null unit added with bias {bias:.6g}"
     return UnitMap(space.name, keep, keep, keep, keep, offsets, constants, note), caution
-
-
-def _has_reader_bias(network: Network, space: UnitSpace) -> bool:
-    return isinstance(network, Dense) and can_shift(arrays_of(network), layer_of(space.name)[1] + 1)
 
 
 def _target_sizes(spaces: dict[str, UnitSpace], widths: Mapping[str, int] | Sequence[int]) -> dict[str, int]:
@@ -244,7 +282,10 @@ def _splittable(network: Network, name: str) -> UnitSpace:
         msg = f"{name} cannot be resized: {space.closed}"
         raise InputError(msg)
     if space.shares != "any":
-        msg = f"One unit of {name} cannot be split alone: its readers allow {space.shares!r} shares only."
+        msg = (
+            f"One unit of {name} cannot be split or added alone: a normalisation over the whole space would change all "
+            "units. Use lossatlas.embedding.replicate, which copies every unit."
+        )
         raise InputError(msg)
     return space
 

@@ -8,10 +8,12 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from lossatlas._errors import InputError, unknown_name
+from lossatlas._parameters import named_arrays
 from lossatlas._types import Network
-from lossatlas.embedding._constants import shift_cotangent
+from lossatlas.embedding._constants import arrays_of, can_shift, layer_of, shift_cotangent
 from lossatlas.networks import (
     Axis,
+    Dense,
     HasUnitSpaces,
     UnitSpace,
     named_parameters,
@@ -55,7 +57,7 @@ class UnitMap(eqx.Module):
         """
         space = find_space(network, self.space)
         _check_size(self, space)
-        values = _map_units(network, space, named_parameters(network), self.writers, self.readers)
+        values = _map_units(network, space, named_arrays(network), self.writers, self.readers)
         for axis in space.writers:
             if axis.path in self.offsets:
                 block = take_units(values[axis.path], axis, self.writers.shape[0])
@@ -78,13 +80,15 @@ class UnitMap(eqx.Module):
         new = _rebuild(network, self, values)
         if self.constants is None:
             return new
-        pulled = shift_cotangent(network, self.space, gradient)
+        pulled = _constant_gradients(network, space, gradient)
         if pulled is None:
             return new
         values = named_parameters(new)
         for axis in space.readers:
             block = take_units(values[axis.path], axis, self.constants.shape[0])
-            added = jnp.einsum("u,...->...u", self.constants, pulled[axis.path])[..., None, :, None]
+            # Every entry that reads a constant unit has the gradient of the bias that it feeds, times the constant.
+            fed = pulled[axis.path].reshape(-1, *([1] * (block.ndim - 1)))
+            added = jnp.expand_dims(self.constants.astype(block.dtype), (*range(block.ndim - 2), -1)) * fed
             values[axis.path] = put_units(values[axis.path], axis, self.constants.shape[0], block + added)
         return replace_parameters(new, values)
 
@@ -97,9 +101,9 @@ class UnitMap(eqx.Module):
         if space.size != new:
             msg = f"{self.space} has {space.size} units; the inverse of this map needs {new}."
             raise InputError(msg)
-        values = _map_units(network, space, named_parameters(network), self.dual_writers.T, self.dual_readers.T)
+        values = _map_units(network, space, named_arrays(network), self.dual_writers.T, self.dual_readers.T)
         narrow = network.with_sizes({self.space: old})
-        kept = named_parameters(narrow)
+        kept = named_arrays(narrow)
         return replace_parameters(narrow, {path: value for path, value in values.items() if path in kept})
 
 
@@ -159,11 +163,11 @@ def require_unit_spaces(network: Network) -> dict[str, UnitSpace]:
     if not isinstance(network, HasUnitSpaces):
         msg = (
             f"A {type(network).__name__} states no unit spaces (unit_spaces(), with_sizes()), so it cannot be "
-            "widened or reduced. Use lossatlas.networks.Dense."
+            "widened or reduced. Use a network of lossatlas.networks."
         )
         raise InputError(msg)
     spaces = network.unit_spaces()
-    known = named_parameters(network)
+    known = named_arrays(network)
     for space in spaces.values():
         for axis in (*space.writers, *space.readers):
             if axis.path not in known:
@@ -182,6 +186,22 @@ def reader_norms(network: Network, space: UnitSpace) -> Float[np.ndarray, " unit
     return np.sqrt(total)
 
 
+def reader_biases_hold(network: Network, space: UnitSpace) -> bool:
+    """Whether biases can hold a constant that units of a space put out."""
+    if isinstance(network, Dense):
+        return can_shift(arrays_of(network), layer_of(space.name)[1] + 1)
+    return all(axis.bias is not None for axis in space.readers)
+
+
+def _constant_gradients(network: Network, space: UnitSpace, gradient: Network) -> dict[str, Array] | None:
+    """The gradient in a constant added to what each reader receives, by path; None where biases cannot hold it."""
+    if isinstance(network, Dense):
+        return shift_cotangent(network, space.name, gradient)
+    values = named_parameters(gradient)
+    held = {axis.path: values[axis.bias] for axis in space.readers if axis.bias is not None}
+    return held if len(held) == len(space.readers) else None
+
+
 def _check_size(step: UnitMap, space: UnitSpace) -> None:
     if step.writers.shape[1] != space.size:
         msg = f"{space.name} has {space.size} units; this map ({step.note}) needs {step.writers.shape[1]}."
@@ -194,14 +214,16 @@ def _map_units(network, space: UnitSpace, values: dict[str, Array], writers, rea
     def mapped(axis: Axis, matrix):
         array = values.get(axis.path)
         if array is None:  # the first units of a space that had none
-            empty = named_parameters(network.with_sizes({space.name: 1}))[axis.path]
+            empty = named_arrays(network.with_sizes({space.name: 1}))[axis.path]
             array = put_units(empty, axis, 1, take_units(empty, axis, 1)[..., :0, :])
         block = take_units(array, axis, space.size)
         new = jnp.einsum("wn,...ni->...wi", matrix.astype(block.dtype), block)
         return put_units(array, axis, space.size, new)
 
+    buffers = named_arrays(network).keys() - named_parameters(network).keys()
     for axis in space.writers:
-        values[axis.path] = mapped(axis, writers)
+        if axis.path in values or axis.path not in buffers:  # gradients have no buffers
+            values[axis.path] = mapped(axis, writers)
     for axis in space.readers:
         values[axis.path] = mapped(axis, readers)
     return values
@@ -209,5 +231,5 @@ def _map_units(network, space: UnitSpace, values: dict[str, Array], writers, rea
 
 def _rebuild(network: Network, step: UnitMap, values: dict[str, Array]) -> Network:
     template = network.with_sizes({step.space: step.writers.shape[0]})
-    kept = named_parameters(template)
+    kept = named_arrays(template)
     return replace_parameters(template, {path: value for path, value in values.items() if path in kept})

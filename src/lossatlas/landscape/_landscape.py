@@ -136,7 +136,7 @@ class Landscape(eqx.Module):
 
     def _predictions_of(self, network: Network, batch: PyTree[Array]) -> Array:
         if self._example_losses is None:
-            predictions = jax.vmap(network)(batch[0])
+            predictions = self._forward(network, batch[0])
             if self._num_labels and (predictions.ndim != 2 or predictions.shape[1] < self._num_labels):
                 msg = (
                     f"The labels go up to {self._num_labels - 1}, so the network needs {self._num_labels} outputs, "
@@ -151,6 +151,14 @@ class Landscape(eqx.Module):
             )
             raise InputError(msg)
         return self._predict(network, batch)
+
+    def _forward(self, network: Network, inputs: Array) -> Array:
+        if not getattr(network, "batch_statistics", False):
+            return jax.vmap(network)(inputs)
+        if self.batch_size is not None:
+            msg = "This network normalises by statistics of the whole data, so it needs batch_size=None."
+            raise InputError(msg)
+        return network.call_batch(inputs)
 
     def _require_loss(self) -> Loss:
         if self.loss is None:

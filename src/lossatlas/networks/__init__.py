@@ -1,5 +1,6 @@
 """Architectures and their unit spaces."""
 
+from lossatlas._parameters import Buffer as Buffer
 from lossatlas._parameters import (
     named_parameters as named_parameters,
 )
@@ -21,6 +22,8 @@ from lossatlas.networks._activations import (
 from lossatlas.networks._activations import (
     activation_names as activation_names,
 )
+from lossatlas.networks._conv import Conv as Conv
+from lossatlas.networks._conv import ConvLayer as ConvLayer
 from lossatlas.networks._dense import Dense as Dense
 from lossatlas.networks._dense import DenseLayer as DenseLayer
 from lossatlas.networks._file import SavedNetwork as SavedNetwork
@@ -50,6 +53,17 @@ from lossatlas.networks._init import (
 from lossatlas.networks._init import (
     weight_std as weight_std,
 )
+from lossatlas.networks._layers import Affine as Affine
+from lossatlas.networks._layers import BatchNorm as BatchNorm
+from lossatlas.networks._layers import Convolution as Convolution
+from lossatlas.networks._layers import StreamNorm as StreamNorm
+from lossatlas.networks._recurrent import Recurrent as Recurrent
+from lossatlas.networks._residual import Residual as Residual
+from lossatlas.networks._residual import ResidualBlock as ResidualBlock
+from lossatlas.networks._transformer import Attention as Attention
+from lossatlas.networks._transformer import FeedForward as FeedForward
+from lossatlas.networks._transformer import Transformer as Transformer
+from lossatlas.networks._transformer import TransformerBlock as TransformerBlock
 from lossatlas.networks._units import (
     Axis as Axis,
 )

@@ -173,6 +173,7 @@ class Dense(eqx.Module):
                 tuple(writers),
                 tuple(Axis(p, 1) for p in readers),
                 self.activation,
+                bias=None if layer.bias is None else f"layers[{i}].bias",
             )
             if layer.linear is not None:
                 spaces[f"linear[{i}]"] = UnitSpace(

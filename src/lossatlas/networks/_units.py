@@ -6,6 +6,9 @@ from typing import Literal, Protocol, runtime_checkable
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from lossatlas._errors import InputError, unknown_name
+from lossatlas._parameters import named_arrays, replace_parameters
+from lossatlas._types import Network
 from lossatlas.networks._activations import Activation
 
 
@@ -15,6 +18,9 @@ class Axis:
 
     Along `axis` of the parameter at `path`, from `offset` on, the entries are blocked as
     `(outer, units, inner)`: unit i owns the indices `offset + (a * units + i) * inner + b`.
+
+    - `bias`: of a reader, the path of the bias that is added to what it reads, where a constant output of a unit comes
+      to the same as a change of that bias; else None. The first axis of both is what they feed.
     """
 
     path: str
@@ -22,16 +28,21 @@ class Axis:
     outer: int = 1
     inner: int = 1
     offset: int = 0
+    bias: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
 class UnitSpace:
     """One hidden space: its units, who writes them and who reads them.
 
-    - `kind`: `"neuron"` or `"linear"` (a unit without activation and bias).
-    - `writers`: axes whose slices make the unit (weight rows, biases).
+    - `kind`: `"neuron"`, `"linear"` (a unit without activation and bias), `"channel"` (of images), `"gated"` (a
+      product of two), `"head"` (of attention), `"dimension"` (of queries and keys, or of values), `"stream"` (a
+      coordinate that residual blocks add to).
+    - `writers`: axes whose slices make the unit (weight rows, biases, normalisation, running statistics).
     - `readers`: axes that consume it (columns of the next layer).
-    - `activation`: what is applied between them; None for linear units.
+    - `activation`: what is applied between them; None where a unit of zero writers puts out zero.
+    - `bias`: the path of the writer that is added last before the activation, or None.
+    - `is_normalised`: whether a normalisation stands between the writers and the activation.
     - `shares`: which reader coefficients keep outputs and criticality when a unit is copied: `"any"` that sum
       to one, only `"equal"` ones, or `"none"`.
     - `closed`: why the space may not be resized, or None.
@@ -39,12 +50,14 @@ class UnitSpace:
 
     name: str
     size: int
-    kind: Literal["neuron", "linear"]
+    kind: Literal["neuron", "linear", "channel", "gated", "head", "dimension", "stream"]
     writers: tuple[Axis, ...]
     readers: tuple[Axis, ...]
     activation: Activation | None
     shares: Literal["any", "equal", "none"] = "any"
     closed: str | None = None
+    bias: str | None = None
+    is_normalised: bool = False
 
 
 @runtime_checkable
@@ -84,3 +97,30 @@ def put_units(array: Array, axis: Axis, size: int, block: Array) -> Array:
     flat = block.reshape(*moved.shape[:-1], -1)
     joined = jnp.concatenate([moved[..., : axis.offset], flat, moved[..., stop:]], axis=-1)
     return jnp.moveaxis(joined, -1, axis.axis)
+
+
+def resized(network: Network, sizes: dict[str, int]) -> Network:
+    """A network of other sizes with all parameters and buffers zero, made from what its unit spaces say.
+
+    For architectures whose arrays alone hold their sizes.
+
+    **Arguments:**
+    - `network`: with unit spaces, each of at least one unit.
+    - `sizes`: unit space name to new size; others stay.
+
+    **Raises:** `InputError` for an unknown space and a size below 1.
+    """
+    spaces = network.unit_spaces()
+    arrays = {path: jnp.zeros_like(array) for path, array in named_arrays(network).items()}
+    for name, size in sizes.items():
+        if name not in spaces:
+            raise unknown_name("unit space", name, spaces)
+        if size < 1:
+            msg = f"The size of {name} must be at least 1, got {size}."
+            raise InputError(msg)
+        space = spaces[name]
+        for axis in (*space.writers, *space.readers):
+            block = take_units(arrays[axis.path], axis, space.size)
+            new = jnp.zeros((*block.shape[:-2], size, axis.inner), block.dtype)
+            arrays[axis.path] = put_units(arrays[axis.path], axis, space.size, new)
+    return replace_parameters(network, arrays)
