@@ -12,7 +12,6 @@ class Status(enum.Enum):
     DIVERGED = "the loss became non-finite"
     AT_INFINITY = "the gradient vanishes because parameters run away: a level at infinity, not a critical point"
     STALLED = "no further decrease was possible before convergence"
-    INTERRUPTED = "interrupted by the user"
 
     def __str__(self) -> str:
         return self.value

@@ -5,6 +5,7 @@ import pytest
 
 from lossatlas import data
 from lossatlas._errors import InputError
+from lossatlas._journal import Journal
 from lossatlas._progress import NoProgress
 from lossatlas.atlas import FULL, Search, make_catalogue
 from lossatlas.atlas._training import train_big
@@ -82,6 +83,18 @@ def test_constant_network_under_cross_entropy_is_the_class_frequencies():
     assert entry.inertia.unexplained == 0  # the common shift of the logits
 
 
+def test_networks_too_large_for_a_dense_hessian_are_descended_to_and_not_certified():
+    inputs = jax.random.normal(jax.random.key(0), (40, 500))
+    labels = jnp.eye(4)[jnp.argmax(inputs[:, :4], axis=1)]
+    landscape = Landscape(inputs, labels + 0.1 * jax.random.normal(jax.random.key(1), labels.shape))
+    search = Search(random=2, warm=2, num_steps=50, polish=1)
+    catalogue = make_catalogue(jax.random.key(0), landscape, sizes=[(0, 1), (3, 0)], search=search)
+    large = catalogue["(3,0)"]
+    assert large.num_parameters > 1500
+    assert (large.kind, large.inertia, large.is_minimum) == ("not certified", None, None)
+    assert large.loss < catalogue["(0,1)"].loss
+
+
 def test_float32_and_wrong_names_are_refused(iris):
     with pytest.raises(InputError, match="float64"):
         make_catalogue(jax.random.key(0), Landscape(jnp.ones((3, 1), "float32"), jnp.ones((3, 1), "float32")))
@@ -126,6 +139,7 @@ def test_plateaus_of_a_wide_network_are_named(hierarchy):
         learning_rate=0.05,
         num_steps=200_000,
         progress=NoProgress(),
+        journal=Journal(),
     )
     saddle = next(i for i, e in enumerate(catalogue.entries) if abs(e.loss - 0.0036372374) < 1e-8)
     for run in runs:

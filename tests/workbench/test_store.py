@@ -81,7 +81,6 @@ def test_a_finished_run_has_its_record_and_nothing_beside_it(tmp_path):
     record = read_record(place.directory)
     assert (record["status"], record["config"], record["tables"]) == ("finished", {"seed": 0}, {"answer": "1,2\n"})
     assert {"jax", "lossatlas", "python", "numpy"} <= set(record["versions"])
-    assert record["seconds"] >= 0
     # sha256sum of the text "1,2\n"
     assert record["checksums"] == {
         "values/table.csv": "52186c933993da4082b3cdc7c40bb4bf735b391ff54a2ef78c037dda6c38a680"
@@ -150,6 +149,19 @@ def test_an_interrupted_run_says_where_it_is_and_goes_on_with_what_it_finished(t
     assert calls == ["one", "three", "seven"]
     assert sorted(path.name for path in place.directory.iterdir()) == ["run.json", "values.csv"]
     assert damaged(place.directory) == ()
+
+
+def test_bad_input_found_late_does_not_cost_what_is_finished(tmp_path):
+    place, calls = place_in(tmp_path), []
+
+    def refuse(folder, journal):
+        steps(calls)(folder, journal)
+        raise InputError("too large")
+
+    with pytest.raises(InputError, match="too large"):
+        make(place, refuse)
+    make(place, steps(calls))
+    assert calls == ["one", "three", "seven"]
 
 
 def test_a_forced_run_starts_over_once_and_then_goes_on_too(tmp_path):

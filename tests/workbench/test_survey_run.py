@@ -11,7 +11,7 @@ import pytest
 import lossatlas
 from lossatlas import atlas
 from lossatlas._errors import InputError
-from lossatlas.data import from_arrays
+from lossatlas.data import from_arrays, load
 from lossatlas.workbench import SurveyRun
 from lossatlas.workbench._command import survey_command
 
@@ -119,6 +119,13 @@ def test_settings_are_checked_before_anything_is_written(csv, tmp_path):
         lossatlas.survey(csv, hidden=(0,))
     with pytest.raises(InputError, match="tanh"):
         lossatlas.survey(csv, activation="tahn")
+    with pytest.raises(InputError, match=r"^seed must lie in 0\.\.2"):
+        lossatlas.survey(csv, seed=-1)
+    for name, word in (("preset", "fulll"), ("loss", "mes")):
+        config = atlas.SurveyConfig()
+        object.__setattr__(config, name, word)  # as without a type checker
+        with pytest.raises(InputError, match=f"Unknown {name} {word!r}. Did you mean"):
+            atlas.check_config(load(csv), config, "mse")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from lossatlas.atlas._catalogue import Catalogue as Catalogue
     from lossatlas.atlas._catalogue import make_catalogue as make_catalogue
+    from lossatlas.atlas._config import BIG as BIG
     from lossatlas.atlas._config import SurveyConfig as SurveyConfig
     from lossatlas.atlas._entry import Entry as Entry
     from lossatlas.atlas._export import survey_arrays as survey_arrays
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from lossatlas.atlas._visits import find_visits as find_visits
 
 _NAMES = {
+    "BIG": "lossatlas.atlas._config",
     "BigTraining": "lossatlas.atlas._training",
     "Catalogue": "lossatlas.atlas._catalogue",
     "Entry": "lossatlas.atlas._entry",

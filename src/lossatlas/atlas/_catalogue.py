@@ -144,7 +144,7 @@ def _parents(found: dict[tuple[int, int], list[Entry]], size: tuple[int, int]) -
 
 
 def default_sizes(landscape: Landscape, max_units: int) -> list[tuple[int, int]]:
-    """All (k, r) with k + r up to a budget; a linear part has no more units than outputs need, and no fewer."""
+    """All (k, r) with k + r up to a budget; a linear part has no more units than outputs need."""
     rank = _linear_rank(landscape)
     sizes = [(k, r) for k in range(1, max_units + 1) for r in range(min(rank, max_units - k) + 1)]
     return [(0, r) for r in range(rank + 1)] + sizes

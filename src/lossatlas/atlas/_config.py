@@ -4,6 +4,10 @@ import dataclasses
 from typing import Literal
 
 
+BIG = "big network"
+"""What the tables of a survey call the big network among the candidates."""
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SurveyConfig:
     """The settings of a survey.

@@ -21,11 +21,12 @@ from lossatlas.theory import linear_levels
 Kind = Literal["critical point", "level at infinity", "not certified"]
 
 _NO_LOSS = 1e-8
-_MAX_DENSE = 1500
+MAX_DENSE = 1500
+"""The most parameters of a small network whose dense Hessian is formed."""
 
 
 class Entry(eqx.Module):
-    """One small network of a data set: k neurons and r linear units in one hidden layer.
+    """One small network of a data set: k neurons and r linear units, in one hidden layer unless training found it.
 
     - `name`: `"(k,r)"`, with a letter where there are several, the lowest loss first.
     - `loss`: its mean training loss; at infinity the limit that was reached.
@@ -59,10 +60,10 @@ class Entry(eqx.Module):
 
     @property
     def is_minimum(self) -> bool | None:
-        """Whether no eigenvalue is negative; None where that is not certified."""
-        if self.inertia is None or self.inertia.certificate is not Certificate.YES:
+        """Whether it is a local minimum; None where that is not certified."""
+        if self.inertia is None:
             return None
-        return self.inertia.negative == 0
+        return {Certificate.YES: True, Certificate.NO: False}.get(self.inertia.is_minimum)
 
 
 class Level(NamedTuple):
@@ -86,7 +87,7 @@ def entry_of(name: str, size: tuple[int, int], level: Level, landscape: Landscap
     """The entry of a level."""
     kinds: dict[Status, Kind] = {Status.CONVERGED: "critical point", Status.AT_INFINITY: "level at infinity"}
     kind, runaway = kinds.get(level.status, "not certified"), level.runaway
-    small = num_parameters(level.network) <= _MAX_DENSE
+    small = num_parameters(level.network) <= MAX_DENSE
     counted = inertia(level.network, landscape) if kind == "critical point" and small else None
     spread = float(linked_targets(landscape).var(axis=0).sum())
     if counted is not None and counted.certificate is not Certificate.YES and level.loss < _NO_LOSS * spread:
@@ -132,7 +133,7 @@ def constant_entry(landscape: Landscape, act: Activation) -> Entry:
 
 
 def _closed_form_entry(landscape: Landscape, network: Dense, r: int, loss: float) -> Entry:
-    small = num_parameters(network) <= _MAX_DENSE
+    small = num_parameters(network) <= MAX_DENSE
     return Entry(
         name=f"(0,{r})",
         neurons=0,

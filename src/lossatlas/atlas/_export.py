@@ -8,8 +8,8 @@ import numpy as np
 
 from lossatlas._parameters import num_parameters
 from lossatlas._status import Certificate
+from lossatlas.atlas._config import BIG
 from lossatlas.atlas._entry import Entry, linked_targets
-from lossatlas.atlas._selection import BIG
 from lossatlas.atlas._survey import Survey, describe_folds, describe_size
 from lossatlas.atlas._training import BigTraining
 from lossatlas.embedding import Reduction
@@ -107,14 +107,16 @@ def _data(survey: Survey) -> dict[str, Any]:
 
 def _entry(survey: Survey, index: int, entry: Entry) -> dict[str, Any]:
     visit = survey.best_training.visits.visits[index]
-    size = f"({entry.neurons},{entry.linear})"
+    layers = list(zip(entry.network.widths[1:-1], entry.network.num_linear, strict=True))
+    # What training found may have several hidden layers, which is a size of its own.
+    size = f"({entry.neurons},{entry.linear})" if len(layers) == 1 else entry.name
     sizes = [c.name for c in survey.selection.candidates]
     held_out = survey.selection[size] if size in sizes else None
     inertia = entry.inertia
     return {
         "name": entry.name,
         "size": size,
-        "words": describe_size(entry.neurons, entry.linear),
+        "words": ", then ".join(describe_size(k, r) for k, r in layers),
         "neurons": entry.neurons,
         "linear": entry.linear,
         "parameters": entry.num_parameters,

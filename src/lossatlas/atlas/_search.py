@@ -4,13 +4,14 @@ import dataclasses
 from collections.abc import Sequence
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PRNGKeyArray
 
-from lossatlas._parameters import ravel
+from lossatlas._parameters import num_parameters, ravel
 from lossatlas._status import Status
-from lossatlas.atlas._entry import Entry, Level, linked_predictions
-from lossatlas.atlas._fit import Fit, fit_starts, slow_moments
+from lossatlas.atlas._entry import MAX_DENSE, Entry, Level, linked_predictions
+from lossatlas.atlas._fit import Fit, descend, fit_starts, slow_moments
 from lossatlas.atlas._starts import children, random_starts
 from lossatlas.geometry import CriticalPoint, find_critical_points
 from lossatlas.landscape import Landscape
@@ -46,6 +47,7 @@ class Search:
 QUICK = Search()
 QUICK_LARGE = Search(random=4, warm=4, num_steps=1500, polish=2, max_steps=60)
 FULL = Search(random=24, warm=24, num_steps=6000, polish=24, descents=6, keep=12)
+FULL_LARGE = Search(random=8, warm=8, num_steps=3000, polish=4, max_steps=100)
 
 
 def search_levels(
@@ -60,7 +62,8 @@ def search_levels(
     """The levels of one (k, r), the lowest loss first, as arrays.
 
     **Arguments:**
-    - `parents`: smaller entries that starts are made of.
+    - `parents`: smaller entries that starts are made of; none above 1,500 parameters, where the fits are only
+      descended from, and nothing is certified.
 
     **Returns:**
     Per level: `parameters`, `loss`, `gradient_norm`, `status`, `runaway`, `found_by`, `hits`, and `parents`, the names
@@ -69,7 +72,9 @@ def search_levels(
     k, r = size
     origins: list[Entry | None] = []
     starts: list[Dense] = []
-    for parent in parents:
+    widths = [landscape.inputs.shape[1], k, num_outputs]
+    is_large = num_parameters(Dense(key, widths, num_linear=r)) > MAX_DENSE
+    for parent in [] if is_large else parents:
         for start in children(parent.network, landscape, k, r)[: max(search.warm - len(starts), 0)]:
             starts.append(start)
             origins.append(parent)
@@ -77,15 +82,18 @@ def search_levels(
     origins += [None] * search.random
     fitted = fit_starts(starts, landscape, num_steps=search.num_steps, learning_rate=search.learning_rate)
     basins = _basins(landscape, fitted, search.polish)
-    points = find_critical_points(
-        [fitted[basin[0]].network for basin in basins], landscape, method="trust_region", max_steps=search.max_steps
-    )
     members = [[origins[i] for i in basin] for basin in basins]
-    if search.descents:
+    best = [fitted[basin[0]].network for basin in basins]
+    if is_large:
+        ends = [_descended(network, landscape) for network in best]
+    else:
+        points = find_critical_points(best, landscape, method="trust_region", max_steps=search.max_steps)
+        ends = [Level.of(point) for point in points]
+    if search.descents and not is_large:
         saddles = _saddles(jax.random.fold_in(key, 1), landscape, num_outputs, size, act, search)
-        points, members = points + saddles, members + [[None] for _ in saddles]
+        ends, members = ends + [Level.of(point) for point in saddles], members + [[None] for _ in saddles]
     levels = []
-    for group in _distinct(points)[: search.keep]:
+    for group in _distinct(ends)[: search.keep]:
         came_from = [parent for i in group for parent in members[i]]
         names = list(dict.fromkeys(parent.name for parent in came_from if parent is not None))
         random_hits = sum(parent is None for parent in came_from)
@@ -94,7 +102,7 @@ def search_levels(
             labels = ["a stall of gradient descent"]
         elif random_hits:
             labels.append("random start" if random_hits == 1 else f"{random_hits} random starts")
-        level = Level.of(points[group[0]])
+        level = ends[group[0]]
         levels.append(
             {
                 "parameters": np.asarray(ravel(level.network)[0]),
@@ -161,8 +169,15 @@ def _basins(landscape: Landscape, fitted: Sequence[Fit], most: int) -> list[list
     return basins[:most]
 
 
-def _distinct(points: Sequence[CriticalPoint]) -> list[list[int]]:
-    """Indices of points of the same loss, the lowest first; in each group the best certified comes first."""
+def _descended(network: Dense, landscape: Landscape) -> Level:
+    """The end of a quasi-Newton descent, for networks that are too large for a dense Hessian: never certified."""
+    network = descend(network, landscape)
+    loss, gradient = landscape.value_and_gradient(network)
+    return Level(network, float(loss), float(jnp.abs(gradient).max()), Status.MAX_STEPS, "")
+
+
+def _distinct(points: Sequence[Level]) -> list[list[int]]:
+    """Indices of levels of the same loss, the lowest first; in each group the best certified comes first."""
     usable = [i for i, p in enumerate(points) if np.isfinite(p.loss) and p.status is not Status.DIVERGED]
     usable.sort(key=lambda i: points[i].loss)
     groups: list[list[int]] = []

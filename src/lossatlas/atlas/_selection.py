@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float, PRNGKeyArray
 from lossatlas._journal import Journal
 from lossatlas._parameters import num_parameters
 from lossatlas._progress import ProgressMeter
+from lossatlas.atlas._config import BIG
 from lossatlas.atlas._entry import linked_targets
 from lossatlas.atlas._fit import fit_starts
 from lossatlas.atlas._starts import random_starts, small_network
@@ -22,9 +23,6 @@ from lossatlas.landscape import Landscape
 from lossatlas.networks import Activation, Dense
 from lossatlas.theory import linear_levels
 from lossatlas.training import train
-
-
-BIG = "big network"
 
 
 @dataclasses.dataclass(frozen=True)

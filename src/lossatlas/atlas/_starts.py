@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import PRNGKeyArray
 
 from lossatlas._parameters import ravel
+from lossatlas.geometry import dense_hessian
 from lossatlas.landscape import Landscape
 from lossatlas.networks import Activation, Dense, DenseLayer
 
@@ -19,7 +20,7 @@ def random_starts(
 ) -> list[Dense]:
     """Random starts of a (k, r) network: Glorot with zero biases, and every second one with its kinks on the data.
 
-    In the latter, a neuron has pre-activations of root mean square between 1/2 and 4 that vanish at a random example:
+    In the latter, a neuron has pre-activations of standard deviation between 1/2 and 4 that vanish at a random example:
     features that sit aside from the origin are otherwise missed (inputs need not be standardised).
     """
     widths = [landscape.inputs.shape[1], neurons, num_outputs]
@@ -27,14 +28,15 @@ def random_starts(
     starts = []
     for i in range(num):
         start_key = jax.random.fold_in(key, i)
-        network = Dense(start_key, widths, activation=act, num_linear=linear, dtype=dtype)
-        starts.append(_kinks_on_data(start_key, network, landscape) if i % 2 and neurons else network)
+        weight_key, kink_key = jax.random.split(start_key)
+        network = Dense(weight_key, widths, activation=act, num_linear=linear, dtype=dtype)
+        starts.append(_kinks_on_data(kink_key, network, landscape) if i % 2 and neurons else network)
     return starts
 
 
 def _kinks_on_data(key: PRNGKeyArray, network: Dense, landscape: Landscape) -> Dense:
     w, _, lin, v, u, c = _parts(network)
-    row_key, size_key = jax.random.split(jax.random.fold_in(key, 1))
+    row_key, size_key = jax.random.split(key)
     rows = landscape.inputs[jax.random.randint(row_key, (w.shape[0],), 0, landscape.size)]
     spread = jnp.std(landscape.inputs @ w.T, axis=0)
     size = jnp.exp(jax.random.uniform(size_key, spread.shape, w.dtype, jnp.log(0.5), jnp.log(4.0)))
@@ -125,7 +127,7 @@ def _leave(point: Dense, landscape: Landscape) -> list[Dense]:
 @eqx.filter_jit
 def _probe(vector, unravel, landscape, steps):
     """The loss along the direction of most negative curvature, both ways, shape (2, steps)."""
-    hessian = landscape.hessian(unravel(vector))
+    hessian = dense_hessian(unravel(vector), landscape)
     direction = jnp.linalg.eigh(hessian)[1][:, 0]
     signed = jnp.stack([steps, -steps])
     value = lambda t: landscape(unravel(vector + t * direction))  # noqa: E731

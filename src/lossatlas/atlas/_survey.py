@@ -8,16 +8,16 @@ import jax
 import numpy as np
 from jaxtyping import PRNGKeyArray
 
-from lossatlas._errors import InputError
+from lossatlas._errors import InputError, unknown_name
 from lossatlas._journal import Journal
 from lossatlas._parameters import num_parameters
 from lossatlas._precision import require_float64
 from lossatlas._progress import ProgressLike, ProgressMeter, as_meter
 from lossatlas.atlas._catalogue import Catalogue, default_sizes, make_catalogue
-from lossatlas.atlas._config import SurveyConfig
+from lossatlas.atlas._config import BIG, SurveyConfig
 from lossatlas.atlas._discovery import with_found_by_training
-from lossatlas.atlas._search import FULL, QUICK, QUICK_LARGE, default_learning_rate
-from lossatlas.atlas._selection import BIG, HeldOut, Recipe, Selection, select
+from lossatlas.atlas._search import FULL, FULL_LARGE, QUICK, QUICK_LARGE, default_learning_rate
+from lossatlas.atlas._selection import HeldOut, Recipe, Selection, select
 from lossatlas.atlas._training import (
     BigTraining,
     default_num_steps,
@@ -37,6 +37,12 @@ _MANY_INPUTS = 30
 _REFIT_OUTPUTS = 3000
 _LEAST_ROWS = 10
 _REPEATS = 3
+_SEARCHES = {  # full, many inputs
+    (False, False): QUICK,
+    (False, True): QUICK_LARGE,
+    (True, False): FULL,
+    (True, True): FULL_LARGE,
+}
 
 
 class Ending(eqx.Module):
@@ -63,7 +69,7 @@ class Survey(eqx.Module):
 
     - `data`, `config`, `loss`: what was asked.
     - `catalogue`: the small networks. `trainings`: the runs of the big one, with their visits. `ending`: what the
-      first run became. `selection`: held-out figures and the recommended network.
+      run that is shown became. `selection`: held-out figures and the recommended network.
     - `headline`: the answer in a sentence.
     - `seconds`: by stage.
     """
@@ -135,6 +141,12 @@ def check_config(data: DataSet, config: SurveyConfig, loss: str) -> None:
     **Raises:** `InputError` for the first that cannot.
     """
     as_activation(config.activation)
+    for name, known in (("preset", ("quick", "full")), ("loss", ("auto", "mse", "cross_entropy"))):
+        if getattr(config, name) not in known:
+            raise unknown_name(name, getattr(config, name), known)
+    if not 0 <= config.seed < 2**32:
+        msg = f"seed must lie in 0..2**32 - 1, got {config.seed}."
+        raise InputError(msg)
     if data.num_rows < _LEAST_ROWS:
         msg = f"A survey needs at least {_LEAST_ROWS} rows (some are held out), got {data.num_rows}."
         raise InputError(msg)
@@ -181,7 +193,7 @@ def _survey(data: DataSet, config: SurveyConfig, loss: str, meter: ProgressMeter
         landscape,
         activation=act,
         max_units=max_units,
-        search=FULL if full else QUICK if data.num_inputs <= _MANY_INPUTS else QUICK_LARGE,
+        search=_SEARCHES[full, data.num_inputs > _MANY_INPUTS],
         progress=meter,
         journal=journal,
     )
@@ -255,12 +267,12 @@ def small_enough(landscape: Landscape, num_outputs: int) -> bool:
 def _words(run: BigTraining) -> str:
     gradient = float(run.gradient_norm[-1])
     if gradient < 1e-12:
-        return f"a critical point (gradient {gradient:.1e})"
+        return f"at a standstill after {int(run.steps[-1]):,} steps (gradient norm {gradient:.1e})"
     trend = f"falls like the power -{run.decay_exponent:.2f} of the step number"
     if not run.decay_exponent > 0.01:
         trend = "hardly falls"
     return (
-        f"still moving after {int(run.steps[-1]):,} steps (largest gradient component {gradient:.1g}): "
+        f"still moving after {int(run.steps[-1]):,} steps (gradient norm {gradient:.1g}): "
         f"the loss {trend}; not a critical point"
     )
 

@@ -2,6 +2,7 @@
 
 from lossatlas.figures._atlas import atlas_figure as atlas_figure
 from lossatlas.figures._distance import distance_figure as distance_figure
+from lossatlas.figures._entries import shown_training as shown_training
 from lossatlas.figures._numbers import format_number as format_number
 from lossatlas.figures._numbers import format_steps as format_steps
 from lossatlas.figures._reduction import reduction_figure as reduction_figure

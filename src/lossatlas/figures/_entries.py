@@ -10,6 +10,9 @@ from lossatlas.figures._theme import FAINT, PALETTE
 
 Row = Mapping[str, Any]
 
+BIG = "big network"
+"""What the tables of a survey call the big network among the candidates, as `lossatlas.atlas.BIG`."""
+
 
 def shown_training(tables: Row) -> Row:
     """The training run that the pictures show: that of the best seed."""

@@ -9,7 +9,8 @@ from lossatlas.figures._theme import INK, PALETTE, new_figure
 def reduction_figure(tables: Row, *, compact: bool = False) -> go.Figure:
     """Neurons and linear units left in each hidden layer, at each tolerance; layers that were merged away are missing.
 
-    The tolerance is the largest change of any output on the data, relative to the outputs' root mean square.
+    The tolerance is the largest change of any output on the data, relative to the root mean square deviation of the
+    outputs from their mean.
 
     **Arguments:**
     - `tables`: of a survey, as `survey_tables` gives them. `compact`: for pages narrower than 640 pixels.

@@ -5,13 +5,10 @@ from collections.abc import Sequence
 import numpy as np
 import plotly.graph_objects as go
 
-from lossatlas.figures._entries import Row, loss_title, plain
+from lossatlas.figures._entries import BIG, Row, loss_title, plain
 from lossatlas.figures._names import name_points
 from lossatlas.figures._numbers import format_number, log_ticks
 from lossatlas.figures._theme import FAINT, INK, MUTED, PALETTE, PAPER, new_figure
-
-
-BIG = "big network"
 
 
 def selection_figure(tables: Row, *, compact: bool = False) -> go.Figure:

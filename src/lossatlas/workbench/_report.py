@@ -14,6 +14,7 @@ from lossatlas.figures import (
     distance_figure,
     reduction_figure,
     selection_figure,
+    shown_training,
     tree_figure,
 )
 from lossatlas.workbench import _report_tables as cells
@@ -99,7 +100,7 @@ def render_report(
 
 def _content(tables: Mapping[str, Any]) -> dict[str, Any]:
     """Sentences and tables."""
-    run = words.shown_training(tables)
+    run = shown_training(tables)
     selection = tables["selection"]
     chosen = next(r for r in selection["rows"] if r["name"] == selection["recommended"])
     big = words.big_row(tables)

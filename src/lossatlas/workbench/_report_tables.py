@@ -4,8 +4,9 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from lossatlas.figures import format_number
-from lossatlas.workbench._report_words import BIG, Row, listed, plural, shown_training, units_text, visits_of, words_of
+from lossatlas.atlas import BIG
+from lossatlas.figures import format_number, shown_training
+from lossatlas.workbench._report_words import Row, listed, plural, units_text, visits_of, words_of
 
 
 class Cell(NamedTuple):
@@ -373,7 +374,6 @@ def _remarks(row: Row) -> str:
 
 def _runaway(text: str) -> str:
     """Units counted from one; several that become steps are said once."""
-    text = text.replace(" (weights grew nan times)", "")  # the growth is not known
     text = re.sub(r"hidden\[0\]\[(\d+)\]", lambda m: f"neuron {int(m[1]) + 1}", text)
     pattern = r"neuron (\d+) becomes a step \(pre-activations of ([\d.]+) (.*)\)"
     parts = [re.fullmatch(pattern, part) for part in text.split("; ")]

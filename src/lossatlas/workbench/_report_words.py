@@ -3,12 +3,12 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lossatlas.figures import format_number, format_steps
+from lossatlas.atlas import BIG
+from lossatlas.figures import format_number, format_steps, shown_training
 
 
 Row = Mapping[str, Any]
 
-BIG = "big network"
 _COUNTS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 
 
@@ -33,12 +33,6 @@ def listed(words: Sequence[str]) -> str:
 def capital(text: str) -> str:
     """The first letter large."""
     return text[:1].upper() + text[1:]
-
-
-def shown_training(tables: Row) -> Row:
-    """The run that the report shows."""
-    runs = tables["trainings"]
-    return next((run for run in runs if run["seed"] == tables["best_seed"]), runs[0])
 
 
 def visits_of(run: Row, *verdicts: str) -> list[Row]:

@@ -105,8 +105,8 @@ def make_run(
     The work is done in the partial folder, whose record says `running`, and which becomes the run by a rename. When
     it is interrupted, fails or is killed, the partial folder stays with a record that says so, and the next attempt
     goes on with the steps that were finished (unless they were made with other versions of the packages); after an
-    `InputError` nothing stays. Of two processes that make the same run, one waits for the other and takes over its
-    result.
+    `InputError` before the first finished step nothing stays. Of two processes that make the same run, one waits for
+    the other and takes over its result.
 
     **Arguments:**
     - `place`: where.
@@ -146,10 +146,10 @@ def make_run(
             record["checksums"] = checksums(place.partial)
             write_record(place.partial, record)
             _publish(place, force)
-        except InputError:
-            _remove(place.partial)
-            raise
         except BaseException as error:
+            if isinstance(error, InputError) and not (place.partial / _JOURNAL).exists():
+                _remove(place.partial)  # refused before any work
+                raise
             status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
             # A full disk may be the very reason.
             with contextlib.suppress(OSError):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from lossatlas._errors import InputError, unknown_name
 from lossatlas._journal import Journal
 from lossatlas._progress import ProgressLike, as_meter
-from lossatlas.atlas import SurveyConfig
+from lossatlas.atlas import BIG, SurveyConfig
 from lossatlas.data import DataSet, from_arrays, load
 from lossatlas.workbench._command import survey_command
 from lossatlas.workbench._folder import check_folder, store_root
@@ -155,7 +155,7 @@ def _summary(name: str, tables: Mapping[str, Any]) -> str:
     entry = next((e for e in tables["catalogue"] if e["name"] == name), None)
     if entry is not None:
         return f"{name}: {entry['words']}, {entry['parameters']} parameters, {entry['kind']} of {data}"
-    size = selection["recommended"] if name == "recommended" else "big network"
+    size = selection["recommended"] if name == "recommended" else BIG
     row = next(r for r in selection["rows"] if r["name"] == size)
     if name == "big":
         return f"the big network, {row['parameters']:,} parameters, trained by gradient descent on {data}"

@@ -2,8 +2,7 @@
 
 from typing import Any
 
-
-BIG = "big network"
+from lossatlas.atlas import BIG
 
 
 def short_table(tables: dict[str, Any]) -> list[dict[str, Any]]:
