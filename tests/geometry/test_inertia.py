@@ -133,6 +133,33 @@ def test_a_dead_unit_explains_its_zeros():
     assert found.certificate is Certificate.YES
 
 
+def test_zeros_that_lead_downhill_are_no_minimum():
+    # y = x^2 by one neuron that nothing reads: no negative eigenvalue, yet the loss falls at third order.
+    x = jnp.linspace(-1, 1, 21)[:, None]
+    zero = Dense(jax.random.key(0), [1, 1, 1]).with_sizes({})
+    null = eqx.tree_at(lambda n: n.layers[1].bias, zero, jnp.mean(x**2, axis=0))
+    landscape = Landscape(x, x**2)
+    found = inertia(null, landscape)
+    assert (found.counts, found.unexplained, found.certificate) == ((0, 3, 1), 0, Certificate.YES)
+    assert not found.is_flat
+    assert found.is_minimum is Certificate.NOT_CERTIFIED
+    lower = Dense.from_layers(
+        [DenseLayer(jnp.array([[0.1]]), jnp.array([0.1])), DenseLayer(jnp.array([[-0.001]]), null.layers[1].bias)]
+    )
+    assert float(landscape(lower)) < float(landscape(null))
+
+
+def test_zeros_of_a_unit_that_can_do_nothing_are_a_valley():
+    # The targets do not depend on the inputs: whatever the unread neuron becomes, reading it gains nothing.
+    x = jnp.linspace(-1, 1, 21)[:, None]
+    unread = Dense.from_layers(
+        [DenseLayer(jnp.array([[0.5]]), jnp.array([0.3])), DenseLayer(jnp.zeros((1, 1)), jnp.zeros(1))]
+    )
+    found = inertia(unread, Landscape(x, jnp.zeros((21, 1))))
+    assert (found.counts, found.gauges, found.is_flat) == ((0, 2, 2), {"zero outgoing": 2}, True)
+    assert found.is_minimum is Certificate.YES
+
+
 def test_units_inside_one_segment_mix_freely():
     # All pre-activations of the ReLU units are positive: a linear layer of two units with biases.
     network = Dense(jax.random.key(3), [3, 2, 2], activation="relu")

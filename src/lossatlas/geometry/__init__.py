@@ -11,6 +11,7 @@ from lossatlas.geometry._density import SpectralDensity as SpectralDensity
 from lossatlas.geometry._density import spectral_density as spectral_density
 from lossatlas.geometry._diversity import effective_neurons as effective_neurons
 from lossatlas.geometry._grouping import Grouping as Grouping
+from lossatlas.geometry._hessian import dense_hessian as dense_hessian
 from lossatlas.geometry._inertia import Inertia as Inertia
 from lossatlas.geometry._inertia import inertia as inertia
 from lossatlas.geometry._infinity import Runaway as Runaway

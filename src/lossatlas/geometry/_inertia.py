@@ -1,5 +1,7 @@
 """The inertia of a critical point, with a certificate and an account of its zeros."""
 
+import functools as ft
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import equinox as eqx
@@ -20,6 +22,9 @@ from lossatlas.networks._gauges import gauge_tangents
 
 
 _ROUNDING = 1e-14
+_FLAT = 1e-9
+# Gauges along which the function stays, but not always the gradient.
+_SECOND_ORDER = ("zero outgoing", "collinear features")
 
 
 class Inertia(eqx.Module):
@@ -33,6 +38,8 @@ class Inertia(eqx.Module):
     - `gap`: the smallest counted |eigenvalue| over the larger of the threshold and the largest zero one.
     - `gauges`: how many zero directions each named gauge explains here; the spans may overlap.
     - `explained`, `unexplained`: zeros in the union of the gauges, and the others.
+    - `is_flat`: whether the gradient stays zero some way along the gauges that are no symmetries (of what nothing
+      reads, or of features that are collinear here); along symmetries it always does.
     """
 
     negative: int = eqx.field(static=True)
@@ -47,6 +54,7 @@ class Inertia(eqx.Module):
     gauges: dict[str, int] = eqx.field(static=True)
     explained: int = eqx.field(static=True)
     unexplained: int = eqx.field(static=True)
+    is_flat: bool = eqx.field(static=True)
     settings: dict[str, Any]
 
     @property
@@ -63,12 +71,12 @@ class Inertia(eqx.Module):
 
     @property
     def is_minimum(self) -> Certificate:
-        """Whether this is a local minimum: no negative eigenvalue, and every zero explained by a gauge."""
+        """Whether this is a local minimum: no negative eigenvalue, and along every zero a valley of critical points."""
         if self.certificate is not Certificate.YES:
             return Certificate.NOT_CERTIFIED
         if self.negative:
             return Certificate.NO
-        return Certificate.NOT_CERTIFIED if self.unexplained else Certificate.YES
+        return Certificate.NOT_CERTIFIED if self.unexplained or not self.is_flat else Certificate.YES
 
 
 def inertia(
@@ -142,7 +150,11 @@ def inertia(
     gap = float(smallest / max(threshold, np.abs(eigenvalues[~counted]).max(initial=0.0), 1e-300))
     gradient_norm = float(np.abs(gradient).max(initial=0.0))
     before, after = float(np.linalg.norm(gradient)), float(np.linalg.norm(new_gradient))
-    gauges, explained = _explain(network, landscape, only, matrix, threshold)
+    kernels = _explain(network, landscape, only, matrix, threshold)
+    explained = len(_span(np.concatenate(list(kernels.values())))) if kernels else 0
+    moves = [row for name, kernel in kernels.items() if name in _SECOND_ORDER for row in kernel]
+    gradient_at = ft.partial(_gradient_at, landscape, unravel, only)
+    is_flat = _stays_critical(gradient_at, np.asarray(vector), moves, gradient_norm, largest)
     certificate = _certificate(gradient_norm, atol, before, after, gap, zero)
     # A zero without a reason must be one to rounding, at a gradient that is: towards infinity both fade away together.
     fading = np.abs(eigenvalues[~counted]).max(initial=0.0) > _ROUNDING * largest or gradient_norm > _ROUNDING * largest
@@ -158,9 +170,10 @@ def inertia(
         threshold=threshold,
         perturbation=perturbation,
         gap=gap,
-        gauges=gauges,
+        gauges={name: len(kernel) for name, kernel in kernels.items()},
         explained=min(explained, zero),
         unexplained=max(zero - explained, 0),
+        is_flat=is_flat,
         settings={"atol": atol, "rtol": rtol},
     )
 
@@ -183,10 +196,10 @@ def _certificate(maximum: float, atol: float, before: float, after: float, gap: 
 
 def _explain(
     network: Network, landscape: Landscape, only: Only, matrix: np.ndarray, threshold: float
-) -> tuple[dict[str, int], int]:
-    """How many zero directions each gauge explains, and how many all of them together."""
+) -> dict[str, np.ndarray]:
+    """The zero directions that each gauge explains, as orthonormal rows."""
     if not isinstance(network, Dense):
-        return {}, 0
+        return {}
     inputs = landscape.inputs if landscape._example_losses is None else None
     shared_logit = landscape.loss is not None and landscape.loss.name == "cross_entropy"
     tangents = gauge_tangents(network, inputs, shared_logit=shared_logit)
@@ -197,10 +210,29 @@ def _explain(
         kernel = _confirmed(inside, matrix, threshold)
         if len(kernel):
             kernels[name] = kernel
-    counts = {name: len(kernel) for name, kernel in kernels.items()}
-    if not kernels:
-        return counts, 0
-    return counts, len(_span(np.concatenate(list(kernels.values()))))
+    return kernels
+
+
+@eqx.filter_jit
+def _gradient_at(landscape: Landscape, unravel: Unravel, only: Only, vector: Vector) -> Vector:
+    return landscape.gradient(unravel(vector), only)
+
+
+def _stays_critical(
+    gradient_at: Callable[[Vector], Vector],
+    vector: np.ndarray,
+    moves: Sequence[np.ndarray],
+    gradient_norm: float,
+    largest: float,
+) -> bool:
+    """Whether the gradient stays zero along directions, both ways, and along their sum: flat beyond second order."""
+    if not moves:
+        return True
+    step = 0.1 * max(1.0, float(np.linalg.norm(vector)) / np.sqrt(vector.size))
+    allowed = 10 * gradient_norm + _FLAT * largest * step
+    together = np.sum(moves, axis=0) / np.sqrt(len(moves))
+    ends = [vector + sign * step * move for move in [*moves, together] for sign in (1.0, -1.0)]
+    return all(float(jnp.abs(gradient_at(jnp.asarray(end))).max()) <= allowed for end in ends)
 
 
 def _selected(network: Network, only: Only) -> np.ndarray:
