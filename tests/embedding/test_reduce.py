@@ -269,8 +269,19 @@ def test_landscape_without_targets_gives_no_gradients():
 
 def test_activation_without_lipschitz_constant_has_no_bound():
     assert activation("square").lipschitz == np.inf
-    wide, _ = split(make_network((2, 3, 2), "square"), "hidden[0]", 1, 0.4)
-    first, last = wide.layers
-    wide = Dense.from_layers([DenseLayer(first.weight * 1.0001, first.bias), last], "square")
-    _, record = reduce(wide, make_inputs())
-    assert record.certificate.output_change < 1e-10
+    wide, _ = split(make_network((2, 3, 2, 2), "square"), "hidden[0]", 1, 0.4)
+    first, *rest = wide.layers
+    weight = first.weight.at[1].multiply(1 + 1e-9)
+    wide = Dense.from_layers([DenseLayer(weight, first.bias), *rest], "square")
+    reduced, record = reduce(wide, make_inputs(), tolerance=1e-5, refit=False)
+    assert reduced.widths == (2, 3, 2, 2)
+    assert 0 < record.certificate.output_change < 1e-5
+    assert record.certificate.bound == np.inf
+
+
+@pytest.mark.parametrize("tolerance", [1e-3, 0.03, 0.3, 3.0])
+def test_without_refit_the_tolerance_is_kept_however_many_layers_merge(tolerance):
+    for seed in range(4):
+        network = make_network((2, 6, 6, 6, 2), seed=seed)
+        _, record = reduce(network, make_inputs(), tolerance=tolerance, refit=False, bottlenecks="merge")
+        assert record.certificate.output_change <= tolerance

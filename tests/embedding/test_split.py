@@ -186,6 +186,15 @@ def test_widen_reaches_the_widths_and_keeps_a_critical_point(policy):
     assert record.certificate.gradient_after < 1e-13
 
 
+def test_widen_says_of_every_space_what_breaks_criticality():
+    network = Dense(jax.random.key(0), [2, 3, 3, 2], activation="sigmoid", use_bias=False)
+    landscape = Landscape(make_inputs(), jnp.zeros((make_inputs().shape[0], 2)))
+    _, record = widen(network, [4, 4], "null", landscape=landscape)
+    assert record.certificate.intertwiner_defect > 1e-3
+    # The second null unit is held by the output bias; the first, without a bias after it, is not.
+    assert record.caution is not None
+
+
 def test_inputs_alone_certify_outputs_and_nothing_else():
     _, record = split(make_network((2, 3, 2)), "hidden[0]", 0, landscape=make_inputs())
     assert record.certificate.output_change < 1e-14

@@ -147,7 +147,7 @@ def reduce(
     if tolerance > _EXACT * scale:
         _approximate_rounds(state, tolerance, use_refit=refit and width and linear, **steps)
     reduced = as_network(state.layers, dense.activation)
-    return reduced, _certify(dense, reduced, state, landscape, tolerance)
+    return reduced, _certify(dense, reduced, state, landscape, float(tolerance))
 
 
 def _exact_rounds(
@@ -193,8 +193,9 @@ def _approximate_rounds(state: ReductionState, tolerance: float, *, use_refit: b
     last layers ask little of them. The one that leaves fewer parameters is kept.
     """
     if not use_refit:
-        for i in range(state.num_hidden):
-            _exact_rounds(state, (i + 1) / state.num_hidden * tolerance, **steps)
+        count = state.num_hidden
+        for i in range(count):
+            _exact_rounds(state, (i + 1) / count * tolerance, **steps)
         return
     trials = [copy.copy(state) for _ in range(2)]
     for trial, backwards in zip(trials, (False, True), strict=True):

@@ -162,13 +162,14 @@ def widen(
     if policy == "curvature" and not isinstance(landscape, Landscape):
         msg = "policy='curvature' needs landscape=Landscape(inputs, targets)."
         raise InputError(msg)
-    plan, point, caution = [], network, None
+    plan, point, cautions = [], network, []
     for index, (name, size) in enumerate(_target_sizes(spaces, widths).items()):
         step, total = None, 0
         wide = point
         while (space := _splittable(wide, name)).size < size:
             if policy == "null" or space.size == 0:
                 added, caution = _null_map(wide, space, None, 0.0)
+                cautions += [caution] * (caution is not None and caution not in cautions)
             else:
                 unit, share = 0, 0.5
                 if policy == "largest":
@@ -179,9 +180,9 @@ def widen(
                     unit = int(np.argmin(lowest))
                 else:
                     assert key is not None
-                    draw = jax.random.fold_in(jax.random.fold_in(key, index), total)
-                    unit = int(jax.random.randint(draw, (), 0, space.size))
-                    share = float(jax.random.uniform(jax.random.fold_in(draw, 1), (), minval=0.2, maxval=0.8))
+                    draws = jax.random.split(jax.random.fold_in(jax.random.fold_in(key, index), total))
+                    unit = int(jax.random.randint(draws[0], (), 0, space.size))
+                    share = float(jax.random.uniform(draws[1], (), minval=0.2, maxval=0.8))
                 added = _split_map(space, unit, np.array([1 - share, share]))
             total += 1
             wide = added.apply(wide)
@@ -189,7 +190,7 @@ def widen(
         if step is not None:
             plan.append(step)
         point = wide
-    return make_record(network, tuple(plan), landscape, caution)
+    return make_record(network, tuple(plan), landscape, " ".join(cautions) or None)
 
 
 def _split_map(space: UnitSpace, unit: int, shares: np.ndarray, *, homogeneous: bool = False) -> UnitMap:
