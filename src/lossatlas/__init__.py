@@ -7,7 +7,7 @@ import importlib
 from typing import Any
 
 
-_SUBPACKAGES = ("atlas", "data", "embedding", "geometry", "networks", "theory", "training", "workbench")
+_SUBPACKAGES = ("atlas", "data", "embedding", "geometry", "interop", "networks", "theory", "training", "workbench")
 _NAMES = {
     "Landscape": "lossatlas.landscape",
     "survey": "lossatlas.workbench",
