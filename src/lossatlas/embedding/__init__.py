@@ -1,5 +1,7 @@
 """Carry a point to another architecture, keeping what must be kept."""
 
+from lossatlas.embedding._compatible import CompatibleStep as CompatibleStep
+from lossatlas.embedding._compatible import compatible_embedding as compatible_embedding
 from lossatlas.embedding._depth import LayerMerge as LayerMerge
 from lossatlas.embedding._depth import merge_layer as merge_layer
 from lossatlas.embedding._depth import prune_by_linearization as prune_by_linearization

@@ -1,0 +1,213 @@
+"""General compatible embeddings: all layers are widened at once, and critical points stay critical."""
+
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from lossatlas._errors import InputError
+from lossatlas.embedding._constants import require_dense
+from lossatlas.embedding._record import Data, Record, make_record
+from lossatlas.networks import Dense, DenseLayer
+
+
+NULL = -1
+"""In an index map: a null unit, which puts out a constant."""
+
+IndexMaps = Mapping[str, Sequence[int]]
+
+
+class CompatibleStep(eqx.Module):
+    r"""A compatible embedding of a plain fully connected network.
+
+    Wide weights are $W'_{ij} = \alpha_{ij} W_{I(i) I(j)} + w_{ij}$, wide biases $b'_i = b_{I(i)} + s_i$.
+
+    - `units`: the index map I of every layer, the inputs first; -1 for null units.
+    - `factors`: $\alpha$ of every layer, 0 where a unit is null; `added`: w, 0 where both units are effective.
+    - `shifts`: s. `shares`: $\beta$ of every layer, the inputs first; 0 for null units.
+    - `constants`: what null units put out, the inputs first; 0 for the others.
+    """
+
+    units: tuple[tuple[int, ...], ...] = eqx.field(static=True)
+    factors: tuple[Float[Array, "_ _"], ...]
+    added: tuple[Float[Array, "_ _"], ...]
+    shifts: tuple[Float[Array, " _"], ...]
+    shares: tuple[Float[Array, " _"], ...]
+    constants: tuple[Float[Array, " _"], ...]
+    note: str = eqx.field(static=True, default="")
+
+    def apply(self, network: Dense) -> Dense:
+        """The wide network."""
+        self._check([layer.weight.shape[0] for layer in network.layers], narrow=True)
+        layers = []
+        for i, layer in enumerate(network.layers):
+            rows, columns = self._effective(i + 1), self._effective(i)
+            weight = layer.weight[jnp.ix_(rows, columns)] * self.factors[i] + self.added[i]
+            bias = jnp.where(self._is_null(i + 1), 0.0, _bias(layer)[rows]) + self.shifts[i]
+            layers.append(DenseLayer(weight, bias))
+        return Dense.from_layers(layers, network.activation)
+
+    def apply_gradient(self, network: Dense, gradient: Dense) -> Dense:
+        """B: the gradient at the wide point from the gradient at the narrow one."""
+        del network
+        layers = []
+        for i, layer in enumerate(gradient.layers):
+            rows, columns = self._effective(i + 1), self._effective(i)
+            bias = self.shares[i + 1] * _bias(layer)[rows]
+            read = jnp.where(self._is_null(i)[None], 0.0, layer.weight[jnp.ix_(rows, columns)])
+            weight = self.shares[i + 1][:, None] * read + bias[:, None] * self.constants[i][None]
+            layers.append(DenseLayer(weight, bias))
+        return Dense.from_layers(layers, gradient.activation)
+
+    def apply_inverse(self, network: Dense) -> Dense:
+        r"""$B^\top$: the narrow network of a wide one; the inverse on the range of the map."""
+        self._check([layer.weight.shape[0] for layer in network.layers], narrow=False)
+        layers = []
+        for i, layer in enumerate(network.layers):
+            rows, columns = self._members(i + 1), self._members(i)
+            shared = rows * self.shares[i + 1][None]
+            weight = shared @ layer.weight @ columns.T
+            layers.append(DenseLayer(weight, shared @ (_bias(layer) + layer.weight @ self.constants[i])))
+        return Dense.from_layers(layers, network.activation)
+
+    def _effective(self, layer: int) -> np.ndarray:
+        return np.maximum(np.array(self.units[layer]), 0)
+
+    def _is_null(self, layer: int) -> np.ndarray:
+        return np.array(self.units[layer]) == NULL
+
+    def _members(self, layer: int) -> Float[Array, "narrow wide"]:
+        """Row k marks the copies of unit k."""
+        units = np.array(self.units[layer])
+        return jnp.asarray(np.arange(units.max() + 1)[:, None] == units, float)
+
+    def _check(self, sizes: list[int], *, narrow: bool) -> None:
+        wanted = [max(units) + 1 if narrow else len(units) for units in self.units[1:]]
+        if sizes != wanted:
+            msg = f"This embedding is for layers of {wanted} units, got {sizes}."
+            raise InputError(msg)
+
+
+def _bias(layer: DenseLayer) -> Float[Array, " k"]:
+    assert layer.bias is not None  # seen to before the step was made
+    return layer.bias
+
+
+def compatible_embedding(
+    key: PRNGKeyArray,
+    network: Dense,
+    units: IndexMaps,
+    *,
+    shares: Literal["equal", "random"] = "equal",
+    spread: float | int = 0.5,
+    landscape: Data = None,
+) -> tuple[Dense, Record]:
+    r"""Draw a member of the general compatible embeddings: all layers are widened at once.
+
+    Every wide unit is a copy of a narrow one or null (constant). Copy i of unit k has a share $\beta_i$ of its error,
+    $\sum_i \beta_i = 1$; the weights between the copies of k and those of s are
+    $(1 \beta_G^\top + N) W_{ks}$ with any N that obeys $N 1 = 0$ and $\beta_R^\top N = 0$. Outputs stay for all
+    inputs, and $\nabla_{wide} = B \nabla_{narrow}$ at every point. Null units may have outgoing weights where what
+    reads them is split too; biases take up their constants.
+
+    **Arguments:**
+    - `key`: of N, of random shares, and of null units.
+    - `network`: fully connected with biases, without linear units.
+    - `units`: by space, for each wide unit the narrow one that it copies, or -1 for a null unit, as in
+      `{"hidden[0]": [0, 1, 1, -1]}`. Spaces that are not named stay.
+    - `shares`: `"equal"` within the copies of a unit, or `"random"` ones that sum to one.
+    - `spread`: standard deviation of the entries of N before projection, and of null units.
+    - `landscape`: as for [`lossatlas.embedding.split`][].
+
+    **Returns:** the wide network and its record. Cost: the size of the wide network.
+
+    **Raises:** `InputError` for unknown spaces, index maps that leave out a unit or name one that is not there, linear
+    units, and layers without bias.
+
+    !!! cite
+        Zhang, Li, Zhang, Luo, Xu 2022, JML 1(1), Theorem 5.1; that N as above gives all members is derived here.
+    """
+    dense = require_dense(network, "compatible_embedding")
+    maps = _index_maps(dense, units)
+    keys = jax.random.split(key, 3 * len(maps))
+    betas = [_shares(keys[3 * i], np.array(m), shares) for i, m in enumerate(maps)]
+    null_biases = [
+        np.where(np.array(m) == NULL, np.asarray(jax.random.normal(keys[3 * i + 1], (len(m),))) * spread, 0.0)
+        for i, m in enumerate(maps)
+    ]
+    act = dense.activation
+    constants = [
+        np.where(np.array(m) == NULL, np.asarray(act(jnp.asarray(b))), 0.0)
+        for m, b in zip(maps, null_biases, strict=True)
+    ]
+    factors, added, shifts = [], [], []
+    for i in range(len(dense.layers)):
+        noise = spread * np.asarray(jax.random.normal(keys[3 * i + 2], (len(maps[i + 1]), len(maps[i]))))
+        factor, weight = _blocks(np.array(maps[i + 1]), np.array(maps[i]), betas[i + 1], betas[i], noise)
+        factors.append(factor)
+        added.append(weight)
+        shifts.append(null_biases[i + 1] - weight @ constants[i])
+    step = CompatibleStep(
+        maps,
+        *(tuple(jnp.asarray(a) for a in arrays) for arrays in (factors, added, shifts, betas, constants)),
+        note=f"compatible embedding with {shares} shares",
+    )
+    return make_record(dense, (step,), landscape, None)
+
+
+def _index_maps(network: Dense, units: IndexMaps) -> tuple[tuple[int, ...], ...]:
+    if any(network.num_linear) or any(layer.bias is None for layer in network.layers):
+        msg = "A compatible embedding needs a network with biases and without linear units."
+        raise InputError(msg)
+    widths = network.widths
+    maps = [tuple(range(width)) for width in widths]
+    for name, wanted in units.items():
+        known = [f"hidden[{i}]" for i in range(len(widths) - 2)]
+        if name not in known:
+            msg = f"units may name {', '.join(known)}, got {name!r}; inputs and outputs stay as they are."
+            raise InputError(msg)
+        layer = known.index(name) + 1
+        given = tuple(int(u) for u in wanted)
+        if set(given) - {NULL} != set(range(widths[layer])):
+            msg = (
+                f"The index map of {name} must hold each of 0..{widths[layer] - 1} at least once, and else only "
+                f"{NULL} for null units; got {list(given)}."
+            )
+            raise InputError(msg)
+        maps[layer] = given
+    return tuple(maps)
+
+
+def _shares(key: PRNGKeyArray, units: np.ndarray, kind: str) -> Float[np.ndarray, " wide"]:
+    drawn = np.asarray(jax.random.normal(key, units.shape))
+    beta = np.zeros(len(units))
+    for k in range(units.max() + 1):
+        group = np.flatnonzero(units == k)
+        values = drawn[group] if kind == "random" else np.zeros(len(group))
+        beta[group] = values + (1 - values.sum()) / len(group)
+    return beta
+
+
+def _blocks(
+    rows: np.ndarray, columns: np.ndarray, row_shares: np.ndarray, column_shares: np.ndarray, noise: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Factors of the narrow weights, and weights from and to null units, of one layer."""
+    factor, weight = np.zeros(noise.shape), noise.copy()
+    null_columns = np.flatnonzero(columns == NULL)
+    groups = [np.flatnonzero(columns == s) for s in range(columns.max() + 1)]
+    for group in groups:  # what null units read of the copies of one unit cancels
+        weight[:, group] -= weight[:, group].mean(axis=1, keepdims=True)
+    for k in range(rows.max() + 1):
+        members = np.flatnonzero(rows == k)
+        beta = row_shares[members]
+        project = np.eye(len(members)) - np.outer(beta, beta) / (beta @ beta)
+        weight[np.ix_(members, null_columns)] = project @ weight[np.ix_(members, null_columns)]
+        for group in groups:
+            block = np.ix_(members, group)
+            factor[block] = column_shares[group] + project @ weight[block]
+            weight[block] = 0.0
+    return factor, weight
