@@ -66,26 +66,42 @@ def select(network: Network, only: Only = None) -> PyTree[bool]:
     **Arguments:**
     - `network`: any pytree.
     - `only`: a pattern such as `"layers[1].weight"` or `"layers[*].bias"`, a predicate on such a path,
-      a boolean pytree of the network's structure, or None for every inexact array.
+      a boolean pytree of the network's structure or a prefix of it, or None for every inexact array.
 
-    **Raises:** `InputError` when nothing is selected.
+    **Raises:** `InputError` when nothing is selected, and for a boolean pytree of another structure.
     """
     # A network of booleans is callable too, so the leaves decide.
     if only is not None and all(isinstance(leaf, bool) for leaf in jax.tree.leaves(only)):
-        return only
-    if isinstance(only, str):
-        pattern = re.compile(".*".join(re.escape(part) for part in only.split("*")))
-        chosen = lambda name: pattern.fullmatch(name) is not None  # noqa: E731
+        spec = _expand(network, only)
     else:
-        chosen = only if only is not None else lambda name: True  # noqa: E731, ARG005
-    spec = jax.tree_util.tree_map_with_path(
-        lambda path, leaf: _is_parameter(leaf) and bool(chosen(path_name(path))), network, is_leaf=_is_buffer
-    )
+        if isinstance(only, str):
+            pattern = re.compile(".*".join(re.escape(part) for part in only.split("*")))
+            chosen = lambda name: pattern.fullmatch(name) is not None  # noqa: E731
+        else:
+            chosen = only if only is not None else lambda name: True  # noqa: E731, ARG005
+        spec = jax.tree_util.tree_map_with_path(
+            lambda path, leaf: _is_parameter(leaf) and bool(chosen(path_name(path))), network, is_leaf=_is_buffer
+        )
     if not any(jax.tree.leaves(spec)):
         names = ", ".join(named_parameters(network)) or "none"
         msg = f"The filter only={only!r} selects no parameter. The parameters are: {names}."
         raise InputError(msg)
     return spec
+
+
+def _expand(network: Network, only: PyTree[bool]) -> PyTree[bool]:
+    """A boolean pytree carried on to the leaves below it, true at parameters only."""
+    try:
+        full = jax.tree.map(lambda chosen, part: jax.tree.map(lambda _: chosen, part), only, network)
+    except ValueError as error:
+        msg = (
+            "The boolean pytree of the parameter filter has another structure than the network. Make it from this "
+            f"network, jax.tree.map(lambda _: False, network), and set parts of it by equinox.tree_at. ({error})"
+        )
+        raise InputError(msg) from error
+    return jax.tree.map(
+        lambda leaf, chosen: _is_parameter(leaf) and all(jax.tree.leaves(chosen)), network, full, is_leaf=_is_buffer
+    )
 
 
 def ravel(network: Network, only: Only = None) -> tuple[Vector, "Unravel"]:

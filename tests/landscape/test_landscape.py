@@ -308,7 +308,7 @@ def test_networks_with_other_outputs_are_refused():
         labels(lambda v: v)
     with pytest.raises(InputError, match="needs 4 outputs"):
         labels.residuals(lambda v: v)
-    for landscape in (Landscape(x, jnp.ones((4, 3))), Landscape(x, jnp.ones((4, 3)), loss="cross_entropy")):
+    for landscape in (Landscape(x, jnp.ones((4, 3))), Landscape(x, jnp.full((4, 3), 1 / 3), loss="cross_entropy")):
         with pytest.raises(InputError, match=r"predicts shape \(2,\), but a target has shape \(3,\)"):
             landscape(lambda v: v)
     with pytest.raises(InputError, match="as many entries"):
@@ -343,6 +343,10 @@ _X = np.ones((3, 2))
         (_X, np.array([0.0, np.inf, 0.0]), {}, "targets contain NaN or infinity .* row 1"),
         (_X, np.array([0, -1, 1]), {"loss": "cross_entropy"}, "labels must be 0, 1, ..., got -1"),
         (_X, np.array([0.0, 1.0, 1.0]), {"loss": "cross_entropy"}, "integer labels of shape"),
+        (_X, np.eye(3) - 0.1, {"loss": "cross_entropy"}, "row 0 has the smallest entry -0.1 and the sum 0.7"),
+        (_X, np.eye(3) * [[1], [1.1], [1]], {"loss": "cross_entropy"}, "sum to one; row 1 .* sum 1.1. Normalise"),
+        (_X, np.array([[0, 1], [2, 0], [0, 1]]), {"loss": "cross_entropy"}, "sum to one; row 1 .* give integer"),
+        (_X, np.zeros((3, 2, 2), int), {"loss": "cross_entropy"}, "integer labels of shape"),
         (_X, np.array([0.0, 2.0, 1.0]), {"loss": "logistic"}, r"targets in \[0, 1\]"),
         (_X, np.zeros(3), {"batch_size": 0}, "batch_size must be at least 1, got 0"),
         (_X, np.zeros(3), {"loss": "msee"}, "Unknown loss 'msee'. Did you mean 'mse'"),
@@ -351,3 +355,37 @@ _X = np.ones((3, 2))
 def test_bad_data_is_refused(inputs, targets, options, message):
     with pytest.raises(InputError, match=message):
         Landscape(inputs, targets, **options)
+
+
+@pytest.mark.parametrize("dtype", [int, bool])
+def test_one_hot_rows_of_whole_numbers_are_probabilities(network, dtype):
+    labels = _landscape("cross_entropy")
+    rows = Landscape(labels.inputs, np.eye(3)[labels.targets].astype(dtype), loss="cross_entropy")
+    np.testing.assert_allclose(rows(network), labels(network), rtol=1e-14)
+    column = Landscape(labels.inputs, np.asarray(labels.targets)[:, None], loss="cross_entropy")
+    np.testing.assert_allclose(column(network), labels(network), rtol=1e-14)
+
+
+def test_jacobian_costs_as_many_examples_as_there_are(network):
+    """And not their square, as reverse differentiation of the whole batch does."""
+
+    def operations(n):
+        jacobian = jax.jit(lambda x: Landscape(x, jnp.zeros((n, 3))).jacobian(network))
+        costs = jacobian.lower(jnp.ones((n, 2))).compile().cost_analysis()
+        assert costs is not None
+        return costs["flops"]
+
+    assert operations(80) < 12 * operations(8)
+
+
+def test_filter_of_truth_values_is_checked(network):
+    landscape = _landscape()
+    nothing = jax.tree.map(lambda _: False, network)
+    with pytest.raises(InputError, match=r"selects no parameter. .*layers\[0\].weight"):
+        landscape.gradient(network, nothing)
+    other = jax.tree.map(lambda _: True, Dense(jax.random.key(0), [2, 3, 3, 3]))
+    with pytest.raises(InputError, match="another structure than the network. Make it from this network"):
+        landscape.gradient(network, other)
+    # A prefix of the structure stands for all that is below it.
+    prefix = eqx.tree_at(lambda n: n.layers[1], nothing, replace=True)
+    np.testing.assert_array_equal(landscape.gradient(network, prefix), landscape.gradient(network, "layers[1].*"))

@@ -17,6 +17,7 @@ from lossatlas.landscape._loss import Loss, as_loss
 
 
 _MAX_DENSE = 4000
+_PROBABILITY = 1e-6  # how far the sum of a row of probabilities may be from one
 
 
 class Landscape(eqx.Module):
@@ -28,7 +29,8 @@ class Landscape(eqx.Module):
 
     **Arguments:**
     - `inputs`: floating array, shape (n, ...).
-    - `targets`: array, shape (n,) or (n, o): real values, integer class labels, or rows of probabilities.
+    - `targets`: array, shape (n,) or (n, o): real values, integer class labels, or rows of probabilities, which
+      sum to one (one-hot rows of whole numbers too).
     - `loss`: `"mse"`, `"cross_entropy"`, `"logistic"`, or a callable on (prediction, target) of one example.
     - `batch_size`: None computes on all examples at once; a number streams over the data in batches of that size
       (the last may be smaller), with the same results up to rounding and memory in proportion.
@@ -61,6 +63,8 @@ class Landscape(eqx.Module):
         self.loss = as_loss(loss)
         if self.loss.name == "mse" and not jnp.issubdtype(targets.dtype, jnp.inexact):
             targets = targets.astype(inputs.dtype)  # whole numbers are values too
+        if self.loss.name == "cross_entropy" and _is_one_hot(targets):
+            targets = targets.astype(inputs.dtype)  # rows of probabilities, written in whole numbers
         self._num_labels = _check_data(inputs, targets, self.loss)
         self.batch = (inputs, targets)
         self.size = inputs.shape[0]
@@ -311,16 +315,29 @@ class Landscape(eqx.Module):
         return 0.5 * (matrix + matrix.T)
 
     def jacobian(self, network: Network, only: Only = None) -> Float[Array, "n ... p"]:
-        """The derivative of every prediction in the selected parameters, shape (n, ..., p); n * o * p numbers."""
+        """The derivative of every prediction in the selected parameters, shape (n, ..., p); n * o * p numbers.
+
+        Example by example, so that the cost is n times that of one; functions of a whole batch (`from_function`,
+        networks with batch statistics) are differentiated as such, at n^2.
+        """
         vector, unravel = ravel(network, only)
+        mixes_examples = self._example_losses is not None or getattr(network, "batch_statistics", False)
 
         def of_batch(batch):
             return jax.jacrev(lambda v: self._predictions_of(unravel(v), batch))(vector)
 
+        def of_example(x):
+            return of_batch((x[None],))[0]
+
+        if not mixes_examples:
+            return self._map(lambda batch: jax.vmap(of_example)(batch[0]))
         return self._map(of_batch)
 
     def gram(self, network: Network, only: Only = None) -> Float[Array, "no no"]:
-        r"""The Gram matrix $J J^\top$ of the stacked predictions (the empirical neural tangent kernel)."""
+        r"""The Gram matrix $J J^\top$ of the stacked predictions (the empirical neural tangent kernel).
+
+        Memory: the whole Jacobian, n o p numbers (also with `batch_size`), and (n o)^2 for the result.
+        """
         jacobian = self.jacobian(network, only)
         flat = jacobian.reshape(-1, jacobian.shape[-1])
         return flat @ flat.T
@@ -335,7 +352,7 @@ def _dense(operator: lx.AbstractLinearOperator, max_size: int, what: str) -> Flo
         )
         raise InputError(msg)
     basis = jnp.eye(size, dtype=operator.in_structure().dtype)
-    # One product at a time for large matrices: all at once needs p times the memory of one.
+    # For large matrices 64 products at a time: all at once needs p times the memory of one.
     if size <= 256:
         return jax.vmap(operator.mv)(basis)
     return jax.lax.map(operator.mv, basis, batch_size=64)
@@ -372,23 +389,38 @@ def _check_data(inputs: Array, targets: Array, loss: Loss) -> int:
             msg = f"{name} contain NaN or infinity (first in row {row}); remove or impute those rows."
             raise InputError(msg)
     if loss.name == "cross_entropy":
-        integer = jnp.issubdtype(targets.dtype, jnp.integer)
-        if integer and int(targets.min()) < 0:
-            msg = f"Class labels must be 0, 1, ..., got {int(targets.min())}."
-            raise InputError(msg)
-        if not integer and (targets.ndim != 2 or float(targets.min()) < 0):
-            msg = (
-                "cross_entropy needs integer labels of shape (n,) or rows of probabilities of shape (n, classes), "
-                f"got {targets.dtype} of shape {targets.shape}."
-            )
-            raise InputError(msg)
+        return _check_classes(np.asarray(targets))
     if loss.name == "logistic" and (float(targets.min()) < 0 or float(targets.max()) > 1):
         msg = f"logistic needs targets in [0, 1], got [{float(targets.min())}, {float(targets.max())}]."
         raise InputError(msg)
-    has_labels = loss.name == "cross_entropy" and jnp.issubdtype(targets.dtype, jnp.integer)
-    return int(targets.max()) + 1 if has_labels else 0
+    return 0
 
 
-def gradient_of(landscape: Landscape, vector: Vector, unravel: Unravel) -> Vector:
-    """The gradient at a flat parameter vector; what solvers on flat vectors differentiate."""
-    return landscape._gradient_at(vector, unravel)
+def _is_one_hot(targets: Array) -> bool:
+    """Whether the shape is that of one-hot rows of whole numbers; the values are checked with other probabilities."""
+    return targets.ndim == 2 and targets.shape[1] > 1 and not jnp.issubdtype(targets.dtype, jnp.inexact)
+
+
+def _check_classes(targets: np.ndarray) -> int:
+    """Raise for targets that cross-entropy cannot use; otherwise how many outputs integer labels need."""
+    if np.issubdtype(targets.dtype, np.integer) and targets.size == len(targets):
+        if targets.min() < 0:
+            msg = f"Class labels must be 0, 1, ..., got {targets.min()}."
+            raise InputError(msg)
+        return int(targets.max()) + 1
+    if targets.ndim != 2:
+        msg = (
+            "cross_entropy needs integer labels of shape (n,) or rows of probabilities of shape (n, classes), "
+            f"got {targets.dtype} of shape {targets.shape}."
+        )
+        raise InputError(msg)
+    rows = np.asarray(targets, dtype=float)
+    bad = np.flatnonzero((rows.min(axis=1) < 0) | (np.abs(rows.sum(axis=1) - 1) > _PROBABILITY))
+    if len(bad):
+        msg = (
+            f"Rows of probabilities must be non-negative and sum to one; row {bad[0]} has the smallest entry "
+            f"{rows[bad[0]].min():g} and the sum {rows[bad[0]].sum():g}. Normalise the rows, or give integer labels "
+            "of shape (n,)."
+        )
+        raise InputError(msg)
+    return 0
