@@ -7,7 +7,8 @@ import pytest
 
 from lossatlas._errors import InputError, NotCertifiedError
 from lossatlas._status import Certificate, Status
-from lossatlas.geometry import find_critical_point, find_critical_points, inertia, plant_landscape
+from lossatlas.geometry import CriticalPoint, find_critical_point, find_critical_points, inertia, plant_landscape
+from lossatlas.geometry._search import DECADES
 from lossatlas.landscape import Landscape
 from lossatlas.networks import Dense, DenseLayer, apply_mixing, apply_permutation, apply_reflection
 
@@ -307,3 +308,8 @@ def test_bad_input_is_named(iris):
         find_critical_point(network, iris, max_size=10)
     with pytest.raises(InputError, match="same shapes"):
         find_critical_points([network, starts(iris, 2, 0, 1)[0]], iris)
+
+
+def test_the_documented_decades_are_those_of_the_search():
+    assert CriticalPoint.__doc__ is not None
+    assert f"10^0, ..., 10^-{DECADES - 1} " in CriticalPoint.__doc__

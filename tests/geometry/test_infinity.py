@@ -1,5 +1,7 @@
 """What runs away, and how, on networks made by hand."""
 
+import time
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -90,3 +92,29 @@ def test_norms_that_grow_with_each_decade_run_away():
     early = np.where(decades <= 4, power, np.nan)
     assert not has_run_away(early, classify_escape(one_hidden([USUAL]), LANDSCAPE))
     assert has_run_away(early, classify_escape(one_hidden([USUAL, (900.0, 0.0, 0.5)]), LANDSCAPE))
+
+
+def test_many_units_are_searched_in_a_moment():
+    """400 units in three directions: all groups of 2 to 4 would be a thousand million."""
+    rng = np.random.default_rng(0)
+    rows = np.array([[1.0, 0.5], [-2.0, 0.3], [0.7, -0.9]])[np.arange(400) % 3]
+    usual = np.concatenate([rows, rng.uniform(0.5, 1.0, (400, 1))], axis=1)
+    start = time.perf_counter()
+    (found,) = classify_escape(one_hidden(usual), LANDSCAPE)
+    assert found.kind == "unknown"
+    # A pair among them, and one that did not grow.
+    usual[[30, 230]] = [[1.5, 0.5, 80.0], [1.51, 0.5, -81.0]]
+    usual[[31, 231]] = [[-0.1, 2.0, 50.0], [-0.1, 2.01, -51.0]]
+    before = usual.copy()
+    before[[30, 230], 2] = [8.0, -8.1]
+    (found,) = classify_escape(one_hidden(usual), LANDSCAPE, before=one_hidden(before))
+    assert (found.kind, found.units) == ("merging pair", ("hidden[0][30]", "hidden[0][230]"))
+    assert time.perf_counter() - start < 20
+
+
+def test_each_output_of_a_logistic_loss_is_a_class_of_its_own():
+    """Outputs 0 and 1 are certain on every example; a softmax across them would call them undecided."""
+    network = Dense.from_layers([DenseLayer(jnp.asarray([[20.0], [20.0], [0.2]]), jnp.zeros(3))])
+    landscape = Landscape(40 * X, (np.asarray(X) > 0) * np.ones(3), loss="logistic")
+    (found,) = classify_escape(network, landscape, before=jax.tree.map(lambda a: 0.5 * a, network))
+    assert (found.kind, found.units) == ("separable", ("output[0]", "output[1]"))

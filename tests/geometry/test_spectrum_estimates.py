@@ -158,3 +158,8 @@ def test_density_of_an_invariant_start_ends_early_with_unit_weight():
 def test_density_refuses_bad_options(options):
     with pytest.raises(InputError, match=next(iter(options))):
         spectral_density(jax.random.key(0), *of_matrix(np.eye(4)), **options)
+
+
+def test_density_of_an_invariant_start_integrates_functions_that_are_infinite_at_zero():
+    found = spectral_density(jax.random.key(0), *of_matrix(np.diag([2.0] * 10 + [1.0] * 10)), num_steps=15)
+    assert found.integrate(np.log)[0] == pytest.approx(0.5 * np.log(2.0))

@@ -17,6 +17,7 @@ from lossatlas.networks import (
     gauge_tangents,
     union_rank,
 )
+from lossatlas.networks._gauges import _null_space
 
 
 INPUTS = jax.random.normal(jax.random.key(7), (30, 3))
@@ -178,7 +179,23 @@ def test_bad_input_is_named():
         apply_reflection(network(activation="gelu"), "hidden[0]", jnp.ones(3))
     with pytest.raises(InputError, match="signs must be"):
         apply_reflection(net, "hidden[0]", jnp.asarray([1.0, 2.0, 1.0]))
+    signs = jnp.asarray([-1.0, 1.0, 1.0])
+    with pytest.raises(InputError, match=r"linear units of layers\[1\] have no bias"):
+        apply_reflection(network((3, 3, 2, 2), activation="sigmoid", num_linear=[0, 1]), "hidden[0]", signs)
+    with pytest.raises(InputError, match=r"needs layers\[1\].bias"):
+        apply_reflection(network(activation="sigmoid", use_output_bias=False), "hidden[0]", signs)
     with pytest.raises(InputError, match="Only linear units mix"):
         apply_mixing(net, "hidden[0]", jnp.eye(3))
     with pytest.raises(InputError, match="invertible"):
         apply_mixing(net, "linear[0]", jnp.zeros((1, 1)))
+
+
+@pytest.mark.parametrize("rows", [1_000_000, 2])
+def test_null_space_of_tall_and_of_wide_data(rows):
+    """Tall: left singular vectors of a million examples would need 8 TB."""
+    data = np.random.default_rng(0).normal(size=(rows, 3))
+    data = np.concatenate([data, data[:, :1] - 2 * data[:, 1:2]], axis=1)
+    basis = _null_space(data)
+    assert len(basis) == (1 if rows > 4 else 2)
+    np.testing.assert_allclose(data @ basis.T, 0.0, atol=1e-12)
+    np.testing.assert_allclose(basis @ basis.T, np.eye(len(basis)), atol=1e-12)

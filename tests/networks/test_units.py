@@ -103,7 +103,8 @@ def test_units_can_be_split_permuted_and_added(name, space):
     u, v = jax.random.normal(jax.random.key(4), (2, num_parameters(network)))
     product = record.tangent_map.mv(u) @ record.gradient_map.mv(v)
     np.testing.assert_allclose(product, u @ v, rtol=1e-12, atol=1e-12)
-    _assert_permutation_keeps_outputs(network, space, landscape)
+    if found.size > 1:
+        _assert_permutation_keeps_outputs(network, space, landscape)
 
 
 # A null unit that puts out a constant: critical where a bias holds it, else said to be not.

@@ -17,7 +17,7 @@ from lossatlas._progress import ProgressLike, as_meter
 from lossatlas._status import Status
 from lossatlas._types import Network, Only
 from lossatlas.geometry._infinity import Runaway, classify_escape, has_run_away, has_stayed
-from lossatlas.geometry._search import DECADES, Method, Phase, Search, advance, begin
+from lossatlas.geometry._search import Method, Phase, Search, advance, begin
 from lossatlas.landscape import Landscape
 
 
@@ -230,6 +230,3 @@ def _check(
                 "Use a parameter filter such as only='layers[0].*', reduce the network first, or raise max_size."
             )
             raise InputError(msg)
-
-
-assert DECADES == 17  # the docstring of CriticalPoint says so

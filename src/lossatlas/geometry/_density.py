@@ -21,7 +21,7 @@ class SpectralDensity(eqx.Module):
     - `grid`, `density`, `standard_error`: the mean over the probes of the smoothed density, and its error.
     - `width`: standard deviation of the Gaussian that smooths it, in units of the eigenvalues.
     - `nodes`, `weights`: Gauss quadrature of each probe; the weights of a probe sum to one. Rows that ended early
-      (invariant subspace) are filled with weight 0.
+      (invariant subspace) are filled with their last node at weight 0.
     - `num_products`: Hessian products used.
     """
 
@@ -122,7 +122,7 @@ def spectral_density(
 
 
 def _quadrature(products: HessianProducts, steps: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Nodes and weights of one probe, padded with weight 0."""
+    """Nodes and weights of one probe, padded with its last node at weight 0, where functions of it are finite."""
     start = random_signs(rng, products)[None]
     nothing = np.zeros((0, products.size), products.dtype)
     basis = KrylovBasis(products, products.size, steps, start, nothing, rng)
@@ -131,7 +131,7 @@ def _quadrature(products: HessianProducts, steps: int, rng: np.random.Generator)
         if basis.coupling.size and not basis.coupling[:, -1].any():
             break  # an invariant subspace: the quadrature is exact, and random continuation would have weight 0
     values, columns, _ = basis.ritz()
-    nodes, weights = np.zeros(steps), np.zeros(steps)
+    nodes, weights = np.full(steps, values[-1]), np.zeros(steps)
     nodes[: len(values)], weights[: len(values)] = values, columns[0] ** 2
     return nodes, weights
 

@@ -22,6 +22,7 @@ _CLEAR = 9  # decades of the gradient after which a finite critical point stands
 _SATURATED = 0.02  # slope on every example, relative to the largest slope seen, below which a unit is a step
 _AFFINE = 0.02  # relative deviation from an affine function, below which a unit is linear on the data
 _MAX_GROUP = 4
+_MAX_CLUSTER = 8  # units of nearly equal incoming weights among which groups are looked for
 _CERTAIN = 1e-3  # probability of the other answer, on every example, below which a class is separated
 _ALIKE = 0.2  # relative distance of incoming, and of opposite outgoing weights, of a merging pair
 
@@ -102,21 +103,14 @@ def classify_escape(network: Network, landscape: Landscape, *, before: Network |
     """
     if not isinstance(network, Dense) or landscape._example_losses is not None:
         return (Runaway((), "unknown", *[float("nan")] * 6),)
-    found, seen = [], set()
+    found = []
     for layer in range(len(network.layers) - 1):
         units = _units(network, landscape, layer, before)
-        for size in range(2, min(len(units), _MAX_GROUP) + 1):
-            for group in itertools.combinations([u for u in units if u["name"] not in seen], size):
-                merging = _merging(list(group), network.activation.parity)
-                if merging is not None and not seen & set(merging.units):
-                    found.append(merging)
-                    seen.update(merging.units)
-        for unit in units:
-            if unit["name"] in seen:
-                continue
-            single = _single(unit)
-            if single is not None:
-                found.append(single)
+        groups = _merging_groups(units, network.activation.parity)
+        found += groups
+        seen = {name for group in groups for name in group.units}
+        singles = [_single(unit) for unit in units if unit["name"] not in seen]
+        found += [single for single in singles if single is not None]
     if not found and landscape.loss is not None and landscape.loss.name in ("cross_entropy", "logistic"):
         found = _separable(network, landscape, before)
     if not found:
@@ -192,6 +186,37 @@ def _single(unit: dict) -> Runaway | None:
     return None
 
 
+def _merging_groups(units: list[dict], parity: str) -> list[Runaway]:
+    """Merging units among those that grew, pairs before larger groups; no unit is in two of them."""
+    found, seen = [], set()
+    # Without an earlier point the growth is NaN, and every unit counts.
+    grown = [unit for unit in units if not unit["growth"] < _NAMED]
+    for size in range(2, _MAX_GROUP + 1):
+        free = [unit for unit in grown if unit["name"] not in seen]
+        for i, first in enumerate(free):
+            for others in itertools.combinations(_cluster(first, free[i + 1 :], parity), size - 1):
+                merging = _merging([first, *others], parity)
+                if merging is not None and not seen & set(merging.units):
+                    found.append(merging)
+                    seen.update(merging.units)
+    return found
+
+
+def _cluster(first: dict, others: list[dict], parity: str) -> list[dict]:
+    """Those whose incoming weights nearly agree with the first; of many, the ones of the largest outgoing weights."""
+    if not others:
+        return []
+    incoming = np.stack([unit["incoming"] for unit in others])
+    if parity in ("odd", "even"):
+        incoming = np.where(incoming @ first["incoming"] < 0, -1.0, 1.0)[:, None] * incoming
+    sizes = np.linalg.norm(first["incoming"]) + np.linalg.norm(incoming, axis=1)
+    spread = np.linalg.norm(incoming - first["incoming"], axis=1) / np.maximum(sizes, 1e-300)
+    near = np.flatnonzero(spread <= _ALIKE)
+    outgoing = [np.linalg.norm(others[i]["outgoing"]) for i in near]
+    heaviest = near[np.argsort(outgoing, kind="stable")[::-1][: _MAX_CLUSTER - 1]]
+    return [others[i] for i in np.sort(heaviest)]
+
+
 def _merging(units: list[dict], parity: str) -> Runaway | None:
     """Units whose incoming weights agree (up to sign) while their outgoing weights, much larger, nearly cancel."""
     first = units[0]
@@ -205,17 +230,16 @@ def _merging(units: list[dict], parity: str) -> Runaway | None:
         outgoing = outgoing + outer * unit["outgoing"]
     total = sum(np.linalg.norm(u["outgoing"]) for u in units)
     defect = max(spread, float(np.linalg.norm(outgoing) / max(total, 1e-300)))
-    if defect > _ALIKE or max(u["growth"] for u in units) < _NAMED:
+    if defect > _ALIKE:
         return None
     return _runaway(units, "merging pair" if len(units) == 2 else "merging group", defect)
 
 
 def _separable(network: Dense, landscape: Landscape, before: Network | None) -> list[Runaway]:
-    """Under cross-entropy, a class that is told apart with certainty while the outputs grow."""
+    """Under cross-entropy, a class (of softmax, or one for each sigmoid) told apart while the outputs grow."""
+    assert landscape.loss is not None
     logits = np.asarray(landscape.predictions(network)).reshape(landscape.size, -1)
-    if logits.shape[1] == 1:
-        logits = np.concatenate([logits, np.zeros_like(logits)], axis=1)
-    probabilities = np.asarray(jax.nn.softmax(jnp.asarray(logits), axis=1))
+    probabilities = np.asarray(landscape.loss.link(jnp.asarray(logits)))
     # How far each class is from being decided on every example.
     doubt = np.minimum(probabilities, 1 - probabilities).max(axis=0)
     growth = float("nan")

@@ -117,8 +117,8 @@ def linearization(
 
     The minimal Pearson correlation (MPC) of pre-activation and activation is the measure of the literature; one neuron
     decides it, so the shares that the next layer sees, the best affine map of the whole block, and the change of the
-    outputs when the layer is replaced stand beside it. Two passes over the data and one for each layer, in batches
-    of the landscape's `batch_size`, with float64 sums on the host.
+    outputs when the layer is replaced stand beside it. Three passes over the data and one for each layer, in batches
+    of the landscape's `batch_size`, with float64 sums on the host, which holds all predictions.
 
     **Arguments:**
     - `network`: a [`lossatlas.networks.Dense`][]; its neurons are measured, linear units are linear already.
@@ -227,23 +227,19 @@ def _output_changes(
     slopes = [jnp.asarray(affine.slope, dtype) for affine in maps]
     offsets = [jnp.asarray(affine.offset, dtype) for affine in maps]
     step = landscape.batch_size or landscape.size
-    squares, count = 0.0, 0
     largest, summed = np.zeros(num), np.zeros(num)
     batches = [inputs[start : start + step] for start in range(0, landscape.size, step)]
     nothing = jnp.full((), -1)
-    mean = (
-        sum(np.asarray(_replaced(dense, b, nothing, slopes, offsets), float).sum(0) for b in batches) / landscape.size
-    )
-    for batch in batches:
-        outputs = np.asarray(_replaced(dense, batch, nothing, slopes, offsets), float)
-        squares = squares + ((outputs - mean) ** 2).sum()
-        count += outputs.size
+    outputs = [np.asarray(_replaced(dense, batch, nothing, slopes, offsets), float) for batch in batches]
+    for batch, output in zip(batches, outputs, strict=True):
         for i in range(num):
-            moved = np.asarray(_replaced(dense, batch, jnp.asarray(i), slopes, offsets), float) - outputs
+            moved = np.asarray(_replaced(dense, batch, jnp.asarray(i), slopes, offsets), float) - output
             largest[i] = max(largest[i], np.abs(moved).max())
             summed[i] += (moved**2).sum()
-    rms = np.sqrt(summed / count)
-    return float(np.sqrt(squares / count)), [(float(a), float(b)) for a, b in zip(largest, rms, strict=True)]
+    predictions = np.concatenate(outputs)
+    scale = np.sqrt(np.mean((predictions - predictions.mean(0)) ** 2))
+    rms = np.sqrt(summed / predictions.size)
+    return float(scale), [(float(a), float(b)) for a, b in zip(largest, rms, strict=True)]
 
 
 @eqx.filter_jit

@@ -32,12 +32,14 @@ def plant_landscape(
     A random residual e is projected onto the orthogonal complement of the range of the Jacobian of all predictions;
     the targets are $f - e$ for squared error (rms of e: `amplitude`) and $\mathrm{softmax}(f) - e$ for cross-entropy
     (each row of e sums to 0, and e is made smaller where a probability would leave (0, 1)). The gradient is then
-    $\frac1n J^\top e = 0$ to about 1e-17. Small amplitudes tend to give minima, larger ones saddles.
+    $\frac1n J^\top e = 0$ to about 1e-17. Small amplitudes tend to give minima, larger ones saddles. The construction
+    is our own: one projection leaves a relative 1e-15 of what was there, so e is projected three times.
 
     **Arguments:**
     - `key`: PRNG key of the residual.
     - `network`: any callable module in float64, pure on one example.
-    - `inputs`: shape (n, ...); n times outputs must exceed the rank of the Jacobian.
+    - `inputs`: shape (n, ...); n times outputs must exceed the rank of the Jacobian, by more than n for
+      cross-entropy, whose residuals sum to 0 in each row.
     - `amplitude`: rms of the residual, in units of the predictions (probabilities for cross-entropy).
     - `loss`: `"mse"` (1/2 |f - y|^2) or `"cross_entropy"` (soft labels).
 
@@ -46,9 +48,6 @@ def plant_landscape(
 
     **Raises:** `InputError` when the predictions have no room for a residual (too few examples), for a non-positive
     amplitude and an unknown loss.
-
-    !!! cite
-        The construction of card 3.2: residuals in the left null space of the Jacobian, projected three times.
     """
     require_float64((network, inputs), "A planted critical point")
     if loss not in ("mse", "cross_entropy"):
@@ -72,7 +71,7 @@ def plant_landscape(
         )
         raise InputError(msg)
     residual = np.asarray(jax.random.normal(key, (predictions.size,), jnp.float64))
-    for _ in range(3):  # one projection leaves a relative 1e-15 of what was there
+    for _ in range(3):
         residual = residual - u @ (u.T @ residual)
     residual = residual * (amplitude / np.sqrt(np.mean(residual**2)))
     residual = residual.reshape(predictions.shape)

@@ -215,7 +215,9 @@ def _null_space(matrix: np.ndarray) -> np.ndarray:
         return np.zeros((0, 0))
     norms = np.linalg.norm(matrix, axis=0)
     norms = np.where(norms > 1e-13 * max(norms.max(), 1e-300), norms, 1.0)
-    _, s, vt = np.linalg.svd(matrix / norms, full_matrices=True)
+    # The factor R first: the left singular vectors of the data themselves would be n x n.
+    factor = np.linalg.qr(matrix / norms, mode="r")
+    _, s, vt = np.linalg.svd(factor, full_matrices=True)
     rank = int(np.sum(s > _RANK_TOLERANCE * max(s.max(initial=0.0), 1e-300)))
     basis = vt[rank:] / norms
     return np.linalg.qr(basis.T)[0].T if len(basis) else basis
@@ -366,7 +368,8 @@ def apply_reflection(network: Dense, space: str, signs: Float[Array, " k"]) -> D
     Odd: the outgoing weights change sign. Even: nothing else. $\sigma(-t) = c - \sigma(t)$ (sigmoid): outgoing weights
     change sign and the next bias gains c times the old ones.
 
-    **Raises:** `InputError` for signs other than 1 and -1, and activations without such a symmetry.
+    **Raises:** `InputError` for signs other than 1 and -1, activations without such a symmetry, and constants that
+    no bias can hold (linear units have none).
     """
     unit_space = _unit_space(network, space)
     act = unit_space.activation
@@ -384,11 +387,19 @@ def apply_reflection(network: Dense, space: str, signs: Float[Array, " k"]) -> D
         block = take_units(values[axis.path], axis, unit_space.size)[..., 0, :, 0]
         bias = axis.path.replace(".weight", ".bias")
         shift = constant * block @ flipped.astype(block.dtype)
-        if constant and bias not in values:
+        if not bool(jnp.any(shift)):
+            continue
+        if axis.path.endswith(".linear"):
+            layer = axis.path.removesuffix(".linear")
+            msg = (
+                f"The linear units of {layer} have no bias to hold the constant that the reflection of {space} adds. "
+                "Reflect only units that they do not read."
+            )
+            raise InputError(msg)
+        if bias not in values:
             msg = f"The reflection of {space} needs {bias}, which the network lacks."
             raise InputError(msg)
-        if constant:
-            values[bias] = values[bias] + shift
+        values[bias] = values[bias] + shift
     network = replace_parameters(network, values)
     return _transform(network, unit_space, jnp.diag(signs), jnp.diag(jnp.where(flipped, factor, 1.0)))
 
