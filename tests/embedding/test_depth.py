@@ -63,7 +63,7 @@ def test_pruning_removes_the_layers_above_the_threshold_and_no_other():
     assert pruned.widths == (2, 3, 3, 2)
     assert record.output_change < 1e-12
     assert len(record.plan) == 2
-    same, record = prune_by_linearization(network, inputs, 1.0)
+    same, record = prune_by_linearization(network, inputs, 0.9999)
     assert same.widths == network.widths
     assert record.output_change == 0
 
@@ -159,3 +159,12 @@ def test_larger_weights_on_digits_leave_nothing_to_prune():
     pruned, record = prune_by_linearization(network, landscape, 0.95, keep=1.0)
     assert len(pruned.layers) == 11
     assert record.agreement == 1.0
+
+
+def test_a_layer_of_mpc_one_is_pruned_at_threshold_one():
+    """As `linearization` calls its neurons linear; here they are constant."""
+    network = make_network((2, 3, 3, 2), "relu")
+    network = eqx.tree_at(lambda n: n.layers[1].bias, network, jnp.full(3, -100.0))
+    pruned, record = prune_by_linearization(network, make_inputs(), 1.0)
+    assert pruned.widths == (2, 3, 2)
+    assert record.output_change < 1e-13

@@ -196,8 +196,35 @@ def test_tanh_lift_errs_as_the_square_of_its_extent():
         (lambda n, x: lift(n, x, 1, 4, key=KEY, segment=(-1.0, 1.0)), "not affine"),
         (lambda n, x: lift(n, x, 1, 4, key=KEY, exact=False, extent=0.0), "extent"),
         (lambda n, x: lift(Dense.from_layers(n.layers, "tanh"), x, 1, 4, key=KEY), "tanh has no affine piece"),
+        (
+            lambda n, x: lift(Dense.from_layers(n.layers, "square"), x, 1, 4, key=KEY, exact=False),
+            "square has no slope",
+        ),
     ],
 )
 def test_bad_input_is_named(call, message):
     with pytest.raises(InputError, match=message):
         call(make_network((2, 3, 2), "relu"), make_inputs())
+
+
+def test_an_even_activation_is_lifted_where_it_has_a_slope():
+    network, inputs = make_network((2, 3, 2), "xtanh"), make_inputs(60)
+    with pytest.raises(InputError, match="xtanh has no slope on"):
+        lift(network, inputs, 1, 4, key=KEY, exact=False, extent=0.01)
+    _, record = lift(network, inputs, 1, 4, key=KEY, exact=False, segment=(0.5, 0.51))
+    assert record.certificate.output_change < 0.1
+
+
+def test_lifts_of_one_shape_share_their_programs(caplog):
+    network = make_network((2, 3, 2))
+
+    def programs(seed, width=4, extent=0.1):
+        caplog.clear()
+        inputs = make_inputs(60, seed=seed)
+        with jax.log_compiles():
+            lift(network, inputs, 1, width, key=jax.random.key(seed), exact=False, extent=extent)
+        return [m for m in (r.getMessage() for r in caplog.records) if "Compiling" in m and "replay" in m]
+
+    assert programs(1) != []
+    assert programs(2, extent=0.2) == []
+    assert programs(2, width=5) != []  # the control

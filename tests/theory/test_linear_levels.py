@@ -64,3 +64,20 @@ def test_indices_out_of_range_or_repeated_are_refused(problem):
         levels.loss((0, 7))
     with pytest.raises(InputError, match="different indices"):
         levels.weights((1, 1))
+
+
+def test_number_of_units_is_any_whole_number_up_to_the_rank(problem):
+    levels = problem[2]
+    assert levels.loss(np.int64(1)) == levels.loss(1) == levels.loss((0,))
+    for r in (-1, levels.rank + 1, np.int64(-2)):
+        with pytest.raises(InputError, match=f"r must be 0 to 3, the rank of the data, got {r}"):
+            levels.loss(r)
+
+
+def test_targets_of_one_axis_are_a_single_output(problem):
+    inputs, targets, _ = problem
+    flat, column = linear_levels(inputs, targets[:, 0]), linear_levels(inputs, targets[:, :1])
+    assert flat.loss(1) == column.loss(1)
+    assert flat.readers.shape == (1, 1)
+    with pytest.raises(InputError, match=r"at least 1, got shapes \(0, 7\) and \(0, 3\)"):
+        linear_levels(inputs[:0], targets[:0])

@@ -128,3 +128,18 @@ def test_bad_input_is_named(call, message):
     landscape = Landscape(jnp.ones((3, 2)), jnp.zeros((3, 2)))
     with pytest.raises(InputError, match=message):
         call(network, landscape)
+
+
+def test_all_neurons_of_a_layer_share_one_program(caplog):
+    network = _network((2, 3, 2), num_linear=1)
+    landscape = Landscape(jnp.ones((7, 2)), jnp.zeros((7, 2)))
+
+    def programs(space, unit):
+        caplog.clear()
+        with jax.log_compiles():
+            split_inertia(network, landscape, space, unit)
+        return [m for m in (r.getMessage() for r in caplog.records) if "Compiling" in m and "moments" in m]
+
+    assert programs("hidden[0]", 0) != []
+    assert programs("hidden[0]", 2) == []
+    assert programs("linear[0]", 0) != []  # the control: a unit without activation is another

@@ -84,7 +84,7 @@ def prune_by_linearization(
 ) -> tuple[Dense, LayerMerge]:
     r"""Remove every hidden layer that acts linearly on the data, by the minimal Pearson correlation (MPC).
 
-    The layers whose MPC is above the threshold in the given network are removed from front to back, each with the
+    The layers whose MPC reaches the threshold in the given network are removed from front to back, each with the
     slopes measured in the network left by the removals before it.
 
     **Arguments:**
@@ -103,7 +103,7 @@ def prune_by_linearization(
     inputs = inputs_of(landscape, "prune_by_linearization")
     data = landscape if isinstance(landscape, Landscape) else Landscape(inputs, jnp.zeros(len(inputs)))
     measured = linearization(dense, data, threshold=threshold, keep=keep)
-    linear = [i for i, layer in enumerate(measured.layers) if layer.mpc > threshold]
+    linear = [i for i, layer in enumerate(measured.layers) if layer.mpc >= threshold]
     small, plan, defect, bound = dense, [], 0, 0.0
     for removed, layer in enumerate(linear):
         step, more, further = _merge_step(small, np.asarray(inputs), layer - removed)

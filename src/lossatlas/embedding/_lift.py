@@ -26,6 +26,7 @@ from lossatlas.networks import Activation, Dense, Segment
 
 Mode = Literal["right", "left", "lemma"]
 
+_FLAT = 0.1  # slope of the line, relative to the rms slope of the activation, below which it is no line to lift along
 _FILLED = 0.7  # share of a piece around the origin that pre-activations without biases may fill
 
 
@@ -37,7 +38,7 @@ class LiftStep(eqx.Module):
 
     - `weight`, `bias`, `readers`: V, b' (None without biases) and U. `original`: $W_0$, what they factor.
     - `slope`, `offset`: $\lambda_j$, $\mu_j$ of each inserted neuron on the data.
-    - `segment`: the affine piece used, as (lower, upper). `margin`: the smallest distance of a pre-activation on the
+    - `segment`: the affine piece used, [lower, upper]. `margin`: the smallest distance of a pre-activation on the
       data to its ends; outputs stay equal on the neighbourhood that this allows.
     - `defect`: $(q - \mathrm{rank}\,U)(m - \mathrm{rank}\,\Lambda V)$, 0 when $D\Phi$ is onto.
     - `is_exact`: whether the activation is affine on the segment.
@@ -51,8 +52,8 @@ class LiftStep(eqx.Module):
     slope: Float[Array, " w"]
     offset: Float[Array, " w"]
     mode: Mode = eqx.field(static=True)
-    segment: tuple[float, float] = eqx.field(static=True)
-    margin: float = eqx.field(static=True)
+    segment: Float[Array, "2"]
+    margin: Float[Array, ""]
     defect: int = eqx.field(static=True)
     is_exact: bool = eqx.field(static=True)
     note: str = eqx.field(static=True, default="")
@@ -144,8 +145,9 @@ def lift(
     defect and the margin. Cost: a pass over the data and a few decompositions of size width.
 
     **Raises:** `InputError` for another architecture, bad sizes, NaN or empty data, activations without affine piece
-    when `exact`, and where no bias can hold the constants (networks without biases need pre-activations that stay
-    in a piece through the origin: ReLU with non-negative features).
+    when `exact`, activations without a slope around the middle of the piece (an even one around 0), and where no bias
+    can hold the constants (networks without biases need pre-activations that stay in a piece through the origin:
+    ReLU with non-negative features).
 
     !!! cite
         Bai et al. 2022, arXiv 2205.13283: one-layer lifting, Lemma 1 and Proposition 2.
@@ -190,8 +192,8 @@ def lift(
         slope=jnp.asarray(slope),
         offset=jnp.asarray(offset),
         mode=inner,
-        segment=(piece.lower, piece.upper),
-        margin=float(np.minimum(pre - piece.lower, piece.upper - pre).min()),
+        segment=jnp.asarray([piece.lower, piece.upper]),
+        margin=jnp.asarray(np.minimum(pre - piece.lower, piece.upper - pre).min()),
         defect=defect,
         is_exact=piece.is_exact,
         note=f"linear hidden layer of {width} neurons inserted before layer {before}",
@@ -324,4 +326,13 @@ def _lines(activation: Activation, pre: np.ndarray, piece: _Piece) -> tuple[np.n
     slope = np.where(
         variance > 0, (centred * post).mean(0) / np.where(variance > 0, variance, 1.0), np.asarray(at_mean)
     )
+    grid = np.linspace(piece.lower, piece.upper, 101)
+    along = np.polyfit(grid, np.asarray(jax.vmap(activation)(jnp.asarray(grid))), 1)[0]
+    typical = np.sqrt(np.mean(np.square(jax.vmap(jax.grad(activation))(jnp.asarray(grid)))))
+    if min(abs(along), np.abs(slope).min()) <= _FLAT * typical:
+        msg = (
+            f"{activation.name} has no slope on ({piece.lower:g}, {piece.upper:g}) to lift along: readers are divided "
+            "by it. Give a `segment` where it is steeper, away from its flat point."
+        )
+        raise InputError(msg)
     return slope, post.mean(0) - slope * pre.mean(0)

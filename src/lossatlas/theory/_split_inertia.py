@@ -7,7 +7,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from lossatlas._errors import InputError, unknown_name
 from lossatlas._precision import require_float64
@@ -205,18 +205,20 @@ def _unit_moments(network: Dense, landscape: Landscape, layer: int, index: int):
     readers = following.weight if following.linear is None else jnp.concatenate([following.weight, following.linear])
     is_neuron = index < here.num_neurons
     outgoing = readers[:, index]
-    curvature, coupling = _mean_over(network, landscape, layer, _split_moments, index if is_neuron else None, outgoing)
+    # The index as an array: all neurons of a layer share one compiled program.
+    neuron = jnp.asarray(index) if is_neuron else None
+    curvature, coupling = _mean_over(network, landscape, layer, _split_moments, neuron, outgoing)
     if not is_neuron or here.bias is None:
         curvature, coupling = curvature[:-1, :-1], coupling[:, :-1]
     return np.asarray(curvature), np.asarray(coupling), np.asarray(outgoing)
 
 
-def _split_moments(network: Dense, entering, preactivations, signals, index: int | None, outgoing):
-    if index is None:
+def _split_moments(network: Dense, entering, preactivations, signals, neuron: Int[Array, ""] | None, outgoing):
+    if neuron is None:
         slope, bend = jnp.ones(entering.shape[0]), jnp.zeros(entering.shape[0])
     else:
-        slope = jax.vmap(jax.grad(network.activation))(preactivations[:, index])
-        bend = jax.vmap(jax.grad(jax.grad(network.activation)))(preactivations[:, index])
+        slope = jax.vmap(jax.grad(network.activation))(preactivations[:, neuron])
+        bend = jax.vmap(jax.grad(jax.grad(network.activation)))(preactivations[:, neuron])
     weighted = entering * (signals @ outgoing * bend)[:, None]
     return weighted.T @ entering, (signals * slope[:, None]).T @ entering
 
