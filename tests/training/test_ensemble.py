@@ -60,6 +60,7 @@ def test_members_end_on_their_own(key, landscape):
     assert runs.diverged_at[:2] == (None, None)
     assert runs.num_snapshots.tolist() == [3, 4, 4]
     assert runs.member(0).steps.tolist() == [0, 5, 10]
+    assert runs.num_steps.tolist() == [10, 200, 78]
     assert runs.steps[0, -1] == -1
     assert np.isnan(runs.loss[0, -1])
     third = runs.member(2)
@@ -111,3 +112,10 @@ def test_bad_ensembles_are_refused(key, landscape):
     runs = train_ensemble(keys, _build, landscape, num_steps=1)
     with pytest.raises(InputError, match="There are 2 members"):
         runs.member(2)
+
+
+def test_a_member_counts_the_steps_after_its_last_snapshot(key, landscape):
+    runs = train_ensemble(jax.random.split(key, 2), _build, landscape, num_steps=100, snapshots=[0, 10])
+    alone = train(key, _build(key), landscape, num_steps=100, snapshots=[0, 10])
+    assert runs.member(1).stats["num_steps"] == alone.stats["num_steps"] == 100
+    assert runs.stats["num_steps"] == 200

@@ -10,7 +10,7 @@ from lossatlas._parameters import ravel
 from lossatlas._status import Status
 from lossatlas.landscape import Landscape
 from lossatlas.networks import Dense
-from lossatlas.training import gradient_flow, train
+from lossatlas.training import _flow, gradient_flow, train
 
 
 @pytest.fixture
@@ -89,3 +89,18 @@ def test_bad_input_is_refused(problem, options, words):
     landscape, network, _, _ = problem
     with pytest.raises(InputError, match=words):
         gradient_flow(network, landscape, **{"t1": 1.0, **options})
+
+
+@pytest.mark.parametrize(("exhausted", "status"), [(True, Status.MAX_STEPS), (False, Status.STALLED)])
+def test_a_solver_that_fails_is_told_from_one_that_runs_out_of_steps(problem, monkeypatch, exhausted, status):
+    """A stand-in for diffrax, whose other failures need a broken solver."""
+
+    def integrate(problem, vector, *_):
+        del problem
+        return vector, jnp.zeros(2, int), jnp.asarray(False), jnp.asarray(exhausted)
+
+    monkeypatch.setattr(_flow, "_integrator", lambda *_: integrate)
+    landscape, network, _, _ = problem
+    flow = gradient_flow(network, landscape, t1=1.0, snapshots=[0.0, 1.0])
+    assert flow.status is status
+    assert flow.times.tolist() == [0.0]

@@ -29,3 +29,9 @@ def test_steps_grow_by_a_constant_ratio_where_whole_numbers_allow():
 def test_one_snapshot_is_refused():
     with pytest.raises(InputError, match="at least 2"):
         log_spaced_steps(10, 1)
+
+
+def test_a_negative_number_of_steps_is_refused_and_none_is_one_snapshot():
+    with pytest.raises(InputError, match="num_steps must be at least 0, got -3"):
+        log_spaced_steps(-3)
+    assert log_spaced_steps(0).tolist() == [0]

@@ -171,6 +171,7 @@ def _as_ensemble(
         gradient_norm=masked(records.gradient_norm),
         parameters=parameters.astype(point.vector.dtype),
         num_snapshots=counts,
+        num_steps=last,
         status=tuple(STATUS[int(code)] for code in codes),
         diverged_at=tuple(int(s) if code == DIVERGED else None for s, code in zip(last, codes, strict=True)),
         hyperparameters={k: np.asarray(v) if isinstance(v, Array) else v for k, v in values.items()},

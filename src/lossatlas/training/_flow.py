@@ -56,7 +56,8 @@ def gradient_flow(
     - `progress`: `"none"`, `"text"`, `"rich"` or a meter.
 
     **Returns:**
-    A [`lossatlas.training.Flow`][]; after `MAX_STEPS` it ends at the last snapshot reached.
+    A [`lossatlas.training.Flow`][]; after `MAX_STEPS`, and `STALLED` where the solver failed otherwise, it ends
+    at the last snapshot reached.
 
     **Raises:** `InputError` for numbers out of range and an unknown solver.
 
@@ -86,10 +87,10 @@ def gradient_flow(
     with as_meter(progress).task("gradient flow", t1) as task:
         for t in times:
             if t > now:
-                moved, steps, reached = integrate(problem, vector, at(now), at(t), at(rtol), at(atol))
+                moved, steps, reached, exhausted = integrate(problem, vector, at(now), at(t), at(rtol), at(atol))
                 counts += np.asarray(steps)
                 if not bool(reached) and bool(jnp.isfinite(moved).all()):
-                    status = Status.MAX_STEPS
+                    status = Status.MAX_STEPS if bool(exhausted) else Status.STALLED
                     break
                 vector, now = moved, float(t)
                 loss, norm = evaluate(problem, vector)
@@ -131,7 +132,7 @@ def _integrator(solver: str, max_steps: int):
 
     def integrate(
         problem: tuple[Unravel, Landscape], vector: Vector, t0: Array, t1: Array, rtol: Array, atol: Array
-    ) -> tuple[Vector, Int[Array, "2"], Array]:
+    ) -> tuple[Vector, Int[Array, "2"], Array, Array]:
         solution = diffrax.diffeqsolve(
             diffrax.ODETerm(velocity),
             method,
@@ -148,7 +149,9 @@ def _integrator(solver: str, max_steps: int):
         )
         assert solution.ys is not None
         counts = jnp.stack([solution.stats["num_accepted_steps"], solution.stats["num_rejected_steps"]])
-        return solution.ys[-1], counts, solution.result == diffrax.RESULTS.successful
+        is_reached = solution.result == diffrax.RESULTS.successful
+        is_exhausted = solution.result == diffrax.RESULTS.max_steps_reached
+        return solution.ys[-1], counts, is_reached, is_exhausted
 
     return integrate
 

@@ -56,8 +56,9 @@ class Training(eqx.Module):
 class Flow(eqx.Module):
     """A gradient flow seen at its snapshots; as [`lossatlas.training.Training`][] with `times` for `steps`.
 
-    `status` is `FINISHED`, `CONVERGED`, `DIVERGED` or `MAX_STEPS`; `diverged_at` is the time of the first snapshot
-    whose loss is not finite. `stats` counts accepted and rejected steps of the solver.
+    `status` is `FINISHED`, `CONVERGED`, `DIVERGED`, `MAX_STEPS` or `STALLED` (the solver failed otherwise);
+    `diverged_at` is the time of the first snapshot whose loss is not finite. `stats` counts accepted and rejected
+    steps of the solver.
     """
 
     network: Network
@@ -92,6 +93,7 @@ class Ensemble(eqx.Module):
     - `networks`: the networks at the end, stacked: every array has the member axis first.
     - `steps`, `loss`, `gradient_norm`, `parameters`: as in [`lossatlas.training.Training`][], per member.
     - `num_snapshots`: how many snapshots of each member are real.
+    - `num_steps`: how many steps each member made.
     - `status`, `diverged_at`: one per member.
     - `hyperparameters`: the values of each member.
     - `stats`: `num_steps` made by all members together, `compile_seconds`, `run_seconds`.
@@ -104,6 +106,7 @@ class Ensemble(eqx.Module):
     gradient_norm: Float[np.ndarray, "m s"]
     parameters: Float[np.ndarray, "m s p"]
     num_snapshots: Int[np.ndarray, " m"]
+    num_steps: Int[np.ndarray, " m"]
     status: tuple[Status, ...]
     diverged_at: tuple[int | None, ...]
     hyperparameters: dict[str, Any]
@@ -131,7 +134,7 @@ class Ensemble(eqx.Module):
             parameters=self.parameters[index, :count],
             status=self.status[index],
             diverged_at=self.diverged_at[index],
-            stats={**self.stats, "num_steps": int(self.steps[index, count - 1])},
+            stats={**self.stats, "num_steps": int(self.num_steps[index])},
             settings={**self.settings, **{name: pick(value) for name, value in self.hyperparameters.items()}},
         )
 

@@ -15,11 +15,11 @@ def log_spaced_steps(num_steps: int, num_snapshots: int = DEFAULT_SNAPSHOTS) -> 
 
     **Arguments:**
     - `num_steps`: the last step, at least 0.
-    - `num_snapshots`: how many, at least 2 (0 and the last), or 1 when `num_steps` is 0.
+    - `num_snapshots`: how many, at least 2 (0 and the last, which are one when `num_steps` is 0).
 
     **Returns:** increasing integers, the first 0 and the last `num_steps`.
 
-    **Raises:** `InputError` for fewer than 2 snapshots.
+    **Raises:** `InputError` for fewer than 2 snapshots and a negative number of steps.
 
     !!! example
         >>> log_spaced_steps(100, 8).tolist()
@@ -27,6 +27,9 @@ def log_spaced_steps(num_steps: int, num_snapshots: int = DEFAULT_SNAPSHOTS) -> 
     """
     if num_snapshots < 2:
         msg = f"snapshots must be at least 2 (step 0 and the last step), got {num_snapshots}."
+        raise InputError(msg)
+    if num_steps < 0:
+        msg = f"num_steps must be at least 0, got {num_steps}."
         raise InputError(msg)
     steps = [0]
     remaining = min(num_snapshots, num_steps + 1) - 1
