@@ -19,4 +19,6 @@ from lossatlas.embedding._split import replicate as replicate
 from lossatlas.embedding._split import split as split
 from lossatlas.embedding._split import widen as widen
 from lossatlas.embedding._unit_map import UnitMap as UnitMap
+from lossatlas.embedding._validate import MapVerdict as MapVerdict
+from lossatlas.embedding._validate import validate_map as validate_map
 from lossatlas.theory import split_inertia as split_inertia
