@@ -8,6 +8,8 @@ from lossatlas.embedding._depth import prune_by_linearization as prune_by_linear
 from lossatlas.embedding._layer_steps import MergeLayer as MergeLayer
 from lossatlas.embedding._lift import LiftStep as LiftStep
 from lossatlas.embedding._lift import lift as lift
+from lossatlas.embedding._match import Match as Match
+from lossatlas.embedding._match import match as match
 from lossatlas.embedding._predicted import lift_inertia as lift_inertia
 from lossatlas.embedding._record import MapCertificate as MapCertificate
 from lossatlas.embedding._record import Record as Record

@@ -1,0 +1,227 @@
+"""Match two networks of one shape up to the symmetries of their units."""
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from lossatlas._errors import InputError
+from lossatlas._parameters import named_arrays
+from lossatlas._types import Network
+from lossatlas.embedding._record import Data, outputs
+from lossatlas.embedding._unit_map import require_unit_spaces
+from lossatlas.networks import Axis, Dense, UnitSpace, apply_reflection, put_units, replace_parameters, take_units
+
+
+_SAME = 1e-9
+_GAIN = 1e-12
+_MAX_SWEEPS = 100
+
+
+class Match(eqx.Module):
+    """How a network was brought next to another.
+
+    - `orders`: by space, which unit of the network stands at each place now; `signs`: which were reflected (-1);
+      `scales`: by what their writers were multiplied.
+    - `residual`: the largest difference of a parameter or buffer, relative to the largest one.
+    - `distance`: the Euclidean distance of all of them, relative to the norm of the reference.
+    - `output_difference`: the largest difference of an output on the data; None without data.
+    - `sweeps`: how many sweeps over the spaces it took.
+    """
+
+    orders: dict[str, Int[np.ndarray, " units"]]
+    signs: dict[str, Float[np.ndarray, " units"]]
+    scales: dict[str, Float[np.ndarray, " units"]]
+    residual: float
+    distance: float
+    output_difference: float | None
+    sweeps: int
+
+    @property
+    def is_same(self) -> bool:
+        """Whether both are one network up to symmetry: the residual is that of rounding."""
+        return self.residual < _SAME
+
+    def __str__(self) -> str:
+        if self.is_same:
+            return f"the same network up to symmetry, residual {self.residual:.0e}"
+        return f"different networks: relative distance {self.distance:.3g} after matching"
+
+
+def match(network: Network, reference: Network, *, landscape: Data = None) -> tuple[Network, Match]:
+    r"""Bring a network as near to a reference as the symmetries of its units allow; its function stays.
+
+    Units are permuted in every unit space, reflected where the activation is odd (or $\sigma(-t) = c - \sigma(t)$) and
+    scaled where it is homogeneous. Space after space is matched by linear assignment of what touches it, first by the
+    entries whose other axes are settled already, then all in turn until nothing is gained.
+
+    Equal networks are recognised unless units are copies of each other, do nothing, or mix freely (linear units,
+    coordinates within an attention head): reduce both first. For networks from different trainings it is weight
+    matching, a local optimum.
+
+    **Arguments:**
+    - `network`, `reference`: of one architecture and shape, with unit spaces.
+    - `landscape`: what outputs are compared on: a `Landscape`, inputs alone, or None.
+
+    **Returns:** the matched network and a [`lossatlas.embedding.Match`][]. Cost: for each sweep and space of n units
+    n^3 operations and a product of its parameters.
+
+    **Raises:** `InputError` for networks of different architectures or shapes.
+
+    !!! cite
+        Weight matching: Ainsworth, Hayase, Srinivasa 2023, arXiv 2209.04836; signs, scales and the start by what is
+        settled are added.
+    """
+    spaces = _common_spaces(network, reference)
+    # At unit writers, homogeneous units are compared by direction; the reference's scales come back in the end.
+    moved, own_scales = _normalised(network, spaces)
+    target, scales = _normalised(reference, spaces)
+    orders = {name: np.arange(space.size) for name, space in spaces.items()}
+    signs = {name: np.ones(space.size) for name, space in spaces.items()}
+    wanted = named_arrays(target)
+    settled: set[str] = set()
+    sweeps = 0
+    for sweeps in range(1, _MAX_SWEEPS + 1):
+        changed = False
+        for name, space in spaces.items():
+            axes = [a for a in _axes(space) if sweeps > 1 or _others(a, name, spaces) <= settled]
+            if axes:
+                settled.add(name)
+            score = _score(named_arrays(moved), wanted, axes, space.size)
+            order, sign = _assign(score, _can_reflect(moved, space))
+            gain = np.sum(sign * score[np.arange(space.size), order]) - np.trace(score)
+            if gain <= _GAIN * np.abs(score).sum():
+                continue
+            moved = _reflected(_permuted(moved, space, order), space, sign)
+            orders[name], signs[name] = orders[name][order], signs[name][order] * sign
+            changed = True
+        if not changed and sweeps > 1:
+            break
+    for name, space in spaces.items():
+        moved = _scaled(moved, space, scales[name])
+    factors = {name: scales[name] / own_scales[name][orders[name]] for name in spaces}
+    found, wanted = named_arrays(moved), named_arrays(reference)
+    difference = np.concatenate([np.ravel(found[path] - wanted[path]) for path in wanted])
+    size = np.concatenate([np.ravel(array) for array in wanted.values()])
+    result = Match(
+        orders,
+        signs,
+        factors,
+        residual=float(np.abs(difference).max(initial=0.0) / max(np.abs(size).max(initial=0.0), 1e-300)),
+        distance=float(np.linalg.norm(difference) / max(np.linalg.norm(size), 1e-300)),
+        output_difference=None
+        if landscape is None
+        else float(jnp.abs(outputs(network, landscape) - outputs(reference, landscape)).max()),
+        sweeps=sweeps,
+    )
+    return moved, result
+
+
+def _common_spaces(network: Network, reference: Network) -> dict[str, UnitSpace]:
+    spaces = require_unit_spaces(network)
+    shapes, wanted = ({n: a.shape for n, a in named_arrays(net).items()} for net in (network, reference))
+    if type(network) is not type(reference) or shapes != wanted:
+        different = sorted(n for n in shapes.keys() | wanted.keys() if shapes.get(n) != wanted.get(n))
+        where = f": {different[0]} is {shapes.get(different[0])} and {wanted.get(different[0])}" if different else ""
+        msg = (
+            f"Only networks of one architecture and shape can be matched, got {type(network).__name__} and "
+            f"{type(reference).__name__}{where}. Reduce both first."
+        )
+        raise InputError(msg)
+    return {name: space for name, space in spaces.items() if space.size}
+
+
+def _axes(space: UnitSpace) -> list[Axis]:
+    return [*space.writers, *space.readers]
+
+
+def _others(axis: Axis, name: str, spaces: dict[str, UnitSpace]) -> set[str]:
+    """Spaces that touch other axes of the same parameter; the space itself where it touches two."""
+    touching = {n for n, space in spaces.items() for a in _axes(space) if a.path == axis.path and a != axis}
+    return touching if sum(a.path == axis.path for a in _axes(spaces[name])) > 1 else touching - {name}
+
+
+def _rows(arrays: dict[str, Array], axis: Axis, size: int) -> Float[np.ndarray, "units _"]:
+    block = np.asarray(take_units(arrays[axis.path], axis, size), float)
+    return np.moveaxis(block, -2, 0).reshape(size, -1)
+
+
+def _score(
+    found: dict[str, Array], wanted: dict[str, Array], axes: list[Axis], size: int
+) -> Float[np.ndarray, "units units"]:
+    """How well unit j of the network stands for unit i of the reference."""
+    total = np.zeros((size, size))
+    for axis in axes:
+        total += _rows(wanted, axis, size) @ _rows(found, axis, size).T
+    return total
+
+
+def _assign(score: np.ndarray, can_reflect: bool) -> tuple[np.ndarray, np.ndarray]:
+    from scipy.optimize import linear_sum_assignment
+
+    _, order = linear_sum_assignment(np.abs(score) if can_reflect else score, maximize=True)
+    chosen = score[np.arange(len(order)), order]
+    return order, np.where(chosen < 0, -1.0, 1.0) if can_reflect else np.ones(len(order))
+
+
+def _can_reflect(network: Network, space: UnitSpace) -> bool:
+    act = space.activation
+    if space.kind == "linear":
+        return True
+    if act is None or space.is_normalised or space.kind not in ("neuron", "channel"):
+        return False
+    return act.parity == "odd" or (isinstance(network, Dense) and act.reflection is not None and space.bias is not None)
+
+
+def _permuted(network: Network, space: UnitSpace, order: np.ndarray) -> Network:
+    arrays = named_arrays(network)
+    for axis in _axes(space):
+        block = take_units(arrays[axis.path], axis, space.size)
+        arrays[axis.path] = put_units(arrays[axis.path], axis, space.size, block[..., order, :])
+    return replace_parameters(network, arrays)
+
+
+def _reflected(network: Network, space: UnitSpace, signs: np.ndarray) -> Network:
+    if (signs > 0).all():
+        return network
+    if isinstance(network, Dense):
+        return apply_reflection(network, space.name, jnp.asarray(signs))
+    return _multiplied(network, space, signs, signs)
+
+
+def _multiplied(network: Network, space: UnitSpace, writers: np.ndarray, readers: np.ndarray) -> Network:
+    arrays = named_arrays(network)
+    for axes, factors in ((space.writers, writers), (space.readers, readers)):
+        for axis in axes:
+            block = take_units(arrays[axis.path], axis, space.size)
+            scaled = block * jnp.expand_dims(jnp.asarray(factors, block.dtype), (*range(block.ndim - 2), -1))
+            arrays[axis.path] = put_units(arrays[axis.path], axis, space.size, scaled)
+    return replace_parameters(network, arrays)
+
+
+def _degree(space: UnitSpace) -> float | None:
+    """The degree p of homogeneous units; None where a scale is no symmetry."""
+    if space.kind == "linear":
+        return 1.0
+    if space.activation is None or space.is_normalised or space.kind not in ("neuron", "channel"):
+        return None
+    return space.activation.degree
+
+
+def _scaled(network: Network, space: UnitSpace, factors: np.ndarray) -> Network:
+    degree = _degree(space)
+    return network if degree is None else _multiplied(network, space, factors, factors**-degree)
+
+
+def _normalised(network: Network, spaces: dict[str, UnitSpace]) -> tuple[Network, dict[str, np.ndarray]]:
+    """Homogeneous units with writers of norm 1, space after space, and the norms before."""
+    norms = {}
+    for name, space in spaces.items():
+        norms[name] = np.ones(space.size)
+        if _degree(space) is None:
+            continue
+        arrays = named_arrays(network)
+        squares = sum(np.sum(_rows(arrays, axis, space.size) ** 2, axis=1) for axis in space.writers)
+        norms[name] = np.where(squares > 0, np.sqrt(squares), 1.0)
+        network = _scaled(network, space, 1 / norms[name])
+    return network, norms
