@@ -73,6 +73,7 @@ def test_a_disguised_network_is_recognised(name):
     moved, result = match(other, reference, landscape=inputs)
     assert result.is_same, result
     assert result.residual < 1e-13
+    assert result.output_difference is not None
     assert result.output_difference < 1e-10
     assert str(result).startswith("the same network up to symmetry, residual ")
     np.testing.assert_allclose(jax.vmap(moved)(inputs), jax.vmap(reference)(inputs), atol=1e-10)

@@ -1,5 +1,7 @@
 """The generic self-test of unit spaces: every architecture that states them is put through it."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -37,8 +39,8 @@ def _filled(network):
 
 KEY = jax.random.key(0)
 IMAGE = (2, 6, 6)
-SMALL_CONV = {"image": IMAGE, "channels": [3, 4], "widths": [2]}
-SMALL_TRANSFORMER = {"num_stream": 5, "num_heads": 2, "num_hidden": 4, "num_blocks": 1}
+SMALL_CONV: dict[str, Any] = {"image": IMAGE, "channels": [3, 4], "widths": [2]}
+SMALL_TRANSFORMER: dict[str, Any] = {"num_stream": 5, "num_heads": 2, "num_hidden": 4, "num_blocks": 1}
 ARCHITECTURES = {
     "dense": (Dense(KEY, [3, 4, 3, 2]), (3,)),
     "linear units": (Dense(KEY, [3, 4, 3, 2], num_linear=[1, 2], activation="sigmoid"), (3,)),
@@ -47,7 +49,7 @@ ARCHITECTURES = {
     "no output bias": (Dense(KEY, [3, 4, 2], use_output_bias=False, num_linear=1), (3,)),
     "no biases": (Dense(KEY, [3, 4, 2], use_bias=False, use_output_bias=False, activation="relu"), (3,)),
     "conv, SAME": (Conv(KEY, **SMALL_CONV, pool="max"), IMAGE),
-    "conv, VALID": (Conv(KEY, **SMALL_CONV | {"widths": [3, 2]}, padding="VALID", activation="sigmoid"), IMAGE),
+    "conv, VALID": (Conv(KEY, IMAGE, [3, 4], [3, 2], padding="VALID", activation="sigmoid"), IMAGE),
     "conv, stride, mean": (Conv(KEY, **SMALL_CONV, stride=2, head="average", activation="gelu"), IMAGE),
     "conv, separable": (Conv(KEY, **SMALL_CONV, separable=True, pool="average"), IMAGE),
     "conv, running norm": (Conv(KEY, **SMALL_CONV, norm="batch"), IMAGE),

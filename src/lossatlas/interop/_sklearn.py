@@ -15,6 +15,7 @@ from lossatlas.networks import Dense, DenseLayer
 
 if TYPE_CHECKING:
     from sklearn.base import BaseEstimator
+    from sklearn.pipeline import Pipeline
 
 _ACTIVATIONS = {"identity": "identity", "logistic": "sigmoid", "tanh": "tanh", "relu": "relu"}
 _LOSSES = {"softmax": "cross_entropy", "logistic": "logistic", "identity": "mse"}
@@ -117,7 +118,7 @@ def _affine(scalers: list[Any], size: int) -> tuple[Float[np.ndarray, " d"], Flo
     return means, scales
 
 
-def to_sklearn(network: Dense, preprocessing: Preprocessing, loss: str = "mse") -> "BaseEstimator":
+def to_sklearn(network: Dense, preprocessing: Preprocessing, loss: str = "mse") -> "Pipeline":
     """A network as a fitted `Pipeline` of a `StandardScaler` and an `MLPClassifier` or `MLPRegressor`.
 
     **Arguments:**
