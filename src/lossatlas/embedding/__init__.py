@@ -5,6 +5,8 @@ from lossatlas.embedding._compatible import compatible_embedding as compatible_e
 from lossatlas.embedding._depth import LayerMerge as LayerMerge
 from lossatlas.embedding._depth import merge_layer as merge_layer
 from lossatlas.embedding._depth import prune_by_linearization as prune_by_linearization
+from lossatlas.embedding._growth import Growth as Growth
+from lossatlas.embedding._growth import plan_growth as plan_growth
 from lossatlas.embedding._layer_steps import MergeLayer as MergeLayer
 from lossatlas.embedding._lift import LiftStep as LiftStep
 from lossatlas.embedding._lift import lift as lift
