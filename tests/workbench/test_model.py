@@ -11,7 +11,7 @@ from lossatlas._errors import InputError
 from lossatlas.data import from_arrays
 from lossatlas.networks import Dense, DenseLayer
 from lossatlas.networks import save as save_network
-from lossatlas.workbench._model import Model, read_model, write_model
+from lossatlas.workbench._model import Model, read_model, save_model
 
 
 def linear(weight, bias) -> Dense:
@@ -71,7 +71,7 @@ def test_a_file_gives_the_same_predictions_as_memory_without_global_float64(tmp_
     data = from_arrays(table, "kind")
     model = Model(Dense(jax.random.key(1), [4, 3, 2]), data.preprocessing, "mse", "a small one")
     expected = model.predict(table)
-    write_model(tmp_path / "m.safetensors", model)
+    save_model(tmp_path / "m.safetensors", model)
     with jax.enable_x64(False):
         read = read_model(tmp_path / "m.safetensors")
         pd.testing.assert_frame_equal(read.predict(table), expected, check_exact=True)

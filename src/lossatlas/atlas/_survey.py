@@ -34,7 +34,8 @@ from lossatlas.networks import activation as as_activation
 
 TOLERANCES = (0.1, 0.3)
 _MANY_INPUTS = 30
-_REFIT_OUTPUTS = 3000
+_REFIT_OUTPUTS = 20_000  # least-squares problems over all outputs: half a minute at that size
+_DISCOVERY_OUTPUTS = 3000
 _LEAST_ROWS = 10
 _REPEATS = 3
 _SEARCHES = {  # full, many inputs
@@ -52,7 +53,7 @@ class Ending(eqx.Module):
       on the data, relative to `output_scale`, the root mean square deviation of the predictions from their mean.
     - `linearization`, `condensation`: per hidden layer, how linear it acts on the data, and how many directions its
       neurons really use.
-    - `refitted`: whether the reductions refit layers by least squares (up to 3,000 outputs in all), or only merge.
+    - `refitted`: whether the reductions refit layers by least squares (up to 20,000 outputs in all), or only merge.
     - `words`: the honest name of the end point.
     """
 
@@ -212,7 +213,7 @@ def _survey(data: DataSet, config: SurveyConfig, loss: str, meter: ProgressMeter
         progress=meter,
         journal=journal,
     )
-    if small_enough(landscape, data.num_outputs(loss)):
+    if landscape.size * data.num_outputs(loss) <= _DISCOVERY_OUTPUTS:
         catalogue = with_found_by_training(catalogue, best_run(trainings), landscape)
         trainings = [run.named_by(catalogue, landscape) for run in trainings]
     clock.lap("training")
@@ -250,18 +251,13 @@ def _survey(data: DataSet, config: SurveyConfig, loss: str, meter: ProgressMeter
 def _ending(key: PRNGKeyArray, run: BigTraining, landscape: Landscape) -> Ending:
     linear = linearization(run.network, landscape)
     unit = linear.output_scale
-    refit = small_enough(landscape, run.network.widths[-1])
+    refit = landscape.size * run.network.widths[-1] <= _REFIT_OUTPUTS
     reductions = tuple(
         (share, *reduce(run.network, landscape, tolerance=share * unit, bottlenecks="merge", refit=refit))
         for share in TOLERANCES
     )
     condensed = condensation(run.network, key=key)
     return Ending(reductions, unit, linear, condensed, refit, _words(run))
-
-
-def small_enough(landscape: Landscape, num_outputs: int) -> bool:
-    """Whether layers are refitted: least-squares problems over all outputs, minutes on a thousand rows."""
-    return landscape.size * num_outputs <= _REFIT_OUTPUTS
 
 
 def _words(run: BigTraining) -> str:

@@ -41,6 +41,18 @@ app.command(
 
 Columns are raw, as in the file that the survey read: scaling and labels are saved with the network.""",
 )
+app.command(
+    "lossatlas.cli._resize:shrink",
+    name="shrink",
+    help="""Write the smallest model that says the same as a stored one, up to a tolerance in output units.
+
+Prints what was removed, the largest change on the rows given, and what holds for rows that were held back.""",
+)
+app.command(
+    "lossatlas.cli._resize:grow",
+    name="grow",
+    help="Write a wider model that says the same on all inputs; train it from there.",
+)
 app.command("lossatlas.cli._info:info", name="info", help="Print versions, devices, precision, caches and threads.")
 app.register_install_completion_command(help="Install completion for your shell (bash, zsh, fish).")
 

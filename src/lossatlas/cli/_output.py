@@ -18,6 +18,14 @@ def print_json(value: Any) -> None:
     sys.stdout.write(json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
+def say(facts: Mapping[str, Any], lines: Sequence[str], *, as_json: bool) -> None:
+    """Print lines for people, or the facts behind them as JSON."""
+    if as_json:
+        print_json(dict(facts))
+    else:
+        sys.stdout.write("\n".join(lines) + "\n")
+
+
 def print_survey(result: Any) -> None:
     """The headline, a table with a row per small network, and where the files are.
 

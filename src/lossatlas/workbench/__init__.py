@@ -10,14 +10,22 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from lossatlas.workbench._load import load as load
     from lossatlas.workbench._model import Model as Model
+    from lossatlas.workbench._model import save_model as save_model
     from lossatlas.workbench._report import write_report as write_report
+    from lossatlas.workbench._resize import Shrunk as Shrunk
+    from lossatlas.workbench._resize import grow as grow
+    from lossatlas.workbench._resize import shrink as shrink
     from lossatlas.workbench._run import SurveyRun as SurveyRun
     from lossatlas.workbench._survey import survey as survey
 
 _NAMES = {
     "Model": "lossatlas.workbench._model",
+    "Shrunk": "lossatlas.workbench._resize",
     "SurveyRun": "lossatlas.workbench._run",
+    "grow": "lossatlas.workbench._resize",
     "load": "lossatlas.workbench._load",
+    "save_model": "lossatlas.workbench._model",
+    "shrink": "lossatlas.workbench._resize",
     "survey": "lossatlas.workbench._survey",
     "write_report": "lossatlas.workbench._report",
 }

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from lossatlas._errors import InputError
-from lossatlas._parameters import named_parameters
+from lossatlas._parameters import named_parameters, num_parameters
 from lossatlas.data import Preprocessing, read_table
 from lossatlas.networks import Dense
 from lossatlas.networks import load as load_network
@@ -43,6 +43,18 @@ class Model:
 
     def __repr__(self) -> str:
         return f"Model({self.summary})"
+
+    @property
+    def num_parameters(self) -> int:
+        """How many parameters the network has."""
+        return num_parameters(self.network)
+
+    @property
+    def shape(self) -> str:
+        """`4-2+1-3`: two neurons beside one linear unit between 4 inputs and 3 outputs."""
+        first, *hidden, last = self.network.widths
+        middle = [f"{k}+{r}" if r else str(k) for k, r in zip(hidden, self.network.num_linear, strict=True)]
+        return "-".join([str(first), *middle, str(last)])
 
     def predict(self, table: Any) -> "pd.DataFrame":
         """Predict on raw rows, in float64 whatever the global setting (float32 for a network of that precision).
@@ -84,14 +96,20 @@ def _predict(network: Dense, inputs: Float[Array, "n d"]) -> Float[Array, "n o"]
     return jax.vmap(network)(inputs)
 
 
-def write_model(path: pathlib.Path, model: Model) -> None:
-    """Write a model to one safetensors file; the header holds everything but the parameters."""
+def save_model(path: str | os.PathLike[str], model: Model) -> None:
+    """Write a model to one safetensors file; the header holds everything but the parameters.
+
+    **Arguments:**
+    - `path`: usually `.safetensors`; [`lossatlas.load`][] reads it.
+
+    **Raises:** `InputError` for a folder that cannot be written.
+    """
     extra = {"loss": model.loss, "summary": model.summary}
-    save_network(path, model.network, preprocessing=model.preprocessing.to_dict(), extra=extra)
+    save_network(pathlib.Path(path), model.network, preprocessing=model.preprocessing.to_dict(), extra=extra)
 
 
 def read_model(path: pathlib.Path) -> Model:
-    """Read what `write_model` wrote; nothing is ever unpickled.
+    """Read what `save_model` wrote; nothing is ever unpickled.
 
     **Raises:** `InputError` for a file that is missing, damaged, or holds no preprocessing.
     """

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from lossatlas.atlas import Survey
 
 # Raised when the same settings on the same data would give another answer than before.
-SURVEY_VERSION = 4
+SURVEY_VERSION = 5
 
 
 def survey(
@@ -135,7 +135,7 @@ def _write(folder: pathlib.Path, survey: "Survey") -> dict[str, Any]:
     """Write everything of a survey but the report into a folder; returns what its record says of it."""
     from lossatlas import atlas
     from lossatlas.workbench._arrays import write_arrays
-    from lossatlas.workbench._model import Model, write_model
+    from lossatlas.workbench._model import Model, save_model
 
     tables = atlas.survey_tables(survey)
     write_arrays(folder / ARRAYS, atlas.survey_arrays(survey))
@@ -144,7 +144,7 @@ def _write(folder: pathlib.Path, survey: "Survey") -> dict[str, Any]:
     for name, network in survey.networks().items():
         files[name] = f"{NETWORKS}/{name.replace('(', '').replace(')', '').replace(',', '-')}.safetensors"
         summary = _summary(name, tables)
-        write_model(folder / files[name], Model(network, survey.data.preprocessing, survey.loss, summary))
+        save_model(folder / files[name], Model(network, survey.data.preprocessing, survey.loss, summary))
     return {"tables": tables, "networks": files}
 
 

@@ -1,0 +1,145 @@
+"""Models made smaller and larger, from the shell and from Python."""
+
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import binom
+
+import lossatlas
+from lossatlas import data, networks
+from lossatlas._errors import InputError
+from lossatlas.cli._app import app
+from lossatlas.cli._run import run as call
+from lossatlas.embedding import split
+from lossatlas.workbench import Model, grow, save_model, shrink
+from lossatlas.workbench._resize import covering
+
+
+@pytest.fixture(scope="module")
+def model() -> Model:
+    """A network of 3 neurons on diabetes, one of them in three copies, and one that nothing reads."""
+    surveyed = data.load("diabetes")
+    narrow = networks.Dense(jax.random.key(0), [10, 3, 1])
+    wide, _ = split(narrow, "hidden[0]", 1, [0.2, 1.1, -0.3])
+    last = wide.layers[1].weight.at[0, 2].set(0.0)
+    wide = networks.Dense.from_layers([wide.layers[0], networks.DenseLayer(last, wide.layers[1].bias)])
+    return Model(wide, surveyed.preprocessing, "mse", "a test")
+
+
+def test_a_model_shrinks_to_what_it_is_in_the_units_of_the_target(model):
+    found = shrink(model, "diabetes", tolerance=1e-6)
+    assert (model.shape, found.model.shape) == ("10-5-1", "10-2-1")
+    assert found.change <= 1e-6
+    assert found.rows_seen + found.rows_fresh == 442
+    table = data.load("diabetes")
+    before, after = (
+        m.predict(pd.DataFrame(table.features, columns=table.preprocessing.columns)) for m in (model, found.model)
+    )
+    difference = np.abs(before.to_numpy() - after.to_numpy()).max()
+    assert difference < 1e-6
+    assert found.fresh_change is not None
+    assert found.fresh_change <= difference * (1 + 1e-9) + 1e-12
+    assert "10-5-1 -> 10-2-1" in found.model.summary
+
+
+def test_the_tolerance_is_kept_on_the_rows_seen_and_nothing_is_invented(model):
+    one = dataclasses.replace(model, network=networks.Dense(jax.random.key(5), [10, 2, 1], init=0.0))
+    kept = shrink(one, "diabetes", tolerance=1e-9)
+    assert kept.model.num_parameters == one.num_parameters
+    loose = shrink(model, "diabetes", tolerance=5.0)
+    assert loose.change <= 5.0
+    assert loose.model.num_parameters < model.num_parameters
+
+
+def test_a_grown_model_says_the_same(model, tmp_path):
+    wide = grow(model, [9])
+    assert wide.shape == "10-9-1"
+    rows = np.random.default_rng(0).normal(size=(7, 10))
+    np.testing.assert_allclose(wide.predict(rows), model.predict(rows), rtol=1e-12)
+    save_model(tmp_path / "wide.safetensors", wide)
+    np.testing.assert_array_equal(lossatlas.load(tmp_path / "wide.safetensors").predict(rows), wide.predict(rows))
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(59, 400))
+def test_the_rank_is_the_first_that_covers_with_confidence(n):
+    value = covering(np.arange(1.0, n + 1))
+    assert value is not None
+    # P(the k-th smallest covers 95 %) = P(Bin(n, .95) <= k - 1)
+    assert binom.cdf(value - 1, n, 0.95) >= 0.95
+    assert value == 1 or binom.cdf(value - 2, n, 0.95) < 0.95
+
+
+def test_too_few_rows_cover_nothing():
+    assert covering(np.ones(58)) is None
+    assert covering(np.ones(59)) == 1.0
+
+
+def test_the_promise_for_new_rows_holds_on_new_rows():
+    random = np.random.default_rng(1)
+
+    def share_of_new_rows() -> float:
+        bound = covering(random.exponential(size=100))
+        assert bound is not None
+        return float(np.mean(random.exponential(size=4000) <= bound))
+
+    kept = [share_of_new_rows() >= 0.95 for _ in range(200)]
+    # At least 95 % of the time, less five standard errors.
+    assert np.mean(kept) > 0.95 - 5 * np.sqrt(0.95 * 0.05 / 200)
+
+
+def test_from_the_shell(model, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("lossatlas._cache.use_compilation_cache", lambda: None)
+    monkeypatch.chdir(tmp_path)
+    save_model("big.safetensors", model)
+    words = ["shrink", "big.safetensors", "--data", "diabetes", "--tolerance", "1e-6", "--out", "small.safetensors"]
+    assert call(app, words) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert said[0] == "10-5-1 (61 parameters) -> 10-2-1 (25 parameters)"
+    assert said[1].startswith("largest change of an output on the 310 rows seen:")
+    assert said[2].endswith("for 95 % of new rows, with 95 % confidence (132 rows were held back)")
+    assert lossatlas.load("small.safetensors").shape == "10-2-1"
+    assert call(app, [*words, "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["after"] == {"widths": "10-2-1", "parameters": 25}
+    assert call(app, ["grow", "small.safetensors", "--widths", "6", "--out", "wide.safetensors"]) == 0
+    assert "10-2-1 (25 parameters) -> 10-6-1 (73 parameters)" in capsys.readouterr().out
+    again = ["shrink", "small.safetensors", "--data", "diabetes", "--tolerance", "1e-9", "--out", "same.safetensors"]
+    assert call(app, again) == 0
+    assert capsys.readouterr().out.startswith("Nothing can be removed at a tolerance of 1e-09: 10-2-1")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("shrink big.safetensors --data iris --tolerance 1 --out s.safetensors", "The model reads age, sex"),
+        ("shrink big.safetensors --data diabetes --tolerance 0 --out s.safetensors", "tolerance (--tolerance) must be"),
+        ("shrink none.safetensors --data diabetes --tolerance 1 --out s.safetensors", "There is no run"),
+        ("shrink big.safetensors --data diabetes --tolerance 1 --out no/s.safetensors", "cannot be written"),
+        ("grow big.safetensors --widths 2 --out s.safetensors", "cannot be widened to 2"),
+        ("grow big.safetensors --widths 9,9 --out s.safetensors", "one size for each"),
+    ],
+)
+def test_bad_input_is_one_line(model, tmp_path, monkeypatch, capsys, words, said):
+    monkeypatch.setattr("lossatlas._cache.use_compilation_cache", lambda: None)
+    monkeypatch.chdir(tmp_path)
+    save_model("big.safetensors", model)
+    assert call(app, words.split()) == 2
+    err = capsys.readouterr().err
+    assert said in err
+    assert err.count("\n") == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["big.safetensors"]
+
+
+def test_arrays_of_other_columns_are_refused(model):
+    with pytest.raises(InputError, match="reads 10 columns"):
+        shrink(model, np.zeros((20, 3)), tolerance=1.0)
+    with pytest.raises(InputError, match="at least 10 rows"):
+        shrink(model, jnp.zeros((5, 10)), tolerance=1.0)
