@@ -34,8 +34,8 @@ from lossatlas.networks import activation as as_activation
 
 TOLERANCES = (0.1, 0.3)
 _MANY_INPUTS = 30
-_REFIT_OUTPUTS = 20_000  # least-squares problems over all outputs: half a minute at that size
-_DISCOVERY_OUTPUTS = 3000
+# Refits are least-squares problems over all outputs: seconds at 3,000, a minute at 20,000.
+_FEW_OUTPUTS, _MANY_OUTPUTS = 3_000, 20_000
 _LEAST_ROWS = 10
 _REPEATS = 3
 _SEARCHES = {  # full, many inputs
@@ -53,7 +53,7 @@ class Ending(eqx.Module):
       on the data, relative to `output_scale`, the root mean square deviation of the predictions from their mean.
     - `linearization`, `condensation`: per hidden layer, how linear it acts on the data, and how many directions its
       neurons really use.
-    - `refitted`: whether the reductions refit layers by least squares (up to 20,000 outputs in all), or only merge.
+    - `refitted`: whether the reductions refit layers by least squares (up to 3,000 outputs in all, 20,000 for `full`), or only merge.
     - `words`: the honest name of the end point.
     """
 
@@ -213,11 +213,13 @@ def _survey(data: DataSet, config: SurveyConfig, loss: str, meter: ProgressMeter
         progress=meter,
         journal=journal,
     )
-    if landscape.size * data.num_outputs(loss) <= _DISCOVERY_OUTPUTS:
+    if landscape.size * data.num_outputs(loss) <= _FEW_OUTPUTS:
         catalogue = with_found_by_training(catalogue, best_run(trainings), landscape)
         trainings = [run.named_by(catalogue, landscape) for run in trainings]
     clock.lap("training")
-    ending = _ending(jax.random.fold_in(key, 3), best_run(trainings), landscape)
+    ending = _ending(
+        jax.random.fold_in(key, 3), best_run(trainings), landscape, _MANY_OUTPUTS if full else _FEW_OUTPUTS
+    )
     clock.lap("reduction")
     folds = [data.split(config.hold_out, seed=config.seed)]
     if full:
@@ -248,10 +250,10 @@ def _survey(data: DataSet, config: SurveyConfig, loss: str, meter: ProgressMeter
     )
 
 
-def _ending(key: PRNGKeyArray, run: BigTraining, landscape: Landscape) -> Ending:
+def _ending(key: PRNGKeyArray, run: BigTraining, landscape: Landscape, most_outputs: int) -> Ending:
     linear = linearization(run.network, landscape)
     unit = linear.output_scale
-    refit = landscape.size * run.network.widths[-1] <= _REFIT_OUTPUTS
+    refit = landscape.size * run.network.widths[-1] <= most_outputs
     reductions = tuple(
         (share, *reduce(run.network, landscape, tolerance=share * unit, bottlenecks="merge", refit=refit))
         for share in TOLERANCES
