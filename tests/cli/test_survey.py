@@ -1,6 +1,7 @@
 """`lossatlas survey`: from words to a configuration, and what it prints (the survey itself is tested elsewhere)."""
 
 import dataclasses
+import datetime
 import inspect
 import json
 import pathlib
@@ -22,6 +23,7 @@ ROWS = [
 class FakeSurvey:
     directory = pathlib.Path("runs/a-very-long-name-that-a-table-would-wrap" * 4)
     report = directory / "report.html"
+    created = datetime.datetime.max.replace(tzinfo=datetime.UTC)
     headline = "One linear unit [and one neuron] do the job of 2,953 parameters."
 
     def table(self):
@@ -78,6 +80,13 @@ def test_output_is_headline_table_and_whole_paths(lossatlas):
     assert lines[0] == FakeSurvey.headline
     assert any(line.split()[:3] == ["(0,1)", "11", "0.1717"] for line in lines)
     assert lines[-2:] == [f"report: {FakeSurvey.report}", f"run: {FakeSurvey.directory}"]
+
+
+@pytest.mark.usefixtures("asked")
+def test_a_survey_of_an_earlier_day_says_so(lossatlas, monkeypatch):
+    monkeypatch.setattr(FakeSurvey, "created", datetime.datetime(2026, 1, 31, tzinfo=datetime.UTC))
+    code, _, err = lossatlas("survey")
+    assert (code, err) == (0, "lossatlas: this survey was made on 2026-01-31; --force makes it again.\n")
 
 
 @pytest.mark.usefixtures("asked")

@@ -119,7 +119,7 @@ def test_settings_are_checked_before_anything_is_written(csv, tmp_path):
         lossatlas.survey(csv, hidden=(0,))
     with pytest.raises(InputError, match="tanh"):
         lossatlas.survey(csv, activation="tahn")
-    with pytest.raises(InputError, match=r"^seed must lie in 0\.\.2"):
+    with pytest.raises(InputError, match=r"^seed \(--seed\) must lie in 0\.\.2"):
         lossatlas.survey(csv, seed=-1)
     for name, word in (("preset", "fulll"), ("loss", "mes")):
         config = atlas.SurveyConfig()
@@ -318,5 +318,7 @@ def test_predictions_on_the_command_line_are_those_of_the_model(csv, table, monk
     assert call(app, words) == 0
     answer = pd.read_csv(tmp_path / "a.csv")
     pd.testing.assert_frame_equal(answer, run.model("(1,0)a").predict(table), check_dtype=False, rtol=1e-14)
-    assert call(app, [*words[:4], "--network", "(1,0)"]) == 2
+    assert call(app, [*words[:4], "--network", "(1,0)", "--out", str(tmp_path / "b.csv")]) == 0
+    assert (tmp_path / "b.csv").read_text() == (tmp_path / "a.csv").read_text()  # the lowest of its size
+    assert call(app, [*words[:4], "--network", "(1,0)z"]) == 2
     assert "Did you mean '(1,0)a'" in capsys.readouterr().err

@@ -3,6 +3,7 @@
 import numpy as np
 
 from lossatlas._parameters import num_parameters
+from lossatlas._progress import ProgressLike, as_meter
 from lossatlas._status import Status
 from lossatlas.atlas._catalogue import Catalogue
 from lossatlas.atlas._entry import Entry, Level, entry_of, linked_predictions
@@ -14,13 +15,15 @@ from lossatlas.networks import Dense
 
 
 _TOLERANCE = 0.1
-_MOST_PARAMETERS = 300
+_MOST_PARAMETERS = 120
 _MOST_STALLS = 3
 _NEAR = 0.3
 _SAME_LOSS = 1e-6
 
 
-def with_found_by_training(catalogue: Catalogue, run: BigTraining, landscape: Landscape) -> Catalogue:
+def with_found_by_training(
+    catalogue: Catalogue, run: BigTraining, landscape: Landscape, *, progress: ProgressLike = "none"
+) -> Catalogue:
     """The catalogue with the critical points at the unnamed stalls of a run.
 
     The network at each slow-down without a visit (the three slowest) is reduced, its outputs changing by at most a
@@ -31,15 +34,18 @@ def with_found_by_training(catalogue: Catalogue, run: BigTraining, landscape: La
     entries = list(catalogue.entries)
     unnamed = [stall for stall in run.visits.slow_downs if stall.entry is None]
     # The plainest stalls first; each costs seconds.
-    for stall in sorted(unnamed, key=lambda stall: stall.rate)[:_MOST_STALLS]:
-        at = int(np.searchsorted(run.steps, stall.step))
-        spread = float(np.sqrt(np.mean((run.trajectory[at] - run.trajectory[at].mean(axis=0)) ** 2)))
-        if spread == 0:
-            continue
-        small = reduce(run.network_at(at), landscape, tolerance=_TOLERANCE * spread, bottlenecks="merge")[0]
-        if isinstance(small, Dense) and num_parameters(small) <= _MOST_PARAMETERS:
-            found = _polish(small, run.trajectory[at], landscape, entries)
-            entries += [] if found is None else [found]
+    stalls = sorted(unnamed, key=lambda stall: stall.rate)[:_MOST_STALLS]
+    with as_meter(progress).task("unnamed stalls", max(len(stalls), 1)) as task:
+        for done, stall in enumerate(stalls):
+            task.update(done, f"step {stall.step:,}")
+            at = int(np.searchsorted(run.steps, stall.step))
+            spread = float(np.sqrt(np.mean((run.trajectory[at] - run.trajectory[at].mean(axis=0)) ** 2)))
+            if spread == 0:
+                continue
+            small = reduce(run.network_at(at), landscape, tolerance=_TOLERANCE * spread, bottlenecks="merge")[0]
+            if isinstance(small, Dense) and num_parameters(small) <= _MOST_PARAMETERS:
+                found = _polish(small, run.trajectory[at], landscape, entries)
+                entries += [] if found is None else [found]
     if len(entries) == len(catalogue.entries):
         return catalogue
     return Catalogue(tuple(entries), catalogue.leads_to, catalogue.settings)

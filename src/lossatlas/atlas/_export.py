@@ -112,11 +112,11 @@ def _entry(survey: Survey, index: int, entry: Entry) -> dict[str, Any]:
     size = f"({entry.neurons},{entry.linear})" if len(layers) == 1 else entry.name
     sizes = [c.name for c in survey.selection.candidates]
     held_out = survey.selection[size] if size in sizes else None
-    inertia = entry.inertia
+    inertia, outputs = entry.inertia, survey.data.num_outputs(survey.loss)
     return {
         "name": entry.name,
         "size": size,
-        "words": ", then ".join(describe_size(k, r) for k, r in layers),
+        "words": ", then ".join(describe_size(k, r, outputs) for k, r in layers),
         "neurons": entry.neurons,
         "linear": entry.linear,
         "parameters": entry.num_parameters,
@@ -194,14 +194,15 @@ def _reduction(share: float, network: Dense, reduction: Reduction) -> dict[str, 
 
 
 def _selection(survey: Survey) -> dict[str, Any]:
-    selection = survey.selection
+    selection, outputs = survey.selection, survey.data.num_outputs(survey.loss)
     rows = []
     for candidate in selection.candidates:
+        is_big = candidate.name == BIG
         gap, gap_error = candidate.behind(selection[selection.best])
         rows.append(
             {
                 "name": candidate.name,
-                "words": "the big network" if candidate.name == BIG else describe_size(*parse_size(candidate.name)),
+                "words": "the big network" if is_big else describe_size(*parse_size(candidate.name), outputs),
                 "parameters": candidate.num_parameters,
                 "loss": candidate.loss,
                 "standard_error": candidate.standard_error,

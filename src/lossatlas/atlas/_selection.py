@@ -171,7 +171,8 @@ def select(
             fold_key = jax.random.fold_in(key, number)
             for i, name in enumerate(known):
                 task.update(number * len(known) + i, name)
-                compute = ft.partial(measure, jax.random.fold_in(fold_key, i), fold, name)
+                # A key of its own: what else is compared changes no figure.
+                compute = ft.partial(measure, _key_of(fold_key, known[name]), fold, name)
                 parts[name].append(journal(f"held-out-{number}-{i}", compute))
     tested, trained = tuple(fold[1].num_rows for fold in folds), sum(fold[0].num_rows for fold in folds)
     num_repeats = max(sum(tested) // data.num_rows, 1)
@@ -184,7 +185,7 @@ def select(
     candidates.sort(key=lambda c: c.num_parameters)
     best = min(candidates, key=lambda c: c.loss)
     recommended = smallest_within_error(candidates, best)
-    final_key = jax.random.fold_in(key, len(folds))
+    final_key = _key_of(jax.random.fold_in(key, len(folds)), known[recommended.name])
     network = fit(final_key, data.landscape(loss), known[recommended.name])
     return Selection(
         tuple(candidates),
@@ -195,6 +196,12 @@ def select(
         num_repeats,
         dataclasses.asdict(recipe),
     )
+
+
+def _key_of(key: PRNGKeyArray, size: tuple[int, int] | None) -> PRNGKeyArray:
+    """The key of one network; None is the big one."""
+    k, r = (-1, 0) if size is None else size
+    return jax.random.fold_in(jax.random.fold_in(key, k + 1), r)
 
 
 def smallest_within_error(candidates: Sequence[HeldOut], best: HeldOut) -> HeldOut:

@@ -53,7 +53,8 @@ class Ending(eqx.Module):
       on the data, relative to `output_scale`, the root mean square deviation of the predictions from their mean.
     - `linearization`, `condensation`: per hidden layer, how linear it acts on the data, and how many directions its
       neurons really use.
-    - `refitted`: whether the reductions refit layers by least squares (up to 3,000 outputs in all, 20,000 for `full`), or only merge.
+    - `refitted`: whether the reductions refit layers by least squares (up to 3,000 outputs in all, 20,000 for
+      `full`), or only merge.
     - `words`: the honest name of the end point.
     """
 
@@ -146,7 +147,7 @@ def check_config(data: DataSet, config: SurveyConfig, loss: str) -> None:
         if getattr(config, name) not in known:
             raise unknown_name(name, getattr(config, name), known)
     if not 0 <= config.seed < 2**32:
-        msg = f"seed must lie in 0..2**32 - 1, got {config.seed}."
+        msg = f"seed (--seed) must lie in 0..2**32 - 1, got {config.seed}."
         raise InputError(msg)
     if data.num_rows < _LEAST_ROWS:
         msg = f"A survey needs at least {_LEAST_ROWS} rows (some are held out), got {data.num_rows}."
@@ -214,12 +215,11 @@ def _survey(data: DataSet, config: SurveyConfig, loss: str, meter: ProgressMeter
         journal=journal,
     )
     if landscape.size * data.num_outputs(loss) <= _FEW_OUTPUTS:
-        catalogue = with_found_by_training(catalogue, best_run(trainings), landscape)
+        catalogue = with_found_by_training(catalogue, best_run(trainings), landscape, progress=meter)
         trainings = [run.named_by(catalogue, landscape) for run in trainings]
     clock.lap("training")
-    ending = _ending(
-        jax.random.fold_in(key, 3), best_run(trainings), landscape, _MANY_OUTPUTS if full else _FEW_OUTPUTS
-    )
+    most = _MANY_OUTPUTS if full else _FEW_OUTPUTS
+    ending = _ending(jax.random.fold_in(key, 3), best_run(trainings), landscape, most)
     clock.lap("reduction")
     folds = [data.split(config.hold_out, seed=config.seed)]
     if full:
@@ -245,7 +245,7 @@ def _survey(data: DataSet, config: SurveyConfig, loss: str, meter: ProgressMeter
         trainings=tuple(trainings),
         ending=ending,
         selection=selection,
-        headline=headline(data, selection),
+        headline=headline(data, selection, loss),
         seconds=clock.laps,
     )
 
@@ -275,7 +275,7 @@ def _words(run: BigTraining) -> str:
     )
 
 
-def headline(data: DataSet, selection: Selection) -> str:
+def headline(data: DataSet, selection: Selection, loss: str) -> str:
     """The answer in a sentence or two."""
     small, big = selection[selection.recommended], selection[BIG]
     figures = {c.name: _figures(c, selection.r_squared(c.name)) for c in (small, big)}
@@ -286,9 +286,12 @@ def headline(data: DataSet, selection: Selection) -> str:
             f"({big.num_parameters:,} parameters): {figures[BIG]}. {measured}"
         )
     k, r = (int(n) for n in selection.recommended.strip("()").split(","))
-    network = f"a network of {describe_size(k, r)}" if k else describe_size(k, r)
+    words = describe_size(k, r, data.num_outputs(loss))
+    network = f"a network of {words}" if k else words
     gap, error = small.behind(big)
     verdict = "does better than" if gap < -error else "does the job of" if gap <= error else "comes close to"
+    if small.accuracy is not None and big.accuracy is not None and small.accuracy < big.accuracy and gap <= error:
+        verdict = "is right less often but has no higher loss than"
     return (
         f"On {data.name}, {network} ({small.num_parameters} parameters) {verdict} the big network "
         f"({big.num_parameters:,} parameters): {figures[small.name]}, against {figures[BIG]}. "
@@ -305,10 +308,10 @@ def describe_folds(selection: Selection) -> str:
     return f"{rows} ({selection.num_folds} folds{repeated})"
 
 
-def describe_size(neurons: int, linear: int) -> str:
+def describe_size(neurons: int, linear: int, num_outputs: int) -> str:
     """`(1, 2)` in words: one neuron beside two linear units."""
     if neurons == 0:
-        return "a constant" if linear == 0 else f"a linear model{'' if linear == 1 else f' of rank {linear}'}"
+        return "a constant" if linear == 0 else f"a linear model{'' if num_outputs == 1 else f' of rank {linear}'}"
     words = {1: "one", 2: "two", 3: "three", 4: "four", 5: "five"}
     count = lambda n, noun: f"{words.get(n, n)} {noun}{'' if n == 1 else 's'}"  # noqa: E731
     nonlinear = count(neurons, "neuron")

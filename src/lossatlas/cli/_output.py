@@ -78,6 +78,8 @@ def _longest(name: str, column: Sequence[str]) -> int:
 def _join_error(row: Mapping[str, Any]) -> dict[str, Any]:
     """`held-out loss` and `standard error` as one cell, which a terminal has room for."""
     joined = dict(row)
+    if joined.get("accuracy") is not None:
+        joined["accuracy"] = f"{100 * joined['accuracy']:.1f} %"
     error = joined.pop("standard error", None)
     if error is not None:
         joined["held-out loss"] = f"{_cell(joined['held-out loss'])} ± {error:.2g}"

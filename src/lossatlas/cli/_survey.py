@@ -1,6 +1,8 @@
 """`lossatlas survey`: the small networks of a data set, and which of them training visits."""
 
+import datetime
 import pathlib
+import sys
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
@@ -123,7 +125,10 @@ def survey(
     import lossatlas
     from lossatlas.cli._output import print_json, print_survey
 
+    begun = datetime.datetime.now(datetime.UTC)
     result = lossatlas.survey(data, config=config, out=out, force=force, progress=progress)
+    if result.created < begun - datetime.timedelta(seconds=1):
+        sys.stderr.write(f"lossatlas: this survey was made on {result.created:%Y-%m-%d}; --force makes it again.\n")
     if json:
         print_json(result.to_json())
     else:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from lossatlas._errors import InputError
+from lossatlas._errors import InputError, unknown_name
 from lossatlas.embedding._constants import require_dense
 from lossatlas.embedding._record import Data, Record, make_record
 from lossatlas.networks import Dense, DenseLayer
@@ -132,6 +132,11 @@ def compatible_embedding(
         Zhang, Li, Zhang, Luo, Xu 2022, JML 1(1), Theorem 5.1; that N as above gives all members is derived here.
     """
     dense = require_dense(network, "compatible_embedding")
+    if shares not in ("equal", "random"):
+        raise unknown_name("shares", shares, ("equal", "random"))
+    if not 0 <= spread < np.inf:
+        msg = f"spread must be finite and not negative, got {spread}."
+        raise InputError(msg)
     maps = _index_maps(dense, units)
     keys = jax.random.split(key, 3 * len(maps))
     betas = [_shares(keys[3 * i], np.array(m), shares) for i, m in enumerate(maps)]
@@ -162,6 +167,9 @@ def compatible_embedding(
 def _index_maps(network: Dense, units: IndexMaps) -> tuple[tuple[int, ...], ...]:
     if any(network.num_linear) or any(layer.bias is None for layer in network.layers):
         msg = "A compatible embedding needs a network with biases and without linear units."
+        raise InputError(msg)
+    if not isinstance(units, Mapping) or any(isinstance(wanted, int) for wanted in units.values()):
+        msg = "units must say for every space which unit each wide one copies, like {'hidden[0]': [0, 1, 1, -1]}."
         raise InputError(msg)
     widths = network.widths
     maps = [tuple(range(width)) for width in widths]

@@ -42,6 +42,9 @@ class Match(eqx.Module):
         """Whether both are one network up to symmetry: the residual is that of rounding."""
         return self.residual < _SAME
 
+    def __repr__(self) -> str:
+        return f"Match({self})"
+
     def __str__(self) -> str:
         if self.is_same:
             return f"the same network up to symmetry, residual {self.residual:.0e}"

@@ -64,6 +64,11 @@ class Record(eqx.Module):
     certificate: MapCertificate
     caution: str | None = eqx.field(static=True, default=None)
 
+    def __repr__(self) -> str:
+        notes = "; ".join(step.note for step in self.plan) or "nothing to do"
+        change = self.certificate.output_change
+        return f"Record({notes}{'' if change is None else f'; outputs changed by {change:.1e}'})"
+
     def replay(self, network: Network) -> Network:
         """The plan carried out on a network of the same sizes as `start`."""
         return _replay(_bare(self.plan), network)

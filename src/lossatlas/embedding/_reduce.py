@@ -67,6 +67,10 @@ class Reduction(eqx.Module):
     certificate: ReductionCertificate
     tolerance: float = eqx.field(static=True)
 
+    def __repr__(self) -> str:
+        change = self.certificate.output_change
+        return f"Reduction({len(self.plan)} steps; outputs changed by {change:.2g} of {self.tolerance:.2g} allowed)"
+
     def replay(self, network: Network) -> Network:
         """The plan carried out on a network of the same sizes as `start`."""
         for step in self.plan:

@@ -61,7 +61,8 @@ def validate_map(
     - `inputs`: shape (n, ...); n times the number of outputs must exceed the number of parameters.
     - `num_points`: how many random points.
 
-    **Returns:** A [`lossatlas.embedding.MapVerdict`][]. Cost: `num_points` Jacobians of the network over the data.
+    **Returns:** A [`lossatlas.embedding.MapVerdict`][]. Cost: `num_points` Jacobians of the network over the
+    data, n o p numbers each, and their singular values: a minute at n o = 4,000 and p = 700.
 
     **Raises:** `InputError` for lower precision than float64, too few inputs, and outputs of another shape.
 
@@ -76,6 +77,9 @@ def validate_map(
         scale = jnp.sqrt(jnp.mean(vector**2))
         start = unravel(vector + 0.3 * scale * jax.random.normal(point_key, vector.shape, vector.dtype))
         end = fn(start)
+        if isinstance(end, tuple):
+            msg = "fn must return the network alone; maps of lossatlas return a pair: use lambda n: split(n, ...)[0]."
+            raise InputError(msg)
         fresh = inputs + jnp.std(inputs) * jax.random.normal(fresh_key, inputs.shape, inputs.dtype)
         before, after = outputs(start, fresh), outputs(end, fresh)
         if before.shape != after.shape:

@@ -55,8 +55,8 @@ class Dense(eqx.Module):
 
     **Arguments:**
     - `key`: PRNG key of the initial weights.
-    - `widths`: inputs, neurons of each hidden layer, outputs: `[4, 50, 50, 3]`. A hidden width may be 0 where
-      the layer has linear units.
+    - `widths`: inputs, neurons of each hidden layer, outputs: `[4, 50, 50, 3]`. A hidden width may be 0: the
+      layer then has linear units only, or passes nothing on.
     - `activation`: a name or an elementwise callable.
     - `num_linear`: how many linear units each hidden layer holds beside its neurons; default none. One number
       stands for every hidden layer.

@@ -57,14 +57,18 @@ def explain_atlas(tables: Row) -> str:
     ended = [v for v in visits_of(run, "visit") if v.get("ends")]
     started = [v for v in visits_of(run, "visit") if v["control"] is None and not v.get("ends")]
     passed = [v for v in visits_of(run, "visit") if v["control"] is not None]
-    named = {s["name"] for s in run["slow_downs"]} & {v["name"] for v in [*passed, *started]}
+    losses = {row["name"]: row["loss"] for row in tables["catalogue"]}
+    at_level = {s["name"] for s in run["slow_downs"] if s["name"] and _is_near(s["loss"], losses[s["name"]])}
+    named = at_level & {v["name"] for v in [*passed, *started]}
     stalls = [v for v in [*started, *passed] if v["name"] in named]
     places = [f"{words[v['name']]} {v['name']}" for v in passed]
     end = "".join(
         f" It ends near {words[v['name']]} {v['name']}, at distance {format_number(v['distance'], 2)}." for v in ended
     )
     if not passed and ended:
-        return f"The big network goes {'from a constant ' if started else ''}straight to its end.{end}"
+        near = [f"{words[v['name']]} {v['name']}" for v in visits_of(run, "near")]
+        way = f"comes near {listed(near)}, visiting none of them" if near else "goes straight to its end"
+        return f"The big network {'starts as a constant and ' if started else ''}{way}.{end}"
     if not passed:
         nearest = nearest_miss(tables)
         miss = "" if nearest is None else f" ({nearest})"
@@ -78,6 +82,11 @@ def explain_atlas(tables: Row) -> str:
             f"On its way down it visits {listed(places)}.{end}"
         )
     return f"On its way down the big network visits {listed(places)}; {same}.{end}"
+
+
+def _is_near(loss: float | None, level: float | None) -> bool:
+    """Whether a loss is within a tenth of a level."""
+    return loss is not None and level is not None and abs(loss - level) <= 0.1 * level
 
 
 def nearest_miss(tables: Row) -> str | None:
@@ -237,10 +246,7 @@ def data_sentence(tables: Row) -> str:
     """The data in a sentence."""
     data = tables["data"]
     kind = f"{len(data['classes'])} classes" if data["classes"] else plural(data["outputs"], "target")
-    return (
-        f"Data: {data['name']} ({data['source']}), {data['rows']:,} rows, {plural(data['inputs'], 'input')}, {kind}. "
-        "This page was made by:"
-    )
+    return f"Data: {data['name']} ({data['source']}), {data['rows']:,} rows, {plural(data['inputs'], 'input')}, {kind}."
 
 
 def atlas_alternative(tables: Row) -> str:

@@ -1,5 +1,6 @@
 """A stored survey: what was found, its arrays, its networks, its report."""
 
+import datetime
 import functools as ft
 import html
 import os
@@ -72,6 +73,11 @@ class SurveyRun:
         return self._record["tables"]
 
     @property
+    def created(self) -> datetime.datetime:
+        """When it was begun, or last gone on with."""
+        return datetime.datetime.fromisoformat(self._record["created"])
+
+    @property
     def versions(self) -> dict[str, str]:
         """The versions that it was made with."""
         return self._record["versions"]
@@ -113,7 +119,7 @@ class SurveyRun:
         """A stored network with its preprocessing, [`lossatlas.workbench.Model`][].
 
         **Arguments:**
-        - `name`: `"recommended"`, `"big"`, or a name of the catalogue like `"(1,1)"` or `"1,1"`.
+        - `name`: `"recommended"`, `"big"`, or a name of the catalogue like `"(1,1)b"` or `"1,1"`, the lowest.
 
         **Raises:** `InputError` for an unknown name, with the nearest known one.
         """
@@ -122,6 +128,8 @@ class SurveyRun:
         files = self._record["networks"]
         size = re.fullmatch(r"\(?\s*(\d+)\s*,\s*(\d+)\s*\)?([a-z]*)", name)
         name = name if size is None else f"({size[1]},{size[2]}){size[3]}"
+        if size is not None and name not in files and f"{name}a" in files:
+            name += "a"  # the lowest of its size
         if name not in files:
             raise unknown_name("network of the survey", name, files)
         return read_model(self.directory / files[name])

@@ -13,8 +13,8 @@ def short_table(tables: dict[str, Any]) -> list[dict[str, Any]]:
 
     **Returns:**
     Rows with `network`, `words`, `parameters`, `loss` (training), `kind`, `held-out loss`, `standard error` and
-    `accuracy` or `R²` (of the size, refitted), `visited` (from which training step to which) and `note`. Empty cells
-    are None.
+    `accuracy` or `R²` (of the size, refitted, beside its lowest level), `visited` (from which training step to which)
+    and `note`. Empty cells are None.
     """
     entries, selection = tables["catalogue"], tables["selection"]
     lowest = {}
@@ -24,7 +24,7 @@ def short_table(tables: dict[str, Any]) -> list[dict[str, Any]]:
             lowest[entry["size"]] = entry
     shown = [e for e in entries if lowest[e["size"]] is e or e["visit"]["verdict"] == "visit"]
     notes = {selection["recommended"]: "recommended"}
-    rows = [_small(entry, notes.get(entry["size"]) if lowest[entry["size"]] is entry else None) for entry in shown]
+    rows = [_small(entry, notes.get(entry["size"]), is_lowest=lowest[entry["size"]] is entry) for entry in shown]
     return [*rows, _big(tables, notes.get(BIG))]
 
 
@@ -32,19 +32,21 @@ def _loss(entry: dict[str, Any]) -> float:
     return float("inf") if entry["loss"] is None else entry["loss"]
 
 
-def _small(entry: dict[str, Any], note: str | None) -> dict[str, Any]:
+def _small(entry: dict[str, Any], note: str | None, *, is_lowest: bool) -> dict[str, Any]:
+    # The held-out figures are of the size, refitted: they stand beside its lowest level alone.
+    measured = entry if is_lowest else dict.fromkeys(entry)
     return {
         "network": entry["name"],
         "words": entry["words"],
         "parameters": entry["parameters"],
         "loss": entry["loss"],
         "kind": entry["kind"],
-        "held-out loss": entry["held_out_loss"],
-        "standard error": entry["held_out_error"],
-        "accuracy": entry["held_out_accuracy"],
-        "R²": entry["held_out_r_squared"],
+        "held-out loss": measured["held_out_loss"],
+        "standard error": measured["held_out_error"],
+        "accuracy": measured["held_out_accuracy"],
+        "R²": measured["held_out_r_squared"],
         "visited": _visited(entry["visit"]),
-        "note": note,
+        "note": note if is_lowest else None,
     }
 
 
@@ -68,6 +70,6 @@ def _big(tables: dict[str, Any], note: str | None) -> dict[str, Any]:
 
 def _visited(visit: dict[str, Any]) -> str | None:
     """When training was near; how near, and its control, stand in the report."""
-    if visit["verdict"] == "visit":
-        return f"{visit['first_step']:,}-{visit['last_step']:,}"
-    return f"near {visit['step']:,}" if visit["verdict"] == "near" else None
+    first, last = visit["first_step"], visit["last_step"]
+    steps = f"{first:,}" if first == last else f"{first:,}-{last:,}"
+    return {"visit": steps, "near": f"near {steps}"}.get(visit["verdict"])
