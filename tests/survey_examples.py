@@ -218,7 +218,7 @@ def iris() -> tuple[dict[str, Any], xr.DataTree]:
             "held_out_rows": 38,
             "folds": 1,
             "repeats": 1,
-            "recipe": {"num_starts": 8, "num_steps": 3000, "learning_rate": 0.03, "big_steps": 5000},
+            "recipe": {"num_starts": 8, "num_steps": 3000, "learning_rate": 0.03, "big_steps": 5000, "big_starts": 3},
         },
         "seconds": {"catalogue": 41.2, "training": 52.9, "reduction": 3.1, "held-out figures": 22.0},
     }  # fmt: skip

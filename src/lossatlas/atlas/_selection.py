@@ -9,7 +9,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, Float, PRNGKeyArray
+from jaxtyping import Float, PRNGKeyArray
 
 from lossatlas._journal import Journal
 from lossatlas._parameters import num_parameters
@@ -30,12 +30,14 @@ class Recipe:
     """How the networks of the held-out comparison are fitted: what a user would do, the same for every fold.
 
     Small networks: the best training loss of `num_starts` Glorot starts, Adam with cosine decay (linear networks
-    under squared error in closed form). The big network: one Glorot start, Adam, in batches above `batch_above` rows.
+    under squared error in closed form). The big network: a Glorot start, Adam, in batches above `batch_above` rows; its
+    figures are the means over `big_starts` trainings, since one start more or less moves them far.
     """
 
     num_starts: int = 8
     num_steps: int = 3000
     learning_rate: float = 0.03
+    big_starts: int = 3
     big_steps: int = 5000
     big_learning_rate: float = 1e-3
     batch_above: int = 512
@@ -47,7 +49,7 @@ class HeldOut(eqx.Module):
 
     - `name`: `"(k,r)"`, or `"big network"`; `num_parameters`: its size.
     - `losses`: of every held-out row, fold after fold.
-    - `correct`: whether its label was right; None for regression.
+    - `correct`: whether its label was right (the share of the trainings in which it was); None for regression.
     - `folds`: the rows of each fold.
     - `overlap`: rows tested for each row trained on, in a fold.
     """
@@ -55,7 +57,7 @@ class HeldOut(eqx.Module):
     name: str
     num_parameters: int
     losses: Float[np.ndarray, " n"]
-    correct: Bool[np.ndarray, " n"] | None
+    correct: Float[np.ndarray, " n"] | None
     folds: tuple[int, ...]
     overlap: float
 
@@ -161,9 +163,11 @@ def select(
         return fit_small(key, landscape, outputs, size, activation, recipe)
 
     def measure(key: PRNGKeyArray, fold: tuple[DataSet, DataSet], name: str) -> dict[str, np.ndarray]:
-        network = fit(key, fold[0].landscape(loss), known[name])
-        row_losses, row_hits = _score(fold[1].landscape(loss), network)
-        figures = np.asarray(row_losses), np.asarray(row_hits), np.asarray(num_parameters(network))
+        starts = recipe.big_starts if name == BIG else 1
+        trained = [fit(jax.random.fold_in(key, i), fold[0].landscape(loss), known[name]) for i in range(starts)]
+        scores = [_score(fold[1].landscape(loss), network) for network in trained]
+        row_losses, row_hits = (np.mean([np.asarray(score[i], float) for score in scores], axis=0) for i in range(2))
+        figures = row_losses, row_hits, np.asarray(num_parameters(trained[0]))
         return dict(zip(columns, figures, strict=True))
 
     with progress.task("held-out figures", len(folds) * len(known)) as task:

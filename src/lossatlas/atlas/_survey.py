@@ -232,7 +232,7 @@ def _survey(data: DataSet, config: SurveyConfig, loss: str, meter: ProgressMeter
         config.hidden,
         loss=loss,
         activation=act,
-        recipe=Recipe(),
+        recipe=Recipe(big_starts=1) if full else Recipe(),  # folds and repeats average over starts too
         progress=meter,
         journal=journal,
     )

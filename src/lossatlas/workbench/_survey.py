@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from lossatlas.atlas import Survey
 
 # Raised when the same settings on the same data would give another answer than before.
-SURVEY_VERSION = 6
+SURVEY_VERSION = 7
 
 
 def survey(
