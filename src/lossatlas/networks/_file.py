@@ -5,6 +5,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import re
 import tempfile
 from typing import Any
 
@@ -14,10 +15,10 @@ import numpy as np
 from jaxtyping import Array
 
 from lossatlas._errors import InputError, unknown_name
-from lossatlas._parameters import named_parameters
+from lossatlas._parameters import named_arrays
 from lossatlas._types import Network
 from lossatlas.networks._activations import activation, activation_names
-from lossatlas.networks._dense import Dense, DenseLayer
+from lossatlas.networks._rebuild import class_names, describe, rebuild
 
 
 _HEADER = "lossatlas.network"
@@ -53,7 +54,8 @@ def save(
 
     **Arguments:**
     - `path`: the file, usually `.safetensors`; its folder must exist.
-    - `network`: a [`lossatlas.networks.Dense`][] with an activation known by name.
+    - `network`: any architecture of `lossatlas.networks`, with an activation known by name; running statistics are
+      saved with it.
     - `preprocessing`: what its inputs need, `data.preprocessing.to_dict()`.
     - `extra`: anything that JSON knows.
 
@@ -77,7 +79,7 @@ def save(
     except (TypeError, ValueError) as error:
         msg = f"preprocessing and extra must hold what JSON knows (finite numbers, text, lists, dictionaries): {error}."
         raise InputError(msg) from None
-    tensors = {_tensor_name(name): np.asarray(array) for name, array in named_parameters(network).items()}
+    tensors = {_tensor_name(name): np.asarray(array) for name, array in named_arrays(network).items()}
     for name, array in tensors.items():
         if array.dtype.name not in _DTYPES:
             msg = f"The parameter {name} has type {array.dtype}; a model file holds {', '.join(_DTYPES)}."
@@ -91,9 +93,14 @@ def _tensor_name(path: str) -> str:
     return path.replace("[", ".").replace("]", "")
 
 
+def _path_name(tensor: str) -> str:
+    """`layers.0.weight` as `layers[0].weight`."""
+    return re.sub(r"\.(\d+)(?=\.|$)", r"[\1]", tensor)
+
+
 def _arguments(network: Any) -> dict[str, Any]:
-    if not isinstance(network, Dense):
-        msg = f"Only networks.Dense can be saved, got {type(network).__name__}."
+    if type(network).__name__ not in class_names():
+        msg = f"Only {', '.join(class_names())} of lossatlas.networks can be saved, got {type(network).__name__}."
         raise InputError(msg)
     name = network.activation.name
     if name not in activation_names() or activation(name) != network.activation:
@@ -102,12 +109,7 @@ def _arguments(network: Any) -> dict[str, Any]:
             f"use one known by name: {', '.join(activation_names())}."
         )
         raise InputError(msg)
-    return {
-        "widths": list(network.widths),
-        "num_linear": list(network.num_linear),
-        "has_bias": [layer.bias is not None for layer in network.layers],
-        "activation": name,
-    }
+    return describe(network)
 
 
 def _write_whole(path: pathlib.Path, content: bytes) -> None:
@@ -155,9 +157,19 @@ def load(path: str | pathlib.Path) -> SavedNetwork:
     if version != _VERSION:
         msg = f"The model file {path.name!r} has format {version}, this version reads {_VERSION}; update lossatlas."
         raise InputError(msg)
-    if kind != "Dense":
-        raise unknown_name("network class", kind, ["Dense"])
-    network = _build_dense(path, arguments, tensors)
+    if kind not in class_names():
+        raise unknown_name("network class", kind, class_names())
+    arrays = {_path_name(name): _to_jax(array) for name, array in tensors.items()}
+    try:
+        network = rebuild(kind, arguments, arrays)
+    except (KeyError, TypeError, ValueError, AttributeError, AssertionError) as error:
+        shapes = ", ".join(f"{name} {array.shape}" for name, array in list(tensors.items())[:8])
+        reason = f"{error} " if str(error) else ""
+        msg = (
+            f"The model file {path.name!r} is damaged or of a newer version: its header and its tensors ({shapes}) do "
+            f"not fit together. {reason}"
+        )
+        raise InputError(msg.strip()) from None
     return SavedNetwork(network, preprocessing, extra)
 
 
@@ -175,45 +187,6 @@ def _read(path: pathlib.Path) -> tuple[str | None, dict[str, np.ndarray]]:
         msg = f"{path.name!r} is no readable safetensors file: {error}."
         raise InputError(msg) from None
     return text, tensors
-
-
-def _build_dense(path: pathlib.Path, arguments: dict[str, Any], tensors: dict[str, np.ndarray]) -> Dense:
-    try:
-        expected = _shapes(**arguments)
-        act = activation(arguments["activation"])
-    except (KeyError, TypeError, ValueError):
-        msg = f"The header of the model file {path.name!r} is damaged or of a newer version."
-        raise InputError(msg) from None
-    found = {name: array.shape for name, array in tensors.items()}
-    for name in sorted(expected.keys() | found.keys()):
-        if expected.get(name) != found.get(name):
-            msg = (
-                f"The model file {path.name!r} is damaged: {name} has shape {found.get(name)}, "
-                f"its header says {expected.get(name)}."
-            )
-            raise InputError(msg)
-    arrays = {name: _to_jax(array) for name, array in tensors.items()}
-    layers = [
-        DenseLayer(arrays[f"layers.{i}.weight"], arrays.get(f"layers.{i}.bias"), arrays.get(f"layers.{i}.linear"))
-        for i in range(len(arguments["widths"]) - 1)
-    ]
-    return Dense.from_layers(layers, act)
-
-
-def _shapes(
-    widths: list[int], num_linear: list[int], has_bias: list[bool], activation: str
-) -> dict[str, tuple[int, ...]]:
-    """The tensors that a network of these arguments has, and their shapes."""
-    del activation
-    fan_ins = [widths[0], *(k + r for k, r in zip(widths[1:-1], num_linear, strict=True))]
-    shapes = {}
-    for i, (k, m, r, bias) in enumerate(zip(widths[1:], fan_ins, [*num_linear, 0], has_bias, strict=True)):
-        shapes[f"layers.{i}.weight"] = (k, m)
-        if bias:
-            shapes[f"layers.{i}.bias"] = (k,)
-        if r:
-            shapes[f"layers.{i}.linear"] = (r, m)
-    return shapes
 
 
 def _to_jax(array: np.ndarray) -> Array:

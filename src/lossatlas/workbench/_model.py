@@ -122,5 +122,7 @@ def read_model(path: pathlib.Path) -> Model:
         )
         raise InputError(msg)
     preprocessing = Preprocessing.from_dict(saved.preprocessing)
-    assert isinstance(saved.network, Dense)  # the only class that is saved
+    if not isinstance(saved.network, Dense):
+        msg = f"{path.name!r} holds a {type(saved.network).__name__}; read it with lossatlas.networks.load."
+        raise InputError(msg)
     return Model(saved.network, preprocessing, saved.extra["loss"], saved.extra.get("summary", path.stem))
