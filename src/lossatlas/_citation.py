@@ -134,6 +134,7 @@ _SOURCES: dict[str, tuple[str, ...]] = {
     "geometry.Spectrum": ("wu2000thick", "kuczynski1992estimating"),
     "geometry.trace": ("meyer2021hutch",),
     "geometry.TraceEstimate": ("meyer2021hutch",),
+    "theory.critical_set_dimension": ("zhang2022hierarchical",),
     "theory.lift_inertia": _DEPTH,
     "theory.LiftedInertia": _DEPTH,
     "theory.linear_levels": ("baldi1989linear",),

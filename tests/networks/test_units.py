@@ -201,3 +201,51 @@ def test_unit_space_is_plain_data():
     space = UnitSpace("hidden[0]", 2, "neuron", (Axis("w", 0),), (Axis("v", 1),), None)
     assert space == UnitSpace("hidden[0]", 2, "neuron", (Axis("w", 0),), (Axis("v", 1),), None)
     assert (space.shares, space.closed) == ("any", None)
+
+
+WRONG = {
+    "dense": ((2,), r"of shape \(3\), got \(2,\)"),
+    "residual, plain": ((7, 3), r"of shape \(3\), got \(7, 3\); for many of them use jax.vmap"),
+    "recurrent": ((5, 2), r"of shape \(any, 3\), got \(5, 2\)"),
+    "conv, SAME": ((72,), r"of shape \(2, 6, 6\), got \(72,\)"),
+    "transformer": ((4, 2), r"of shape \(any, 3\), got \(4, 2\)"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_examples_of_another_shape_are_refused(name):
+    shape, said = WRONG[name]
+    with pytest.raises(InputError, match=said):
+        ARCHITECTURES[name][0](jnp.zeros(shape))
+
+
+def test_a_transformer_reads_numbers_of_words_too():
+    network = ARCHITECTURES["transformer"][0]
+    words = jnp.array([2, 0, 1])
+    np.testing.assert_allclose(network(words), network(jnp.eye(3)[words]), atol=1e-14)
+    with pytest.raises(InputError, match="has 5 tokens, the network positions for 4"):
+        network(jnp.zeros((5, 3)))
+
+
+def test_running_statistics_are_those_of_the_batch_where_they_were_taken():
+    network = Conv(KEY, (2, 6, 6), [3, 4], [2], norm="batch", pool="max", batch_statistics=True)
+    rows = jax.random.normal(jax.random.key(2), (9, 2, 6, 6))
+    settled = network.with_statistics(rows)
+    np.testing.assert_allclose(jax.vmap(settled)(rows), network.call_batch(rows), atol=1e-12)
+    assert num_parameters(settled) == num_parameters(network)
+    landscape = Landscape(rows, jnp.zeros((9, 2)))
+    np.testing.assert_allclose(landscape.predictions(network), network.call_batch(rows), atol=1e-12)
+    with pytest.raises(InputError, match="batch_size=None"):
+        landscape.with_batch_size(4)(network)
+
+
+def test_convolutions_agree_with_a_loop_over_positions():
+    network = Conv(KEY, (2, 5, 5), [3], [2], padding="VALID", stride=2, activation="identity")
+    image = jax.random.normal(jax.random.key(1), (2, 5, 5))
+    kernel, bias = network.convs[0].conv.weight, network.convs[0].conv.bias
+    assert bias is not None
+    rows = [
+        [jnp.sum(kernel * image[None, :, i : i + 3, j : j + 3], axis=(1, 2, 3)) + bias for j in (0, 2)] for i in (0, 2)
+    ]
+    flat = jnp.moveaxis(jnp.array(rows), -1, 0).reshape(-1)
+    np.testing.assert_allclose(network(image), network.layers[0](flat), atol=1e-12)

@@ -12,7 +12,7 @@ from lossatlas._errors import InputError
 from lossatlas._parameters import Buffer
 from lossatlas.networks._activations import Activation
 from lossatlas.networks._activations import activation as as_activation
-from lossatlas.networks._checks import check_positive
+from lossatlas.networks._checks import check_input, check_positive
 from lossatlas.networks._init import Std, bias_std, draw, weight_std
 from lossatlas.networks._layers import BATCH, Affine, BatchNorm, Convolution
 from lossatlas.networks._units import Axis, UnitSpace, resized
@@ -89,6 +89,9 @@ class Conv(eqx.Module):
         init: str | float | Std = "glorot",
         dtype=None,
     ):
+        if len(image) != 3:
+            msg = f"image must be the shape (channels, height, width) of the inputs, got {image}."
+            raise InputError(msg)
         check_positive(channels=min(channels, default=0), widths=min(widths, default=0), image=min(image))
         check_positive(kernel=kernel, stride=stride)
         if batch_statistics and norm is None:
@@ -123,7 +126,8 @@ class Conv(eqx.Module):
             for i, (k, m, o) in enumerate(zip(keys[2 * len(channels) :], fan_ins, widths, strict=True))
         )
 
-    def __call__(self, x: Float[Array, "c h w"]) -> Float[Array, " o"]:
+    def __call__(self, x: Float[Array, "..."]) -> Float[Array, " o"]:
+        check_input(x, *self.image)
         return self._forward(x, in_batch=False)
 
     def call_batch(self, inputs: Float[Array, "n c h w"]) -> Float[Array, "n o"]:

@@ -9,6 +9,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from lossatlas._errors import InputError, unknown_name
 from lossatlas.networks._activations import Activation, activation
+from lossatlas.networks._checks import check_input
 from lossatlas.networks._init import Std, bias_std, draw, weight_std
 from lossatlas.networks._units import Axis, UnitSpace
 
@@ -133,7 +134,8 @@ class Dense(eqx.Module):
         object.__setattr__(self, "activation", _activation(activation))
         return self
 
-    def __call__(self, x: Float[Array, " d"]) -> Float[Array, " o"]:
+    def __call__(self, x: Float[Array, "..."]) -> Float[Array, " o"]:
+        check_input(x, self.layers[0].weight.shape[1])
         for layer in self.layers[:-1]:
             x = layer.hidden(x, self.activation)
         return self.layers[-1].preactivation(x)

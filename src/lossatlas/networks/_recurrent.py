@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from lossatlas.networks._activations import Activation
 from lossatlas.networks._activations import activation as as_activation
-from lossatlas.networks._checks import check_positive
+from lossatlas.networks._checks import check_input, check_positive
 from lossatlas.networks._init import Std, draw, weight_std
 from lossatlas.networks._layers import Affine
 from lossatlas.networks._units import Axis, UnitSpace, resized
@@ -53,7 +53,9 @@ class Recurrent(eqx.Module):
         self.output = Affine.create(third, num_hidden, num_outputs, init=init, dtype=dtype, is_output=True)
         self.activation = as_activation(activation)
 
-    def __call__(self, x: Float[Array, "t d"]) -> Float[Array, " o"]:
+    def __call__(self, x: Float[Array, "..."]) -> Float[Array, " o"]:
+        check_input(x, None, self.inputs.weight.shape[1])
+
         def step(state, fed):
             return self.activation(fed + state @ self.recurrent.T), None
 

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from lossatlas._errors import InputError
 from lossatlas.networks._activations import Activation
 from lossatlas.networks._activations import activation as as_activation
-from lossatlas.networks._checks import check_positive
+from lossatlas.networks._checks import check_input, check_positive
 from lossatlas.networks._init import Std
 from lossatlas.networks._layers import Affine, StreamNorm
 from lossatlas.networks._units import Axis, UnitSpace, resized
@@ -92,7 +92,8 @@ class Residual(eqx.Module):
         self.output = Affine.create(last, num_stream, num_outputs, init=init, dtype=dtype, is_output=True)
         self.activation = as_activation(activation)
 
-    def __call__(self, x: Float[Array, " d"]) -> Float[Array, " o"]:
+    def __call__(self, x: Float[Array, "..."]) -> Float[Array, " o"]:
+        check_input(x, self.inputs.weight.shape[1])
         stream = self.inputs(x)
         for block in self.blocks:
             stream = stream + block(stream, self.activation)

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from lossatlas._errors import InputError
 from lossatlas.networks._activations import Activation
 from lossatlas.networks._activations import activation as as_activation
-from lossatlas.networks._checks import check_positive
+from lossatlas.networks._checks import check_input, check_positive
 from lossatlas.networks._init import Std, draw, weight_std
 from lossatlas.networks._layers import Affine, StreamNorm
 from lossatlas.networks._residual import norm_axes
@@ -171,7 +171,9 @@ class Transformer(eqx.Module):
         self.output = Affine.create(last, num_stream, num_outputs, init=init, dtype=dtype, is_output=True)
         self.activation = as_activation(activation)
 
-    def __call__(self, x: Float[Array, "t d"] | Int[Array, " t"]) -> Float[Array, " o"]:
+    def __call__(self, x: Float[Array, "..."] | Int[Array, " t"]) -> Float[Array, " o"]:
+        if x.ndim != 1:
+            check_input(x, None, self.inputs.weight.shape[1])
         if x.shape[0] > self.positions.shape[0]:
             msg = f"The sequence has {x.shape[0]} tokens, the network positions for {self.positions.shape[0]}."
             raise InputError(msg)
