@@ -1,5 +1,6 @@
 """Networks that are one up to the symmetries of their units are recognised; others are not."""
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -77,6 +78,20 @@ def test_a_disguised_network_is_recognised(name):
     assert result.output_difference < 1e-10
     assert str(result).startswith("the same network up to symmetry, residual ")
     np.testing.assert_allclose(jax.vmap(moved)(inputs), jax.vmap(reference)(inputs), atol=1e-10)
+
+
+@pytest.mark.parametrize("pool", ["max", "average"])
+def test_channels_of_other_signs_are_reflected_only_where_pooling_allows(pool):
+    # The largest of some values changes with their sign, the mean turns its own.
+    reference = filled(Conv(KEY, (1, 4, 4), [3], [2], pool=pool))
+    conv = reference.convs[0].conv
+    flipped = eqx.tree_at(
+        lambda n: (n.convs[0].conv.weight, n.convs[0].conv.bias), reference, (-conv.weight, -conv.bias)
+    )
+    rows = jax.random.normal(jax.random.key(2), (5, 1, 4, 4))
+    moved, result = match(flipped, reference)
+    np.testing.assert_allclose(jax.vmap(moved)(rows), jax.vmap(flipped)(rows), atol=1e-12)
+    assert bool((result.signs["channels[0]"] < 0).any()) == (pool == "average")
 
 
 @pytest.mark.parametrize("name", ["dense, tanh", "dense, relu", "residual"])

@@ -10,7 +10,7 @@ from lossatlas._parameters import named_arrays
 from lossatlas._types import Network
 from lossatlas.embedding._record import Data, outputs
 from lossatlas.embedding._unit_map import require_unit_spaces
-from lossatlas.networks import Axis, Dense, UnitSpace, apply_reflection, put_units, replace_parameters, take_units
+from lossatlas.networks import Axis, Conv, Dense, UnitSpace, apply_reflection, put_units, replace_parameters, take_units
 
 
 _SAME = 1e-9
@@ -55,8 +55,9 @@ def match(network: Network, reference: Network, *, landscape: Data = None) -> tu
     r"""Bring a network as near to a reference as the symmetries of its units allow; its function stays.
 
     Units are permuted in every unit space, reflected where the activation is odd (or $\sigma(-t) = c - \sigma(t)$) and
-    scaled where it is homogeneous. Space after space is matched by linear assignment of what touches it, first by the
-    entries whose other axes are settled already, then all in turn until nothing is gained.
+    not followed by max pooling, and scaled where it is homogeneous. Space after space is matched by linear assignment
+    of what touches it, first by the entries whose other axes are settled already, then all in turn until nothing is
+    gained.
 
     Equal networks are recognised unless units are copies of each other, do nothing, or mix freely (linear units,
     coordinates within an attention head): reduce both first. For networks from different trainings it is weight
@@ -173,6 +174,8 @@ def _can_reflect(network: Network, space: UnitSpace) -> bool:
         return True
     if act is None or space.is_normalised or space.kind not in ("neuron", "channel"):
         return False
+    if isinstance(network, Conv) and space.kind == "channel" and network.pool == "max":
+        return False  # the largest of some values does not turn with their sign
     return act.parity == "odd" or (isinstance(network, Dense) and act.reflection is not None and space.bias is not None)
 
 
