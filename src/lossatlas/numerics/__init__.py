@@ -1,0 +1,5 @@
+"""What no library has: small numerical pieces that know nothing of networks."""
+
+from lossatlas.numerics._jaxpr import Var as Var
+from lossatlas.numerics._jaxpr import evaluate as evaluate
+from lossatlas.numerics._jaxpr import flat_jaxpr as flat_jaxpr

@@ -1,0 +1,114 @@
+"""Functions as flat lists of operations. The one file that walks a jaxpr."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, Var
+from jaxtyping import Array
+
+
+# Operations that only call another jaxpr, and the parameter that holds it.
+_CALLS = {
+    "jit": "jaxpr",
+    "pjit": "jaxpr",
+    "closed_call": "call_jaxpr",
+    "core_call": "call_jaxpr",
+    "checkpoint": "jaxpr",
+    "custom_jvp_call": "call_jaxpr",
+    "custom_vjp_call": "call_jaxpr",
+}
+
+
+def flat_jaxpr(fn: Callable[..., Any], *args: Any, unroll: int = 0) -> ClosedJaxpr:
+    """Trace a function, with the calls inside it (`jit`, `checkpoint`, custom derivatives) written out.
+
+    **Arguments:**
+    - `fn`, `args`: as for `jax.make_jaxpr`; the variables of the result are the leaves of the arguments, in order.
+    - `unroll`: loops of a fixed number of steps (`lax.scan`) are written out up to this length.
+
+    **Returns:** a closed jaxpr without calls. Longer scans, `while` and `cond` stay single operations.
+    """
+    closed = jax.make_jaxpr(fn)(*args)
+    flat = jax.make_jaxpr(lambda *leaves: _run(closed.jaxpr, closed.consts, leaves, unroll, {}, {}))
+    return flat(*jax.tree.leaves(args))
+
+
+def evaluate(
+    closed: ClosedJaxpr, leaves: Sequence[Array], taps: Sequence[Var] = (), nudges: Mapping[Var, Array] | None = None
+) -> tuple[list[Array], list[Array]]:
+    """Run a flat jaxpr and return values from within.
+
+    **Arguments:**
+    - `leaves`: the values of its variables; it runs under `jit`, `vmap` and derivatives.
+    - `taps`: variables whose values are wanted too.
+    - `nudges`: what is added to some variables before they are used: at zero, a derivative in a nudge is that in the
+      variable.
+
+    **Returns:** the outputs, and the values of the taps (nudges included).
+    """
+    seen: dict[Var, Array] = {}
+    outputs = _run(closed.jaxpr, closed.consts, leaves, 0, dict(nudges or {}), seen)
+    return outputs, [seen[tap] for tap in taps]
+
+
+def _run(
+    jaxpr: Jaxpr,
+    consts: Sequence[Any],
+    leaves: Sequence[Any],
+    unroll: int,
+    nudges: Mapping[Var, Array],
+    seen: dict[Var, Any],
+) -> list[Any]:
+    """The outputs of a jaxpr; the values of its own variables are left in `seen`."""
+
+    def read(atom: Any) -> Any:
+        return atom.val if isinstance(atom, Literal) else seen[atom]
+
+    def write(var: Var, value: Any) -> None:
+        seen[var] = value + nudges[var] if var in nudges else value
+
+    for var, value in zip((*jaxpr.constvars, *jaxpr.invars), (*consts, *leaves), strict=True):
+        write(var, value)
+    for eqn in jaxpr.eqns:
+        values = [read(atom) for atom in eqn.invars]
+        name = eqn.primitive.name
+        if name in _CALLS:
+            inner = _closed(eqn.params[_CALLS[name]])
+            results = _run(inner.jaxpr, inner.consts, values, unroll, {}, {})
+        elif name == "scan" and eqn.params["length"] <= unroll:
+            results = _unrolled(eqn.params, values, unroll)
+        else:
+            bound = eqn.primitive.get_bind_params(eqn.params)
+            functions, params = bound if isinstance(bound, tuple) else ((), bound)  # a pair before JAX 0.10
+            results = eqn.primitive.bind(*functions, *values, **params)
+            results = results if eqn.primitive.multiple_results else [results]
+        for var, value in zip(eqn.outvars, results, strict=True):
+            write(var, value)
+    return [read(atom) for atom in jaxpr.outvars]
+
+
+def _unrolled(params: Mapping[str, Any], values: list[Any], unroll: int) -> list[Any]:
+    """The results of a scan, its body written out for every step."""
+    body: ClosedJaxpr = params["jaxpr"]
+    num_consts, num_carry, length = params["num_consts"], params["num_carry"], params["length"]
+    consts, carry, stacked = (
+        values[:num_consts],
+        values[num_consts : num_consts + num_carry],
+        values[num_consts + num_carry :],
+    )
+    steps = range(length)
+    made: list[list[Any]] = []
+    for i in reversed(steps) if params["reverse"] else steps:
+        slices = [jax.lax.index_in_dim(array, i, keepdims=False) for array in stacked]
+        results = _run(body.jaxpr, body.consts, [*consts, *carry, *slices], unroll, {}, {})
+        carry = results[:num_carry]
+        made.append(results[num_carry:])
+    if params["reverse"]:
+        made.reverse()
+    return [*carry, *(jnp.stack(column) for column in zip(*made, strict=True))]
+
+
+def _closed(jaxpr: Jaxpr | ClosedJaxpr) -> ClosedJaxpr:
+    return jaxpr if isinstance(jaxpr, ClosedJaxpr) else ClosedJaxpr(jaxpr, ())
