@@ -60,7 +60,7 @@ def test_values_within_are_seen_and_nudged():
     np.testing.assert_allclose(network.layers[0](maps.reshape(-1)), outputs[0], atol=1e-14)
 
     def moved(nudge):
-        return evaluate(closed, [image], nudges={tap: nudge})[0][0]
+        return evaluate(closed, [image], [tap], [nudge])[0][0]
 
     slopes = jax.jit(jax.jacrev(moved))(jnp.zeros(maps.shape))
     np.testing.assert_allclose(slopes.reshape(3, -1), network.layers[0].weight, atol=1e-14)

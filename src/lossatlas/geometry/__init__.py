@@ -25,3 +25,4 @@ from lossatlas.geometry._spectrum import Spectrum as Spectrum
 from lossatlas.geometry._spectrum import spectrum as spectrum
 from lossatlas.geometry._trace import TraceEstimate as TraceEstimate
 from lossatlas.geometry._trace import trace as trace
+from lossatlas.geometry._unit_outputs import unit_outputs as unit_outputs

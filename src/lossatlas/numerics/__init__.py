@@ -1,5 +1,7 @@
 """What no library has: small numerical pieces that know nothing of networks."""
 
+from lossatlas.numerics._jaxpr import ClosedJaxpr as ClosedJaxpr
 from lossatlas.numerics._jaxpr import Var as Var
 from lossatlas.numerics._jaxpr import evaluate as evaluate
 from lossatlas.numerics._jaxpr import flat_jaxpr as flat_jaxpr
+from lossatlas.numerics._jaxpr import shape_of as shape_of

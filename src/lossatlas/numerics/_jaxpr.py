@@ -35,21 +35,27 @@ def flat_jaxpr(fn: Callable[..., Any], *args: Any, unroll: int = 0) -> ClosedJax
     return flat(*jax.tree.leaves(args))
 
 
+def shape_of(var: Var) -> jax.ShapeDtypeStruct:
+    """Shape and type of the value of a variable."""
+    aval: Any = var.aval
+    return jax.ShapeDtypeStruct(aval.shape, aval.dtype)
+
+
 def evaluate(
-    closed: ClosedJaxpr, leaves: Sequence[Array], taps: Sequence[Var] = (), nudges: Mapping[Var, Array] | None = None
+    closed: ClosedJaxpr, leaves: Sequence[Array], taps: Sequence[Var] = (), nudges: Sequence[Array] = ()
 ) -> tuple[list[Array], list[Array]]:
     """Run a flat jaxpr and return values from within.
 
     **Arguments:**
     - `leaves`: the values of its variables; it runs under `jit`, `vmap` and derivatives.
     - `taps`: variables whose values are wanted too.
-    - `nudges`: what is added to some variables before they are used: at zero, a derivative in a nudge is that in the
-      variable.
+    - `nudges`: what is added to the taps (each of them once) before they are used: at zero, a derivative in a nudge is
+      that in the variable. None by default.
 
     **Returns:** the outputs, and the values of the taps (nudges included).
     """
     seen: dict[Var, Array] = {}
-    outputs = _run(closed.jaxpr, closed.consts, leaves, 0, dict(nudges or {}), seen)
+    outputs = _run(closed.jaxpr, closed.consts, leaves, 0, dict(zip(taps, nudges, strict=False)), seen)
     return outputs, [seen[tap] for tap in taps]
 
 
