@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 
 from lossatlas._errors import InputError
-from lossatlas.geometry import unit_outputs
-from lossatlas.geometry._unit_outputs import batches, find_taps, mean_square_slopes
+from lossatlas.geometry import find_taps, mean_square_slopes, unit_batches, unit_outputs
 from lossatlas.networks import Conv, Dense, Recurrent, Residual, Transformer
 
 
@@ -61,7 +60,7 @@ def test_batches_agree_with_all_rows_at_once_a_ragged_last_one_too():
     network = Residual(KEY, 3, 4, 2, num_hidden=5)
     rows = _rows(7, 3)
     taps = find_taps(network, rows[0])
-    pieces = list(batches(taps, network, rows, 3))
+    pieces = list(unit_batches(taps, network, rows, 3))
     assert [len(outputs) for outputs, _ in pieces] == [3, 3, 1]
     np.testing.assert_allclose(np.concatenate([o for o, _ in pieces]), jax.vmap(network)(rows), atol=1e-14)
     for name, values in unit_outputs(network, rows).items():

@@ -13,6 +13,9 @@ from lossatlas.embedding._lift import lift as lift
 from lossatlas.embedding._match import Match as Match
 from lossatlas.embedding._match import match as match
 from lossatlas.embedding._predicted import lift_inertia as lift_inertia
+from lossatlas.embedding._pruning import PrunedPoint as PrunedPoint
+from lossatlas.embedding._pruning import PruningPath as PruningPath
+from lossatlas.embedding._pruning import pruning_path as pruning_path
 from lossatlas.embedding._record import MapCertificate as MapCertificate
 from lossatlas.embedding._record import Record as Record
 from lossatlas.embedding._reduce import Reduction as Reduction

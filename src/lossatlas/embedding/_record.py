@@ -150,11 +150,11 @@ def inputs_of(data: Data, what: str) -> Array:
     **Raises:** `InputError` when they are missing, empty or not finite.
     """
     if data is None:
-        msg = f"{what} needs the data: give a Landscape, or the inputs as an array of shape (n, d)."
+        msg = f"{what} needs the data: give a Landscape, or the inputs as an array of shape (n, ...)."
         raise InputError(msg)
     inputs = data.inputs if isinstance(data, Landscape) else jnp.asarray(data)
-    if inputs.ndim != 2 or inputs.shape[0] == 0:
-        msg = f"{what} needs inputs of shape (n, d) with n at least 1, got shape {inputs.shape}."
+    if inputs.ndim < 2 or inputs.shape[0] == 0:
+        msg = f"{what} needs inputs of shape (n, ...) with n at least 1, got shape {inputs.shape}."
         raise InputError(msg)
     if not bool(jnp.isfinite(inputs).all()):
         msg = f"{what} needs finite inputs; they contain NaN or infinity. Remove or impute those rows."

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 from lossatlas._errors import InputError, unknown_name
 from lossatlas._parameters import named_arrays
 from lossatlas._types import Network
-from lossatlas.embedding._constants import arrays_of, can_shift, layer_of, shift_cotangent
+from lossatlas.embedding._constants import arrays_of, as_network, can_shift, fold_constants, layer_of, shift_cotangent
 from lossatlas.networks import (
     Axis,
     Dense,
@@ -105,6 +105,43 @@ class UnitMap(eqx.Module):
         narrow = network.with_sizes({self.space: old})
         kept = named_arrays(narrow)
         return replace_parameters(narrow, {path: value for path, value in values.items() if path in kept})
+
+
+class ShiftReaders(eqx.Module):
+    """Add what units put out at all times to the biases that their readers feed; the units are changed or dropped next.
+
+    - `constants`: of every unit of the space.
+    """
+
+    space: str = eqx.field(static=True)
+    constants: Float[Array | np.ndarray, " units"]
+    note: str = eqx.field(static=True, default="")
+
+    def apply(self, network: Network) -> Network:
+        """The network with these biases.
+
+        **Raises:** `InputError` where a reader has no bias that could hold the constants.
+        """
+        space = find_space(network, self.space)
+        if not reader_biases_hold(network, space):
+            msg = f"No bias can hold a constant that units of {self.space} put out."
+            raise InputError(msg)
+        constants = jnp.asarray(self.constants)
+        if isinstance(network, Dense):
+            layers = arrays_of(network)
+            kind, i = layer_of(self.space)
+            count = layers[i].num_neurons if kind == "linear" else layers[i].num_units - layers[i].num_neurons
+            rest = jnp.zeros(count, constants.dtype)
+            full = jnp.concatenate([rest, constants] if kind == "linear" else [constants, rest])
+            return as_network(fold_constants(layers, i, full.astype(layers[i].weight.dtype)), network.activation)
+        values = named_arrays(network)
+        for axis in space.readers:
+            assert axis.bias is not None
+            block = take_units(values[axis.path], axis, space.size)
+            added = jnp.einsum("r...ni,n->r...i", block, constants.astype(block.dtype))
+            added = added.reshape(len(added), -1).sum(1)
+            values[axis.bias] = values[axis.bias] + added
+        return replace_parameters(network, values)
 
 
 def compose(first: UnitMap, second: UnitMap, note: str) -> UnitMap:

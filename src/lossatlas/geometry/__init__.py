@@ -25,4 +25,8 @@ from lossatlas.geometry._spectrum import Spectrum as Spectrum
 from lossatlas.geometry._spectrum import spectrum as spectrum
 from lossatlas.geometry._trace import TraceEstimate as TraceEstimate
 from lossatlas.geometry._trace import trace as trace
+from lossatlas.geometry._unit_outputs import UnitTaps as UnitTaps
+from lossatlas.geometry._unit_outputs import find_taps as find_taps
+from lossatlas.geometry._unit_outputs import mean_square_slopes as mean_square_slopes
+from lossatlas.geometry._unit_outputs import unit_batches as unit_batches
 from lossatlas.geometry._unit_outputs import unit_outputs as unit_outputs

@@ -107,11 +107,11 @@ def unit_outputs(network: Network, inputs: Float[Array, "n ..."]) -> dict[str, F
     **Raises:** `InputError` for a network without unit spaces.
     """
     taps = find_taps(network, inputs[0])
-    blocks = [seen for _, seen in batches(taps, network, inputs)]
+    blocks = [seen for _, seen in unit_batches(taps, network, inputs)]
     return {name: np.concatenate([block[name] for block in blocks]) for name in taps.taps}
 
 
-def batches(
+def unit_batches(
     taps: UnitTaps, network: Network, inputs: Float[Array, "n ..."], rows: int | None = None
 ) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
     """Outputs and unit outputs, batch after batch, as numpy arrays.

@@ -237,7 +237,7 @@ def _attention_spaces(attention: Attention, path: str, i: int) -> dict[str, Unit
             heads,
             "head",
             tuple(Axis(f"{path}.{name}", 0) for name in names),
-            (Axis(f"{path}.out", 1),),
+            (Axis(f"{path}.out", 1, bias=f"{path}.out_bias"),),
             None,
         ),
         # Logits are bilinear in queries and keys: the one is shared out, the other copied.
@@ -254,7 +254,7 @@ def _attention_spaces(attention: Attention, path: str, i: int) -> dict[str, Unit
             attention.value.shape[1],
             "dimension",
             (Axis(f"{path}.value", 1), Axis(f"{path}.value_bias", 1)),
-            (Axis(f"{path}.out", 2),),
+            (Axis(f"{path}.out", 2, bias=f"{path}.out_bias"),),
             None,
         ),
     )
