@@ -92,7 +92,7 @@ def match(network: Network, reference: Network, *, landscape: Data = None) -> tu
             if axes:
                 settled.add(name)
             score = _score(named_arrays(moved), wanted, axes, space.size)
-            order, sign = _assign(score, _can_reflect(moved, space))
+            order, sign = _assign(score, can_reflect(moved, space))
             gain = np.sum(sign * score[np.arange(space.size), order]) - np.trace(score)
             if gain <= _GAIN * np.abs(score).sum():
                 continue
@@ -168,7 +168,8 @@ def _assign(score: np.ndarray, can_reflect: bool) -> tuple[np.ndarray, np.ndarra
     return order, np.where(chosen < 0, -1.0, 1.0) if can_reflect else np.ones(len(order))
 
 
-def _can_reflect(network: Network, space: UnitSpace) -> bool:
+def can_reflect(network: Network, space: UnitSpace) -> bool:
+    """Whether the sign of a unit is a symmetry."""
     act = space.activation
     if space.kind == "linear":
         return True
@@ -205,7 +206,7 @@ def _multiplied(network: Network, space: UnitSpace, writers: np.ndarray, readers
     return replace_parameters(network, arrays)
 
 
-def _degree(space: UnitSpace) -> float | None:
+def degree_of(space: UnitSpace) -> float | None:
     """The degree p of homogeneous units; None where a scale is no symmetry."""
     if space.kind == "linear":
         return 1.0
@@ -215,7 +216,7 @@ def _degree(space: UnitSpace) -> float | None:
 
 
 def _scaled(network: Network, space: UnitSpace, factors: np.ndarray) -> Network:
-    degree = _degree(space)
+    degree = degree_of(space)
     return network if degree is None else _multiplied(network, space, factors, factors**-degree)
 
 
@@ -224,7 +225,7 @@ def _normalised(network: Network, spaces: dict[str, UnitSpace]) -> tuple[Network
     norms = {}
     for name, space in spaces.items():
         norms[name] = np.ones(space.size)
-        if _degree(space) is None:
+        if degree_of(space) is None:
             continue
         arrays = named_arrays(network)
         squares = sum(np.sum(_rows(arrays, axis, space.size) ** 2, axis=1) for axis in space.writers)

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import math
 from typing import Any, Literal
 
 import equinox as eqx
@@ -10,7 +11,7 @@ import numpy as np
 from lossatlas._errors import InputError
 from lossatlas._precision import require_float64
 from lossatlas._types import Network
-from lossatlas.embedding._constants import LayerArrays, arrays_of, as_network, require_dense
+from lossatlas.embedding._constants import LayerArrays, arrays_of, as_network
 from lossatlas.embedding._exact_steps import (
     compress_linear,
     fold_constant_units,
@@ -18,11 +19,15 @@ from lossatlas.embedding._exact_steps import (
     merge_copies,
     merge_linear_layer,
 )
+from lossatlas.embedding._exact_units import merge_units
 from lossatlas.embedding._layer_steps import Refit
-from lossatlas.embedding._record import Data, gradient, inputs_of, max_norm
+from lossatlas.embedding._pruning import pruning_path
+from lossatlas.embedding._record import Data, gradient, inputs_of, max_norm, outputs
 from lossatlas.embedding._reduction_state import ReductionState
 from lossatlas.embedding._refit import refit_layer
+from lossatlas.embedding._unit_map import require_unit_spaces
 from lossatlas.landscape import Landscape
+from lossatlas.networks import Dense
 
 
 _EXACT = 1e-10
@@ -36,12 +41,12 @@ class ReductionCertificate(eqx.Module):
     - `output_change`, `mean_change`: the largest and the mean change of an output on the data, as measured.
     - `bound`: an a-priori bound on the 2-norm of the change of the outputs of any example of the data: the sum over
       the steps of what they change in the next layer times a Lipschitz constant of the rest; infinite for
-      activations without one.
+      activations without one, and where units of other architectures than `Dense` stand in for others.
     - `gradient_before`, `gradient_after`: max-norms of the gradient; None without targets.
     - `criticality_defect`: 0 when no merged layer was a bottleneck, so that a critical point stays critical if all
       steps were exact.
     - `is_exact`: whether only steps were taken that carry critical points to critical points up to the change
-      (no least-squares refit).
+      (no least-squares refit, no unit that stands in for others).
     """
 
     output_change: float
@@ -80,7 +85,11 @@ class Reduction(eqx.Module):
     @property
     def notes(self) -> tuple[str, ...]:
         """The steps in words."""
-        return tuple(f"layer {step.layer}: {step.note}" for step in self.plan if step.note)
+        return tuple(f"{_place(step)}: {step.note}" for step in self.plan if step.note)
+
+
+def _place(step: Any) -> str:
+    return f"layer {step.layer}" if hasattr(step, "layer") else step.space
 
 
 def reduce(
@@ -104,15 +113,18 @@ def reduce(
     tolerances each layer is also refitted by a few of its neurons and new linear units (which keeps outputs on the
     data, not criticality). The widths that are left are the effective widths, the layers the effective depth.
 
+    In other architectures with unit spaces the exact steps are those on single units (constant, unread, copies); at
+    larger tolerances units go as in [`lossatlas.embedding.pruning_path`][].
+
     **Arguments:**
-    - `network`: a `Dense`.
-    - `landscape`: a `Landscape`, or inputs of shape (n, d) alone (then nothing is said about gradients). All the data
-      are used at once: memory n times the largest width.
+    - `network`: a `Dense`, or any network with unit spaces.
+    - `landscape`: a `Landscape`, or inputs of shape (n, ...) alone (then nothing is said about gradients). For a
+      `Dense` all the data are used at once: memory n times the largest width.
     - `tolerance`: the largest allowed change of any output on the data, in output units, over all steps together; a
       step that would exceed it is undone. Default 1e-10.
     - `width`: whether to merge and fold neurons. `depth`: whether to merge linear layers.
     - `linear`: whether neurons may become linear units; without it only whole layers are linearised, and only
-      if the layer then merges.
+      if the layer then merges. Like `depth`, `bottlenecks` and `refit` of a `Dense` only.
     - `bottlenecks`: a linear layer narrower than both its neighbours is kept, as linear units, since merging it can
       make a critical point uncritical; `"merge"` removes it all the same and reports the defect.
     - `refit`: whether to use the least-squares refit; default from a tolerance of 1e-6 on.
@@ -121,22 +133,24 @@ def reduce(
     The reduced network and a [`lossatlas.embedding.Reduction`][]. Cost: some tens of passes through the network for
     each layer and round, in numpy; gradients twice.
 
-    **Raises:** `InputError` for another architecture, empty or NaN inputs, a tolerance that is not positive, and
-    float32 with a tolerance below 1e-5.
+    **Raises:** `InputError` for a network without unit spaces, empty or NaN inputs, a tolerance that is not positive,
+    and float32 with a tolerance below 1e-5.
 
     !!! cite
         Zhang et al. 2021, arXiv 2105.14573 (merging, Section 5) and Bai et al. 2022, arXiv 2205.13283 (layers).
     """
-    dense = require_dense(network, "reduce")
     inputs = inputs_of(landscape, "reduce")
     if not (np.isfinite(tolerance) and tolerance > 0):
         msg = f"tolerance must be a positive number in output units, got {tolerance}."
         raise InputError(msg)
     if tolerance < 1e-5:
-        require_float64(dense, f"A reduction to tolerance {tolerance:g}")
+        require_float64(network, f"A reduction to tolerance {tolerance:g}")
     if not (width or depth):
         msg = "reduce needs width=True or depth=True."
         raise InputError(msg)
+    if not isinstance(network, Dense):
+        return _reduce_units(network, landscape, float(tolerance))
+    dense = network
     layers = [LayerArrays(*(None if a is None else np.asarray(a) for a in layer)) for layer in arrays_of(dense)]
     state = ReductionState(layers, dense.activation, np.asarray(inputs, layers[0].weight.dtype), np.empty(0))
     state.reference = state.features[-1]
@@ -152,6 +166,34 @@ def reduce(
         _approximate_rounds(state, tolerance, use_refit=refit and width and linear, **steps)
     reduced = as_network(state.layers, dense.activation)
     return reduced, _certify(dense, reduced, state, landscape, float(tolerance))
+
+
+def _reduce_units(network: Network, data: Data, tolerance: float) -> tuple[Network, Reduction]:
+    """Exact steps on single units, then, where the tolerance leaves room, a pruning path."""
+    require_unit_spaces(network)
+    inputs = inputs_of(data, "reduce")
+    reference = np.asarray(outputs(network, inputs), float)
+    exact = min(tolerance, _EXACT * max(1.0, float(np.abs(reference).max(initial=0.0))))
+
+    def change(of: Network) -> np.ndarray:
+        return np.abs(np.asarray(outputs(of, inputs), float) - reference)
+
+    reduced, plan = merge_units(network, inputs)
+    if not change(reduced).max(initial=0.0) <= exact:
+        reduced, plan = network, ()
+    bound = float(np.linalg.norm(change(reduced).reshape(len(inputs), -1), axis=1).max())
+    if tolerance > exact:
+        point = pruning_path(reduced, inputs).within(tolerance - float(change(reduced).max(initial=0.0)))
+        reduced, plan = point.network, (*plan, *point.plan)
+        bound = bound if not point.plan else math.inf
+    before = after = None
+    if isinstance(data, Landscape):
+        before, after = max_norm(gradient(data, network)), max_norm(gradient(data, reduced))
+    changes = change(reduced)
+    certificate = ReductionCertificate(
+        float(changes.max(initial=0.0)), float(changes.mean()), bound, before, after, 0, math.isfinite(bound)
+    )
+    return reduced, Reduction(network, plan, certificate, tolerance)
 
 
 def _exact_rounds(
