@@ -8,7 +8,7 @@ from embedding_points import counts, gradient, hessian, largest, make_inputs, ma
 
 from lossatlas import Landscape
 from lossatlas._errors import InputError
-from lossatlas._parameters import ravel
+from lossatlas._parameters import named_parameters, ravel
 from lossatlas.embedding import add_null_unit, split, widen
 from lossatlas.geometry import plant_landscape
 from lossatlas.networks import Dense, DenseLayer
@@ -224,3 +224,13 @@ def test_inputs_alone_certify_outputs_and_nothing_else():
 def test_bad_input_is_named(call, message):
     with pytest.raises(InputError, match=message):
         call(make_network((2, 3, 2)))
+
+
+def test_many_units_at_once_are_the_splits_one_after_the_other():
+    network = Dense(jax.random.key(3), [2, 3, 2])
+    at_once, _ = widen(network, [8])
+    one_by_one = network
+    for size in range(4, 9):
+        one_by_one, _ = widen(one_by_one, [size])
+    for name, value in named_parameters(at_once).items():
+        np.testing.assert_array_equal(value, named_parameters(one_by_one)[name])

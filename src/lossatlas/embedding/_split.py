@@ -166,13 +166,17 @@ def widen(
     for index, (name, size) in enumerate(_target_sizes(spaces, widths).items()):
         step, total = None, 0
         wide = point
+        space = _splittable(wide, name)
+        if policy == "largest" and 0 < space.size < size:
+            step = _largest_map(wide, space, size)
+            wide = step.apply(wide)
         while (space := _splittable(wide, name)).size < size:
             if policy == "null" or space.size == 0:
                 added, caution = _null_map(wide, space, None, 0.0)
                 cautions += [caution] * (caution is not None and caution not in cautions)
             else:
                 unit, share = 0, 0.5
-                if policy == "largest":
+                if policy == "largest":  # of the first unit of a space that had none
                     unit = int(np.argmax(reader_norms(wide, space)))
                 elif policy == "curvature":
                     assert isinstance(landscape, Landscape)
@@ -216,6 +220,22 @@ def _split_map(space: UnitSpace, unit: int, shares: np.ndarray, *, homogeneous: 
     wide, narrow = jnp.asarray(writers), jnp.asarray(readers)
     note = f"unit {unit} split with shares {', '.join(f'{s:.6g}' for s in shares)}"
     return UnitMap(space.name, wide, narrow, narrow, wide, note=note)
+
+
+def _largest_map(network: Network, space: UnitSpace, size: int) -> UnitMap:
+    """Equal splits one after the other of the unit with the largest readers, as one map: each halves its readers."""
+    norms = list(reader_norms(network, space))
+    origins, shares = list(range(space.size)), [1.0] * space.size
+    while len(origins) < size:
+        unit = int(np.argmax(norms))
+        norms[unit], shares[unit] = norms[unit] / 2, shares[unit] / 2
+        norms.append(norms[unit])
+        shares.append(shares[unit])
+        origins.append(origins[unit])
+    copies = jnp.asarray(np.eye(space.size)[origins])
+    shared = jnp.asarray(shares)[:, None] * copies
+    note = f"{size - space.size} units added (largest)"
+    return UnitMap(space.name, copies, shared, shared, copies, note=note)
 
 
 def _null_map(network: Network, space: UnitSpace, incoming, bias: float) -> tuple[UnitMap, str | None]:
