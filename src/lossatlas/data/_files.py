@@ -16,8 +16,8 @@ from lossatlas.data._table import check_names
 
 FORMATS = (".csv", ".tsv", ".npz", ".parquet")
 
-_INPUT_NAMES = ("X", "x", "inputs", "features", "data")
-_TARGET_NAMES = ("y", "Y", "targets", "target", "labels")
+INPUT_NAMES = ("X", "x", "inputs", "features", "data")
+TARGET_NAMES = ("y", "Y", "targets", "target", "labels")
 
 
 def load_file(path: pathlib.Path, *, target: str | None = None, **options: Any) -> DataSet:
@@ -33,7 +33,7 @@ def load_file(path: pathlib.Path, *, target: str | None = None, **options: Any) 
     if suffix not in FORMATS:
         msg = f"The format of {path.name!r} is not read; give a file ending in {', '.join(FORMATS)}."
         raise InputError(msg)
-    _check_file(path)
+    check_file(path)
     options = {"name": path.stem, "source": f"file {path.name}", **options}
     if suffix == ".npz":
         inputs, y, columns = _read_npz(path, target)
@@ -53,7 +53,7 @@ def read_table(path: pathlib.Path) -> Any:
     if suffix not in (".csv", ".tsv", ".parquet"):
         msg = f"{path.name!r} is no table; give a file ending in .csv, .tsv or .parquet."
         raise InputError(msg)
-    _check_file(path)
+    check_file(path)
     frame = _read_parquet(path) if suffix == ".parquet" else _read_csv(path)
     if len(frame) == 0:
         msg = f"The file {path.name!r} has no rows below its header."
@@ -61,7 +61,8 @@ def read_table(path: pathlib.Path) -> Any:
     return frame
 
 
-def _check_file(path: pathlib.Path) -> None:
+def check_file(path: pathlib.Path) -> None:
+    """**Raises:** `InputError` for a path that is no file, and for an empty one, with the nearest name."""
     if path.is_dir():
         msg = f"{str(path)!r} is a folder; give a file."
         raise InputError(msg)
@@ -140,8 +141,8 @@ def _read_npz(path: pathlib.Path, target: str | None) -> tuple[np.ndarray, np.nd
     listed = ", ".join(arrays)
     if target is not None and target not in arrays:
         raise unknown_name("target array", target, arrays)
-    y_name = target or next((name for name in _TARGET_NAMES if name in arrays), None)
-    x_name = next((name for name in _INPUT_NAMES if name in arrays and name != y_name), None)
+    y_name = target or next((name for name in TARGET_NAMES if name in arrays), None)
+    x_name = next((name for name in INPUT_NAMES if name in arrays and name != y_name), None)
     if x_name is None or y_name is None:
         msg = (
             f"The file {path.name!r} holds the arrays {listed}; it needs X (rows, columns) and y (rows,), "

@@ -22,13 +22,21 @@ from lossatlas.networks._activations import (
 from lossatlas.networks._activations import (
     activation_names as activation_names,
 )
+from lossatlas.networks._architecture import Architecture as Architecture
+from lossatlas.networks._architecture import check_tensors as check_tensors
+from lossatlas.networks._architecture import load_foreign as load_foreign
+from lossatlas.networks._architecture import read_architecture as read_architecture
 from lossatlas.networks._conv import Conv as Conv
 from lossatlas.networks._conv import ConvLayer as ConvLayer
 from lossatlas.networks._dense import Dense as Dense
 from lossatlas.networks._dense import DenseLayer as DenseLayer
 from lossatlas.networks._file import SavedNetwork as SavedNetwork
+from lossatlas.networks._file import check_savable as check_savable
+from lossatlas.networks._file import is_model_file as is_model_file
 from lossatlas.networks._file import load as load
+from lossatlas.networks._file import read_tensors as read_tensors
 from lossatlas.networks._file import save as save
+from lossatlas.networks._file import tensor_name as tensor_name
 from lossatlas.networks._gauges import (
     apply_mixing as apply_mixing,
 )
@@ -60,6 +68,8 @@ from lossatlas.networks._layers import StreamNorm as StreamNorm
 from lossatlas.networks._recurrent import Recurrent as Recurrent
 from lossatlas.networks._residual import Residual as Residual
 from lossatlas.networks._residual import ResidualBlock as ResidualBlock
+from lossatlas.networks._shape import input_shape as input_shape
+from lossatlas.networks._shape import size_words as size_words
 from lossatlas.networks._transformer import Attention as Attention
 from lossatlas.networks._transformer import FeedForward as FeedForward
 from lossatlas.networks._transformer import Transformer as Transformer

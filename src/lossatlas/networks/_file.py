@@ -7,6 +7,7 @@ import os
 import pathlib
 import re
 import tempfile
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -67,10 +68,11 @@ def save(
     from safetensors.numpy import save as to_bytes
 
     path = pathlib.Path(path)
+    check_savable(network)
     header = {
         "version": _VERSION,
         "class": type(network).__name__,
-        "arguments": _arguments(network),
+        "arguments": describe(network),
         "preprocessing": preprocessing,
         "extra": extra or {},
     }
@@ -79,7 +81,7 @@ def save(
     except (TypeError, ValueError) as error:
         msg = f"preprocessing and extra must hold what JSON knows (finite numbers, text, lists, dictionaries): {error}."
         raise InputError(msg) from None
-    tensors = {_tensor_name(name): np.asarray(array) for name, array in named_arrays(network).items()}
+    tensors = {tensor_name(name): np.asarray(array) for name, array in named_arrays(network).items()}
     for name, array in tensors.items():
         if array.dtype.name not in _DTYPES:
             msg = f"The parameter {name} has type {array.dtype}; a model file holds {', '.join(_DTYPES)}."
@@ -88,19 +90,26 @@ def save(
     return path
 
 
-def _tensor_name(path: str) -> str:
+def tensor_name(path: str) -> str:
     """`layers[0].weight` as `layers.0.weight`."""
     return path.replace("[", ".").replace("]", "")
 
 
-def _path_name(tensor: str) -> str:
+def path_name(tensor: str) -> str:
     """`layers.0.weight` as `layers[0].weight`."""
     return re.sub(r"\.(\d+)(?=\.|$)", r"[\1]", tensor)
 
 
-def _arguments(network: Any) -> dict[str, Any]:
+def check_savable(network: Network) -> None:
+    """See that a network can be written to a model file, before any long work.
+
+    **Raises:** `InputError` for another class than ours, and an activation that is not known by name.
+    """
     if type(network).__name__ not in class_names():
-        msg = f"Only {', '.join(class_names())} of lossatlas.networks can be saved, got {type(network).__name__}."
+        msg = (
+            f"Only {', '.join(class_names())} of lossatlas.networks can be saved, got {type(network).__name__}; "
+            "save its weights with equinox.tree_serialise_leaves and keep the code that makes it."
+        )
         raise InputError(msg)
     name = network.activation.name
     if name not in activation_names() or activation(name) != network.activation:
@@ -109,7 +118,6 @@ def _arguments(network: Any) -> dict[str, Any]:
             f"use one known by name: {', '.join(activation_names())}."
         )
         raise InputError(msg)
-    return describe(network)
 
 
 def _write_whole(path: pathlib.Path, content: bytes) -> None:
@@ -143,7 +151,7 @@ def load(path: str | pathlib.Path) -> SavedNetwork:
     where JAX has float64 switched off.
     """
     path = pathlib.Path(path)
-    text, tensors = _read(path)
+    text, tensors = read_tensors(path)
     if text is None:
         msg = f"{path.name!r} was not written by lossatlas.networks.save: its header lacks {_HEADER!r}."
         raise InputError(msg)
@@ -159,7 +167,7 @@ def load(path: str | pathlib.Path) -> SavedNetwork:
         raise InputError(msg)
     if kind not in class_names():
         raise unknown_name("network class", kind, class_names())
-    arrays = {_path_name(name): _to_jax(array) for name, array in tensors.items()}
+    arrays = {path_name(name): to_jax(array) for name, array in tensors.items()}
     try:
         network = rebuild(kind, arguments, arrays)
     except (KeyError, TypeError, ValueError, AttributeError, AssertionError) as error:
@@ -173,7 +181,27 @@ def load(path: str | pathlib.Path) -> SavedNetwork:
     return SavedNetwork(network, preprocessing, extra)
 
 
-def _read(path: pathlib.Path) -> tuple[str | None, dict[str, np.ndarray]]:
+def read_tensors(path: pathlib.Path) -> tuple[str | None, dict[str, np.ndarray]]:
+    """Our header of a safetensors file, None without one, and its tensors by name.
+
+    **Raises:** `InputError` for a file that is missing or no safetensors file.
+    """
+    with _opened(path) as file:
+        text = (file.metadata() or {}).get(_HEADER)
+        return text, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+
+
+def is_model_file(path: pathlib.Path) -> bool:
+    """Whether a safetensors file has a header of ours.
+
+    **Raises:** `InputError` for a file that is missing or no safetensors file.
+    """
+    with _opened(path) as file:
+        return _HEADER in (file.metadata() or {})
+
+
+@contextlib.contextmanager
+def _opened(path: pathlib.Path) -> Iterator[Any]:
     from safetensors import SafetensorError, safe_open
 
     if not path.is_file():
@@ -181,15 +209,13 @@ def _read(path: pathlib.Path) -> tuple[str | None, dict[str, np.ndarray]]:
         raise InputError(msg)
     try:
         with safe_open(path, framework="numpy") as file:
-            text = (file.metadata() or {}).get(_HEADER)
-            tensors = {name: file.get_tensor(name) for name in file.keys()} if text else {}  # noqa: SIM118
+            yield file
     except (SafetensorError, OSError, TypeError, ValueError) as error:
         msg = f"{path.name!r} is no readable safetensors file: {error}."
         raise InputError(msg) from None
-    return text, tensors
 
 
-def _to_jax(array: np.ndarray) -> Array:
+def to_jax(array: np.ndarray) -> Array:
     if array.dtype == np.float64 and jnp.zeros(()).dtype != jnp.float64:
         msg = (
             "The model file holds float64 parameters; read it under `with jax.enable_x64(True):` or after "
