@@ -1,5 +1,8 @@
 """Networks that read raw columns and answer in the user's units."""
 
+import dataclasses
+
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +12,7 @@ import pytest
 import lossatlas
 from lossatlas._errors import InputError
 from lossatlas.data import from_arrays
-from lossatlas.networks import Dense, DenseLayer
+from lossatlas.networks import Conv, Dense, DenseLayer
 from lossatlas.networks import save as save_network
 from lossatlas.workbench._model import Model, read_model, save_model
 
@@ -112,7 +115,35 @@ def test_tables_that_do_not_fit_are_refused_by_name(table, change, said):
         model.predict(change(table))
 
 
-def test_a_network_without_preprocessing_is_no_model(tmp_path):
-    save_network(tmp_path / "bare.safetensors", Dense(jax.random.key(0), [2, 1]))
-    with pytest.raises(InputError, match=r"without preprocessing.*networks\.load"):
-        lossatlas.load(tmp_path / "bare.safetensors")
+def test_a_network_without_preprocessing_reads_and_puts_out_arrays(tmp_path):
+    network = Conv(jax.random.key(0), (2, 5, 5), [3], [4], pool="average", norm="batch")
+    images = np.random.default_rng(0).normal(size=(6, 2, 5, 5))
+    save_network(tmp_path / "bare.safetensors", network)
+    model = lossatlas.load(tmp_path / "bare.safetensors")
+    assert (model.preprocessing, model.loss, model.shape) == (None, None, "conv 2x5x5: 3 | 4")
+    expected = np.asarray(jax.vmap(network)(jnp.asarray(images)))
+    answer = model.predict(images)
+    assert list(answer.columns) == ["output[0]", "output[1]", "output[2]", "output[3]"]
+    np.testing.assert_allclose(answer, expected, atol=1e-14)
+    np.savez(tmp_path / "images.npz", inputs=images)
+    pd.testing.assert_frame_equal(model.predict(tmp_path / "images.npz"), answer)
+    classes = dataclasses.replace(model, loss="cross_entropy").predict(images)
+    assert list(classes["class"]) == expected.argmax(axis=1).tolist()
+    np.testing.assert_allclose(classes.iloc[:, 1:], np.asarray(jax.nn.softmax(expected)), atol=1e-14)
+
+
+def test_a_network_of_images_reads_the_columns_of_a_table(tmp_path):
+    data = from_arrays(np.random.default_rng(0).normal(size=(9, 8)), np.arange(9) % 2)
+    network = Conv(jax.random.key(0), (2, 2, 2), [3], [2])
+    model = Model(network, data.preprocessing, "mse", "images in columns")
+    images = jnp.asarray(data.arrays("mse")[0].reshape(9, 2, 2, 2))
+    np.testing.assert_allclose(model.predict(data).iloc[:, 1:], jax.vmap(network)(images), atol=1e-14)
+    save_model(tmp_path / "m.safetensors", model)
+    pd.testing.assert_frame_equal(read_model(tmp_path / "m.safetensors").predict(data), model.predict(data))
+
+
+def test_what_no_file_can_hold_is_not_saved(tmp_path):
+    model = Model(eqx.nn.Linear(2, 1, key=jax.random.key(0)), None, "mse", "foreign")
+    with pytest.raises(InputError, match=r"can be saved, got Linear; .*tree_serialise_leaves"):
+        save_model(tmp_path / "m.safetensors", model)
+    assert list(tmp_path.iterdir()) == []

@@ -59,7 +59,9 @@ def test_the_tolerance_is_kept_on_the_rows_seen_and_nothing_is_invented(model):
 
 
 def test_a_grown_model_says_the_same(model, tmp_path):
-    wide = grow(model, [9])
+    grown = grow(model, [9])
+    wide = grown.model
+    assert (grown.on_all_inputs, grown.change, grown.gradient_after) == (True, None, None)
     assert wide.shape == "10-9-1"
     rows = np.random.default_rng(0).normal(size=(7, 10))
     np.testing.assert_allclose(wide.predict(rows), model.predict(rows), rtol=1e-12)
@@ -110,7 +112,7 @@ def test_from_the_shell(model, tmp_path, monkeypatch, capsys):
     facts = json.loads(capsys.readouterr().out)
     assert facts["after"] == {"widths": "10-2-1", "parameters": 25}
     assert call(app, ["grow", "small.safetensors", "--widths", "6", "--out", "wide.safetensors"]) == 0
-    assert "10-2-1 (25 parameters) -> 10-6-1 (73 parameters)" in capsys.readouterr().out
+    assert "10-2-1 (25 parameters) -> 10-6-1 (73 parameters)\noutputs stay for all inputs\n" in capsys.readouterr().out
     again = ["shrink", "small.safetensors", "--data", "diabetes", "--tolerance", "1e-9", "--out", "same.safetensors"]
     assert call(app, again) == 0
     assert capsys.readouterr().out.startswith("Nothing can be removed at a tolerance of 1e-09: 10-2-1")

@@ -8,22 +8,30 @@ from typing import TYPE_CHECKING, Any
 
 
 if TYPE_CHECKING:
+    from lossatlas.workbench._data import Examples as Examples
+    from lossatlas.workbench._data import read_examples as read_examples
+    from lossatlas.workbench._export import export as export
+    from lossatlas.workbench._grow import Grown as Grown
+    from lossatlas.workbench._grow import grow as grow
     from lossatlas.workbench._load import load as load
     from lossatlas.workbench._model import Model as Model
     from lossatlas.workbench._model import save_model as save_model
     from lossatlas.workbench._report import write_report as write_report
     from lossatlas.workbench._resize import Shrunk as Shrunk
-    from lossatlas.workbench._resize import grow as grow
     from lossatlas.workbench._resize import shrink as shrink
     from lossatlas.workbench._run import SurveyRun as SurveyRun
     from lossatlas.workbench._survey import survey as survey
 
 _NAMES = {
+    "Examples": "lossatlas.workbench._data",
+    "Grown": "lossatlas.workbench._grow",
     "Model": "lossatlas.workbench._model",
     "Shrunk": "lossatlas.workbench._resize",
     "SurveyRun": "lossatlas.workbench._run",
-    "grow": "lossatlas.workbench._resize",
+    "export": "lossatlas.workbench._export",
+    "grow": "lossatlas.workbench._grow",
     "load": "lossatlas.workbench._load",
+    "read_examples": "lossatlas.workbench._data",
     "save_model": "lossatlas.workbench._model",
     "shrink": "lossatlas.workbench._resize",
     "survey": "lossatlas.workbench._survey",

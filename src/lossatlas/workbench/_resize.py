@@ -1,9 +1,6 @@
-"""Shrink a stored model without changing what it says, and grow it without losing it."""
+"""Shrink a model without changing what it says."""
 
 import dataclasses
-import os
-import pathlib
-from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -12,7 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from lossatlas._errors import InputError
-from lossatlas.data import DataSet, data_names, load, read_table
+from lossatlas.workbench._data import read_inputs
 from lossatlas.workbench._model import Model
 
 
@@ -46,7 +43,7 @@ class Shrunk:
     fresh_change: float | None
 
 
-def shrink(model: Model, table: Any, *, tolerance: float, seed: int = 0) -> Shrunk:
+def shrink(model: Model, table: Any, *, tolerance: float, seed: int = 0, target: str | None = None) -> Shrunk:
     """Find the smallest network that says the same as a model, up to a tolerance.
 
     Seven tenths of the rows (of 118 to 196, all but 59) serve to reduce it, the others to measure the change on rows
@@ -54,10 +51,12 @@ def shrink(model: Model, table: Any, *, tolerance: float, seed: int = 0) -> Shru
 
     **Arguments:**
     - `model`: of a survey or a file, [`lossatlas.load`][].
-    - `table`: raw rows like those that it will see: a data set's name, a file, a DataFrame, or an array of its columns.
+    - `table`: raw rows like those that it will see: a data set's name, a file, a DataFrame, or an array of its columns;
+      see [`lossatlas.workbench.read_examples`][].
     - `tolerance`: the largest allowed change of any output on the rows seen, in output units (of the target for
       numbers; scores or logits for classes).
     - `seed`: of the choice of rows.
+    - `target`: the column of the targets, which the model does not read; default the one that it was trained on.
 
     **Returns:** A [`lossatlas.workbench.Shrunk`][]; its model may be as large as before, where nothing can go.
 
@@ -65,14 +64,14 @@ def shrink(model: Model, table: Any, *, tolerance: float, seed: int = 0) -> Shru
     """
     from lossatlas.embedding import reduce
 
-    inputs = _inputs(model, table)
+    inputs = read_inputs(model, table, target=target)
     if len(inputs) < 10:
         msg = f"Shrinking needs at least 10 rows, got {len(inputs)}."
         raise InputError(msg)
     if not 0 < tolerance < np.inf:
         msg = f"tolerance (--tolerance) must be a positive number in output units, got {tolerance}."
         raise InputError(msg)
-    unit = max(model.preprocessing.target_scales, default=1.0)
+    unit = model.output_unit
     order = np.random.default_rng(seed).permutation(len(inputs))
     count = int(_HELD_BACK * len(inputs))
     if len(inputs) >= 2 * _LEAST_COVERING:
@@ -106,37 +105,3 @@ def covering(values: Float[np.ndarray, " n"]) -> float | None:
     ranks = np.arange(1, len(values) + 1)
     enough = ranks[binom.cdf(ranks - 1, len(values), COVERAGE) >= CONFIDENCE]
     return float(np.sort(values)[enough[0] - 1]) if len(enough) else None
-
-
-def grow(model: Model, widths: Mapping[str, int] | Sequence[int]) -> Model:
-    """Widen a model by splitting units: what it says stays, for all inputs.
-
-    **Arguments:**
-    - `widths`: new neurons of each hidden layer, from the inputs, or by unit space.
-
-    **Returns:** the model with the wide network; train it from there.
-
-    **Raises:** `InputError` for widths below the present ones, and another number of layers.
-    """
-    from lossatlas.embedding import widen
-
-    with jax.enable_x64(True):
-        network, _ = widen(model.network, widths)
-    wide = dataclasses.replace(model, network=network)
-    return dataclasses.replace(wide, summary=f"{model.summary}; grown: {model.shape} -> {wide.shape}")
-
-
-def _inputs(model: Model, table: Any) -> Float[np.ndarray, "n d"]:
-    """The scaled inputs of raw rows."""
-    preprocessing = model.preprocessing
-    if isinstance(table, str) and table in data_names():
-        table = load(table)
-    if isinstance(table, DataSet):
-        columns = table.preprocessing.encoded_columns
-        if columns != preprocessing.encoded_columns:
-            msg = f"The model reads {', '.join(preprocessing.columns[:6])}; {table.name} has {', '.join(columns[:6])}."
-            raise InputError(msg)
-        return preprocessing.standardise(table.features)
-    if isinstance(table, str | os.PathLike):
-        table = read_table(pathlib.Path(table))
-    return preprocessing.inputs(table)
