@@ -14,7 +14,16 @@ def test_version_is_the_package_version(python):
 
 
 @pytest.mark.parametrize(
-    "words", [["--help"], ["survey", "--help"], ["predict", "--help"], ["info", "--help"], ["--version"]]
+    "words",
+    [
+        ["--help"],
+        ["survey", "--help"],
+        ["predict", "--help"],
+        ["grow", "--help"],
+        ["export", "--help"],
+        ["info", "--help"],
+        ["--version"],
+    ],
 )
 def test_help_never_imports_jax(python, words):
     code = f"""
@@ -32,7 +41,7 @@ sys.exit(f"imported {{heavy}}" if heavy else code)
 def test_help_names_every_command_and_option(lossatlas):
     code, out, _ = lossatlas("--help")
     assert code == 0
-    for word in ("survey", "predict", "info", "--install-completion", "--version"):
+    for word in ("survey", "predict", "shrink", "grow", "export", "info", "--install-completion", "--version"):
         assert word in out
     code, out, _ = lossatlas("survey", "--help")
     options = (

@@ -6,14 +6,15 @@ import pandas as pd
 import pytest
 
 import lossatlas as package
+from lossatlas.data import read_table
 
 
 class SumModel:
-    def __init__(self, run, network):
-        self.run, self.network = run, network
+    def __init__(self, run, network, **options):
+        self.run, self.network, self.options = run, network, options
 
     def predict(self, table):
-        total = table.sum(axis=1)
+        total = read_table(pathlib.Path(table)).sum(axis=1)
         if self.network == "recommended":
             return pd.DataFrame({"y": total / 10})
         return pd.DataFrame({"label": ["big" if value > 4 else "small" for value in total], "score[big]": total})

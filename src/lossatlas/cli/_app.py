@@ -15,7 +15,7 @@ _HELP = """Chart the loss landscape of a neural network, and find the small netw
 _EPILOGUE = """Exit codes: 0 fine, 1 the run failed, 2 the input cannot be used, 130 interrupted.
 
 `LOSSATLAS_STORE` is the folder of runs, `LOSSATLAS_DATA` that of data sets, `LOSSATLAS_CACHE` that of compiled \
-programs (`off`: none)."""
+programs (`off`: none); `LOSSATLAS_DEBUG=1` shows where an error of your input came from."""
 
 app = cyclopts.App(
     name="lossatlas",
@@ -37,7 +37,7 @@ A survey that was made before with the same settings is shown at once.""",
 app.command(
     "lossatlas.cli._predict:predict",
     name="predict",
-    help="""Predict on new rows with a network that a survey saved.
+    help="""Predict on new rows with a network that a survey saved, or any other model.
 
 Columns are raw, as in the file that the survey read: scaling and labels are saved with the network.""",
 )
@@ -51,7 +51,16 @@ Prints what was removed, the largest change on the rows given, and what holds fo
 app.command(
     "lossatlas.cli._resize:grow",
     name="grow",
-    help="Write a wider model that says the same on all inputs; train it from there.",
+    help="""Write a wider or deeper model that says the same; train it from there.
+
+New units change no output for any input; new layers act linearly on the rows given. Prints what was measured.""",
+)
+app.command(
+    "lossatlas.cli._export:export",
+    name="export",
+    help="""Write a model for PyTorch, scikit-learn or as safetensors.
+
+What is written runs without LossAtlas.""",
 )
 app.command("lossatlas.cli._info:info", name="info", help="Print versions, devices, precision, caches and threads.")
 app.register_install_completion_command(help="Install completion for your shell (bash, zsh, fish).")

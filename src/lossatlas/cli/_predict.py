@@ -7,37 +7,36 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from lossatlas._errors import InputError
+from lossatlas.cli._model import ModelOptions
 from lossatlas.cli._run import prepare_jax
 
 
 def predict(
-    run: str,
+    model: str,
     /,
     *,
-    data: Annotated[pathlib.Path, Parameter(required=True)],
+    data: Annotated[str, Parameter(required=True)],
     out: pathlib.Path | None = None,
-    network: str = "recommended",
+    options: ModelOptions = ModelOptions(),  # noqa: B008
 ) -> None:
     """Predict on new rows and print them as CSV.
 
     Parameters
     ----------
-    run
-        The folder of a survey, or a model file (.safetensors).
+    model
+        The folder of a survey, a model file (.safetensors), or package.module:factory, a function without arguments
+        that returns an estimator or a network.
     data
-        A CSV, TSV or Parquet file of new rows, with the columns that the network was trained on.
+        A CSV, TSV or Parquet file of new rows with the columns that the network was trained on, an NPZ file with an
+        array `inputs`, or a data set's name.
     out
         Write the predictions to this CSV file instead of printing them.
-    network
-        Which network of the survey: recommended, big, or a name of its catalogue like "(1,1)".
+    options
+        Which network, and what the model does not say itself.
     """
     prepare_jax()
 
-    import lossatlas
-    from lossatlas.data import read_table
-
-    model = lossatlas.load(run, network=network)
-    text = model.predict(read_table(data)).to_csv(index=False, lineterminator="\n")
+    text = options.load(model).predict(data).to_csv(index=False, lineterminator="\n")
     if out is None:
         sys.stdout.write(text)
         return

@@ -39,12 +39,14 @@ def run(app: cyclopts.App, tokens: Iterable[str] | None = None) -> int:
 
     **Returns:**
     0 fine; 1 failed (an error of ours is shown with its traceback); 2 bad input, with one line on stderr;
-    130 interrupted.
+    130 interrupted. With `LOSSATLAS_DEBUG` set, bad input is shown with its traceback too.
     """
     try:
         app(tokens, print_error=False, exit_on_error=False, result_action="return_value")
         sys.stdout.flush()
     except (cyclopts.CycloptsError, InputError) as error:
+        if os.environ.get("LOSSATLAS_DEBUG"):
+            traceback.print_exc()
         return _say(error, BAD_INPUT)
     except NotCertifiedError as error:
         return _say(error, FAILED)
