@@ -4,3 +4,8 @@ from lossatlas.interop._sklearn import Imported as Imported
 from lossatlas.interop._sklearn import from_sklearn as from_sklearn
 from lossatlas.interop._sklearn import to_sklearn as to_sklearn
 from lossatlas.interop._sklearn_file import write_sklearn as write_sklearn
+from lossatlas.interop._torch_export import export_torch as export_torch
+from lossatlas.interop._torch_export import to_torch as to_torch
+from lossatlas.interop._torch_function import TorchNetwork as TorchNetwork
+from lossatlas.interop._torch_function import torch_function as torch_function
+from lossatlas.interop._torch_stack import from_torch as from_torch

@@ -65,6 +65,7 @@ _ACTIVATIONS = {
         Activation("sigmoid", jax.nn.sigmoid, reflection=1.0, lipschitz=0.25),
         Activation("softplus", jax.nn.softplus, lipschitz=1.0),
         Activation("gelu", lambda x: jax.nn.gelu(x, approximate=False), lipschitz=1.13),
+        Activation("gelu_tanh", lambda x: jax.nn.gelu(x, approximate=True), lipschitz=1.13),
         Activation("silu", jax.nn.silu, lipschitz=1.1),
         Activation(
             "relu",

@@ -126,6 +126,36 @@ class Conv(eqx.Module):
             for i, (k, m, o) in enumerate(zip(keys[2 * len(channels) :], fan_ins, widths, strict=True))
         )
 
+    @classmethod
+    def from_layers(
+        cls,
+        convs: Sequence[ConvLayer],
+        layers: Sequence[Affine],
+        *,
+        image: tuple[int, int, int],
+        activation: str | Callable[[Array], Array] | Activation = "tanh",
+        pool: Literal["max", "average"] | None = None,
+        head: Literal["flatten", "average"] = "flatten",
+    ) -> "Conv":
+        """A network made of given layers; arguments as for the class.
+
+        **Raises:** `InputError` when the first fully connected layer does not fit the last maps.
+        """
+        self = object.__new__(cls)
+        fields = {"convs": tuple(convs), "layers": tuple(layers), "activation": as_activation(activation)}
+        fields |= {"image": image, "pool": pool, "head": head, "batch_statistics": False}
+        for name, value in fields.items():
+            object.__setattr__(self, name, value)
+        channels, height, width = self._map_shape()
+        wanted = channels * height * width if head == "flatten" else channels
+        if self.layers[0].weight.shape[1] != wanted:
+            msg = (
+                f"layers[0].weight has shape {self.layers[0].weight.shape}; the last maps have shape "
+                f"{(channels, height, width)}, so it needs {wanted} columns."
+            )
+            raise InputError(msg)
+        return self
+
     def __call__(self, x: Float[Array, "..."]) -> Float[Array, " o"]:
         check_input(x, *self.image)
         return self._forward(x, in_batch=False)
@@ -185,7 +215,8 @@ class Conv(eqx.Module):
         spaces = {}
         for i, layer in enumerate(self.convs):
             conv = f"convs[{i}].conv"
-            writers, bias = [Axis(f"{conv}.weight", 0), Axis(f"{conv}.bias", 0)], f"{conv}.bias"
+            bias = _bias_of(layer.conv, conv)
+            writers = [Axis(f"{conv}.weight", 0), *_axes_of(bias)]
             if layer.norm is not None:
                 norm = f"convs[{i}].norm"
                 names = ("scale", "shift", "mean.value", "variance.value")
@@ -195,10 +226,10 @@ class Conv(eqx.Module):
             if following is None:
                 _, height, width = self._map_shape()
                 inner = height * width if self.head == "flatten" else 1
-                reader = Axis("layers[0].weight", 1, inner=inner, bias="layers[0].bias")
+                reader = Axis("layers[0].weight", 1, inner=inner, bias=_bias_of(self.layers[0], "layers[0]"))
             else:
                 # Padded zeros stand beside a constant map, so no bias can hold it.
-                held = None if following.conv.pads else f"convs[{i + 1}].conv.bias"
+                held = None if following.conv.pads else _bias_of(following.conv, f"convs[{i + 1}].conv")
                 reader = Axis(f"convs[{i + 1}].conv.weight", 1, bias=held)
                 if following.depthwise is not None:
                     writers.append(Axis(f"convs[{i + 1}].depthwise.weight", 0))
@@ -214,10 +245,11 @@ class Conv(eqx.Module):
                 is_normalised=layer.norm is not None,
             )
         for i, layer in enumerate(self.layers[:-1]):
-            writers = Axis(f"layers[{i}].weight", 0), Axis(f"layers[{i}].bias", 0)
-            readers = (Axis(f"layers[{i + 1}].weight", 1, bias=f"layers[{i + 1}].bias"),)
+            bias = _bias_of(layer, f"layers[{i}]")
+            writers = Axis(f"layers[{i}].weight", 0), *_axes_of(bias)
+            readers = (Axis(f"layers[{i + 1}].weight", 1, bias=_bias_of(self.layers[i + 1], f"layers[{i + 1}]")),)
             name, size = f"hidden[{i}]", layer.weight.shape[0]
-            spaces[name] = UnitSpace(name, size, "neuron", writers, readers, self.activation, bias=f"layers[{i}].bias")
+            spaces[name] = UnitSpace(name, size, "neuron", writers, readers, self.activation, bias=bias)
         return spaces
 
     def with_sizes(self, sizes: dict[str, int]) -> "Conv":
@@ -226,3 +258,12 @@ class Conv(eqx.Module):
         **Raises:** `InputError` for an unknown space and a size below 1.
         """
         return resized(self, sizes)
+
+
+def _bias_of(layer: Convolution | Affine, path: str) -> str | None:
+    """The path of the bias of a layer, None where it has none."""
+    return None if layer.bias is None else f"{path}.bias"
+
+
+def _axes_of(bias: str | None) -> list[Axis]:
+    return [] if bias is None else [Axis(bias, 0)]
