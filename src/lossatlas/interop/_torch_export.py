@@ -33,17 +33,22 @@ def to_torch(network: Network) -> "nn.Module":
         ```
 
     **Arguments:**
-    - `network`: any architecture of `lossatlas.networks` with an activation known by name, or a `TorchNetwork`.
+    - `network`: any architecture of `lossatlas.networks` with an activation known by name, a `TorchNetwork`, or one
+      whose units were discovered.
 
     **Returns:** The module, in `eval()` mode and in the floating type of the network.
 
     **Raises:** `InputError` for other objects, for an activation of your own, and where torch is missing.
     """
     require_torch()
-    if isinstance(network, TorchNetwork):
-        return network_to_module(network)
-    part = describe(network)
-    return _filled(part)
+    network = _inner(network)
+    return network_to_module(network) if isinstance(network, TorchNetwork) else _filled(describe(network))
+
+
+def _inner(network: Any) -> Any:
+    """The module inside a network that states its unit spaces, if there is one."""
+    params = getattr(network, "params", None)
+    return params if isinstance(params, TorchNetwork) else network
 
 
 def _filled(part: Part) -> "nn.Module":
@@ -95,7 +100,7 @@ def export_torch(network: Network, folder: str | pathlib.Path) -> pathlib.Path:
     torch = require_torch()
     from safetensors.torch import save_file
 
-    if isinstance(network, TorchNetwork):
+    if isinstance(_inner(network), TorchNetwork):
         msg = (
             "This network came from a PyTorch module, whose source is yours; use module = interop.to_torch(network) "
             "and torch.save(module.state_dict(), path)."

@@ -154,11 +154,10 @@ def network_to_module(network: TorchNetwork) -> "nn.Module":
     tensors |= {name: to_tensor(buffer.value) for name, buffer in network.buffers.items()}
     module = _replaced(network.origin.module, tensors)
     batch = to_tensor(network.origin.example)[None]
-    expected = evaluate(network, batch)
     try:
-        output = check_repeatable(module, batch)
-    except InputError as error:
-        msg = f"With these sizes PyTorch cannot evaluate the module, so it is not handed out. {error}"
+        expected, output = evaluate(network, batch), check_repeatable(module, batch)
+    except Exception as error:
+        msg = f"With these sizes the code of the module does not work, so it is not handed out. {error}"
         raise InputError(msg) from error
     if not agree(expected, output):
         msg = "With these sizes the PyTorch module computes something else than the network, so it is not handed out."

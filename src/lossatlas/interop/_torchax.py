@@ -2,7 +2,9 @@
 
 import contextlib
 import importlib
+import importlib.util
 import os
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -34,11 +36,14 @@ def require_torchax() -> Any:
     """The module torchax.
 
     What its import changes is put back: the fast path of PyTorch's attention, an environment variable, options of JAX.
-    One thing stays: PyTorch then calls its spare device `jax`.
+    One thing stays: PyTorch then has a device `jax`, which `torch.accelerator.current_accelerator()` names; it counts
+    as not available, so code that asks for an available accelerator goes on as before.
 
     **Raises:** `InputError` where it, or PyTorch, is not installed.
     """
     torch = require_torch()
+    if _LAST in sys.modules:
+        return sys.modules["torchax"]
     if not importlib.util.find_spec("torchax"):
         msg = "This module is no plain stack of layers; it needs torchax: pip install 'lossatlas[torch]' (or torchax)."
         raise InputError(msg)
@@ -47,7 +52,10 @@ def require_torchax() -> Any:
     try:
         with _named_overloads(torch):
             torchax = importlib.import_module("torchax")
-            importlib.import_module("torchax.decompositions")  # read late otherwise
+            importlib.import_module(_LAST)
+        # Else torch.accelerator.is_available() turns true, and torch.random.fork_rng() fails on the new device.
+        torchax.device_module.is_available = lambda: False
+        torchax.device_module.device_count = lambda: 0
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
         for name in set(os.environ) - set(environment):
@@ -57,6 +65,7 @@ def require_torchax() -> Any:
     return torchax
 
 
+_LAST = "torchax.decompositions"  # torchax itself reads its tables there only when they are first used
 _OPTIONS = "jax_pjrt_client_create_options"
 
 
