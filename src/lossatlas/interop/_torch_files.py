@@ -72,8 +72,8 @@ def _read_saved(path: pathlib.Path) -> Any:
             warnings.simplefilter("ignore")  # of old formats
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        if "Unsupported global" not in str(error) and "weights_only" not in str(error):
-            msg = f"{path.name!r} is no file of torch.save: {str(error).splitlines()[0]}"
+        if "Unsupported operand" in str(error):
+            msg = f"{path.name!r} is no file of torch.save."
             raise InputError(msg) from None
         msg = (
             f"{path.name!r} holds more than tensors (a pickled module or other objects), and reading it would run "
