@@ -3,6 +3,7 @@
 import importlib.util
 import subprocess
 import sys
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -157,7 +158,7 @@ def test_the_network_keeps_its_weights_and_goes_back_bit_for_bit():
     with torch.no_grad():
         for parameter in module.parameters():
             parameter.add_(1.0)
-    back = to_torch(network)
+    back: Any = to_torch(network)
     assert type(back[4]) is Basic
     assert not back.training
     assert list(back.state_dict()) == list(before)
@@ -169,7 +170,7 @@ def test_shared_weights_stay_shared():
     module, x = made("words")
     network = torch_function(module, x[0])
     assert "out.weight" not in network.params
-    back = to_torch(network)
+    back: Any = to_torch(network)
     assert back.out.weight is back.words.weight
 
 

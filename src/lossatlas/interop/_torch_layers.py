@@ -33,7 +33,7 @@ ACTIVATIONS: dict[str, tuple[str, dict[str, Any]]] = {
 """Our activations as layers: a class, in `torch.nn` or in `_torch_modules`, and its arguments."""
 
 
-def activation_name(layer: "nn.Module", eps: float) -> str | None:
+def activation_name(layer: Any, eps: float) -> str | None:
     """The name of ours for an activation layer, None where it computes something else.
 
     **Arguments:**

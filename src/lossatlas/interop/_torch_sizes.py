@@ -1,6 +1,6 @@
 """The sizes that layers of PyTorch keep beside their weights."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 
 if TYPE_CHECKING:
@@ -17,7 +17,8 @@ def fit_sizes(old: "nn.Module", new: "nn.Module") -> None:
     from torch.nn.modules.batchnorm import _NormBase
     from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
-    for before, after in zip(old.modules(), new.modules(), strict=True):
+    pairs: list[tuple[Any, Any]] = list(zip(old.modules(), new.modules(), strict=True))
+    for before, after in pairs:
         if isinstance(after, nn.Linear):
             after.out_features, after.in_features = after.weight.shape
         elif isinstance(after, _ConvNd):
@@ -41,7 +42,7 @@ def _first(*tensors):
     return next((tensor for tensor in tensors if tensor is not None), None)
 
 
-def _fit_convolution(before: "nn.Module", after: "nn.Module", *, is_transposed: bool) -> None:
+def _fit_convolution(before: Any, after: Any, *, is_transposed: bool) -> None:
     """Channels and groups; a convolution with one channel a group keeps one a group."""
     first, second = after.weight.shape[:2]
     own, other = (

@@ -57,27 +57,28 @@ def from_torch(module: "nn.Module", example: Any = None) -> Network:
     """
     require_torch()
     check_module(module)
-    batch = None if example is None else example_tensor(module, example)
-    expected = None if batch is None else check_repeatable(module, batch)
-    try:
-        network = _stack(module, None if batch is None else tuple(batch.shape[1:]))
-    except Misfit as reason:
-        if example is None:
+    if example is None:
+        try:
+            return _stack(module, None)
+        except Misfit as reason:
             msg = (
                 f"Without an example only stacks of Linear layers with one activation are read, and {reason}. Give "
                 "example=, one input without the batch axis: then any module comes over."
             )
             raise InputError(msg) from None
+    batch = example_tensor(module, example)
+    expected = check_repeatable(module, batch)
+    try:
+        network = _stack(module, tuple(batch.shape[1:]))
+    except Misfit:
         return torch_function(module, example)
-    if batch is None:
-        return network
     if isinstance(network, Dense):
         batch = batch.reshape(1, -1)
     return network if agree(evaluate(network, batch), expected) else torch_function(module, example)
 
 
 def _stack(module: "nn.Module", shape: tuple[int, ...] | None) -> Network:
-    layers = [layer for layer in plain_layers(module) if type(layer).__name__ != "Identity"]
+    layers: list[Any] = [layer for layer in plain_layers(module) if type(layer).__name__ != "Identity"]
     if not layers:
         msg = "it has no layers"
         raise Misfit(msg)
@@ -98,17 +99,17 @@ def _stack(module: "nn.Module", shape: tuple[int, ...] | None) -> Network:
     return _dense(layers)
 
 
-def _kind(layer: "nn.Module") -> str:
+def _kind(layer: Any) -> str:
     return type(layer).__name__
 
 
-def _eps(layer: "nn.Module") -> float:
+def _eps(layer: Any) -> float:
     import torch
 
     return torch.finfo(next(layer.parameters()).dtype).eps
 
 
-def _dense(layers: list["nn.Module"]) -> Dense:
+def _dense(layers: list[Any]) -> Dense:
     found, names = _affines(layers)
     named = {name for name in names if name is not None}
     act = _one_activation(named)
@@ -131,7 +132,7 @@ def _one_activation(names: set[str]) -> str:
     return next(iter(names), "identity")
 
 
-def _affines(layers: list["nn.Module"]) -> tuple[list[DenseLayer], list[str | None]]:
+def _affines(layers: list[Any]) -> tuple[list[DenseLayer], list[str | None]]:
     """The affine maps of `Linear` layers, and the activations behind them (None: none)."""
     found, names = [], []
     for i, layer in enumerate(layers):
@@ -156,11 +157,11 @@ def _affines(layers: list["nn.Module"]) -> tuple[list[DenseLayer], list[str | No
     return found, names
 
 
-def _bias(layer: "nn.Module") -> Array | None:
+def _bias(layer: Any) -> Array | None:
     return None if layer.bias is None else to_array(layer.bias, "A bias")
 
 
-def _statistics(norm: "nn.Module") -> tuple[Array, Array, Array, Array]:
+def _statistics(norm: Any) -> tuple[Array, Array, Array, Array]:
     """Scale, shift, running mean and running variance."""
     if norm.weight is None or norm.running_mean is None:
         msg = f"a {_kind(norm)} has no {'scale and shift' if norm.weight is None else 'running statistics'} of its own"
@@ -170,7 +171,7 @@ def _statistics(norm: "nn.Module") -> tuple[Array, Array, Array, Array]:
     return scale, shift, mean, variance
 
 
-def _folded(layer: DenseLayer, norm: "nn.Module") -> DenseLayer:
+def _folded(layer: DenseLayer, norm: Any) -> DenseLayer:
     r"""$\gamma (W x + b - \mu) / \sqrt{v + \epsilon} + \beta$ as one affine map, computed in float64."""
     scale, shift, mean, variance = (np.asarray(array, float) for array in _statistics(norm))
     factor = scale / np.sqrt(variance + norm.eps)
@@ -180,7 +181,7 @@ def _folded(layer: DenseLayer, norm: "nn.Module") -> DenseLayer:
     return DenseLayer(jnp.array(weight, dtype), jnp.array(bias, dtype))
 
 
-def _conv(layers: list["nn.Module"], shape: tuple[int, ...] | None) -> Conv:
+def _conv(layers: list[Any], shape: tuple[int, ...] | None) -> Conv:
     if shape is None or len(shape) != 3:
         msg = "it reads images, so that example= must be one image of shape (channels, height, width)"
         if shape is not None:
@@ -212,7 +213,7 @@ def _conv(layers: list["nn.Module"], shape: tuple[int, ...] | None) -> Conv:
     return Conv.from_layers(convs, affines, image=shape, activation=act, pool=pools[0], head=kind)
 
 
-def _head(layer: "nn.Module") -> Any:
+def _head(layer: Any) -> Any:
     if _kind(layer) == "Flatten" and (layer.start_dim, layer.end_dim) == (1, -1):
         return "flatten"
     if _kind(layer) == "AdaptiveAvgPool2d" and layer.output_size in (1, (1, 1)):
@@ -220,7 +221,7 @@ def _head(layer: "nn.Module") -> Any:
     return None
 
 
-def _convolutions(layers: list["nn.Module"], shape: tuple[int, int, int]) -> tuple[list[ConvLayer], list[str], list]:
+def _convolutions(layers: list[Any], shape: tuple[int, int, int]) -> tuple[list[ConvLayer], list[str], list]:
     """The convolutional layers, their activations and their poolings."""
     left, size = list(layers), shape[1:]
     convs, names, pools = [], [], []
@@ -254,7 +255,7 @@ def _convolutions(layers: list["nn.Module"], shape: tuple[int, int, int]) -> tup
     return convs, names, pools
 
 
-def _take_convolution(left: list["nn.Module"], size: tuple[int, ...]) -> tuple[Convolution, tuple[int, int], bool]:
+def _take_convolution(left: list[Any], size: tuple[int, ...]) -> tuple[Convolution, tuple[int, int], bool]:
     """The next convolution, the size of its maps, and whether it is depthwise."""
     before = (0, 0, 0, 0)  # left, right, top, bottom
     if left and _kind(left[0]) == "ZeroPad2d":
@@ -276,7 +277,7 @@ def _take_convolution(left: list["nn.Module"], size: tuple[int, ...]) -> tuple[C
     return Convolution(weight, _bias(layer), stride, padding, is_depthwise), after, is_depthwise
 
 
-def _padding(layer: "nn.Module", before: tuple[int, ...], size: tuple[int, ...]) -> tuple[Any, tuple[int, int]]:
+def _padding(layer: Any, before: tuple[int, ...], size: tuple[int, ...]) -> tuple[Any, tuple[int, int]]:
     """The name of a padding, `"VALID"` or `"SAME"`, and the size of the maps behind it."""
     stride, kernels = layer.stride[0], layer.kernel_size
     if layer.padding == "same":
@@ -313,7 +314,7 @@ def _moved_bias(depthwise: Convolution, conv: Convolution) -> tuple[Convolution,
     )
 
 
-def _pool(layer: "nn.Module") -> Any:
+def _pool(layer: Any) -> Any:
     """`"max"` or `"average"` for 2 x 2 pooling without overlap, else None."""
     kind = _kind(layer)
     if kind not in ("MaxPool2d", "AvgPool2d"):

@@ -3,7 +3,7 @@
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-import jax
+import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
@@ -170,4 +170,9 @@ def agree(ours: Any, theirs: "torch.Tensor") -> bool:
 
 def evaluate(network: Any, example: "torch.Tensor") -> Array:
     """The output of a network of ours for a batch of one, without the batch axis."""
-    return jax.jit(lambda x: network(x))(to_array(example[0], "The example"))
+    return _evaluate(network, to_array(example[0], "The example"))
+
+
+@eqx.filter_jit
+def _evaluate(network: Any, x: Array) -> Array:
+    return network(x)
