@@ -218,11 +218,19 @@ RESIZED = {
         [("shrink.weight", 1)],
         4,
     ),
+    "lstm": (  # four gates for each unit
+        [(f"layer.{key}_l0", 0, 4) for key in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")],
+        [("layer.weight_hh_l0", 1), ("out.weight", 1)],
+        4,
+    ),
+    "transformer": ([("linear1.weight", 0), ("linear1.bias", 0)], [("linear2.weight", 1)], 6),
 }
 SIZES = {
     "skip": lambda m: (m.a.out_features, m.b.in_features, m.b.out_features, m.c.in_features),
     "resnet": lambda m: (m[5].conv1.out_channels, m[5].bn1.num_features, m[5].conv2.in_channels),
     "filters": lambda m: (m.expand.out_channels, m.filter.groups, m.filter.in_channels, m.norm.num_features),
+    "lstm": lambda m: (m.layer.hidden_size, m.out.in_features),
+    "transformer": lambda m: (m.linear1.out_features, m.linear2.in_features),
 }
 
 

@@ -13,8 +13,11 @@ from lossatlas._parameters import named_arrays, named_parameters, ravel
 from lossatlas.embedding import add_null_unit, replicate, split
 from lossatlas.embedding._record import outputs
 from lossatlas.networks import (
+    Affine,
     Axis,
     Conv,
+    ConvLayer,
+    Convolution,
     Dense,
     HasUnitSpaces,
     Recurrent,
@@ -41,6 +44,12 @@ KEY = jax.random.key(0)
 IMAGE = (2, 6, 6)
 SMALL_CONV: dict[str, Any] = {"image": IMAGE, "channels": [3, 4], "widths": [2]}
 SMALL_TRANSFORMER: dict[str, Any] = {"num_stream": 5, "num_heads": 2, "num_hidden": 4, "num_blocks": 1}
+_CONV = Conv(KEY, IMAGE, [3, 4], [3, 2], padding="VALID")
+NO_BIASES = Conv.from_layers(
+    [ConvLayer(None, Convolution(layer.conv.weight, None, padding="VALID"), None) for layer in _CONV.convs],
+    [Affine(layer.weight, None) for layer in _CONV.layers],
+    image=IMAGE,
+)
 ARCHITECTURES = {
     "dense": (Dense(KEY, [3, 4, 3, 2]), (3,)),
     "linear units": (Dense(KEY, [3, 4, 3, 2], num_linear=[1, 2], activation="sigmoid"), (3,)),
@@ -57,6 +66,7 @@ ARCHITECTURES = {
     "conv, separable batch norm": (
         Conv(KEY, **SMALL_CONV, norm="batch", batch_statistics=True, separable=True), IMAGE,
     ),
+    "conv, no biases": (NO_BIASES, IMAGE),
     "residual, plain": (Residual(KEY, 3, 4, 2), (3,)),
     "residual, pre-activation": (Residual(KEY, 3, 4, 2, num_hidden=5, activation="relu"), (3,)),
     "residual, layer norm": (Residual(KEY, 3, 4, 2, num_hidden=5, norm="layer"), (3,)),
@@ -249,3 +259,8 @@ def test_convolutions_agree_with_a_loop_over_positions():
     ]
     flat = jnp.moveaxis(jnp.array(rows), -1, 0).reshape(-1)
     np.testing.assert_allclose(network(image), network.layers[0](flat), atol=1e-12)
+
+
+def test_convolutional_layers_that_do_not_fit_are_refused():
+    with pytest.raises(InputError, match=r"the last maps have shape \(4, 2, 2\), so it needs 16 columns"):
+        Conv.from_layers(NO_BIASES.convs, NO_BIASES.layers[1:], image=IMAGE)

@@ -35,7 +35,8 @@ def fit_sizes(old: "nn.Module", new: "nn.Module") -> None:
             after.embed_dim = after.kdim = after.vdim = after.in_proj_weight.shape[1]
             after.head_dim = after.embed_dim // after.num_heads
         elif isinstance(after, nn.RNNBase):
-            after.input_size, after.hidden_size = after.weight_ih_l0.shape[1], after.weight_hh_l0.shape[1]
+            tensors = dict(after.named_parameters())
+            after.input_size, after.hidden_size = tensors["weight_ih_l0"].shape[1], tensors["weight_hh_l0"].shape[1]
 
 
 def _first(*tensors):
