@@ -5,6 +5,7 @@ import subprocess
 import sys
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -111,19 +112,35 @@ def made(name, dtype=torch.float64, size=3):
     return module, x
 
 
+@eqx.filter_jit
+def _outputs(network, x):
+    return jax.vmap(network)(x)
+
+
 def gradient(network, x):
     return jax.jit(jax.grad(lambda n: jnp.mean(jax.vmap(n)(x) ** 2), allow_int=True))(network)
 
 
-@pytest.mark.parametrize(("name", "dtype", "atol"), [(name, torch.float64, 1e-12) for name in MODULES]
-                         + [("skip", torch.float32, 1e-6), ("transformer", torch.float32, 1e-5)])  # fmt: skip
+CASES = [
+    ("skip", torch.float64, 1e-12),
+    ("skip", torch.float32, 1e-6),
+    ("resnet", torch.float64, 1e-12),
+    ("transformer", torch.float64, 1e-12),
+    ("lstm", torch.float64, 1e-12),
+    pytest.param("transformer", torch.float32, 1e-5, marks=pytest.mark.slow),
+    pytest.param("gru", torch.float64, 1e-12, marks=pytest.mark.slow),
+    pytest.param("words", torch.float64, 1e-12, marks=pytest.mark.slow),
+]
+
+
+@pytest.mark.parametrize(("name", "dtype", "atol"), CASES)
 def test_outputs_and_gradients_are_those_of_pytorch(name, dtype, atol):
     module, x = made(name, dtype)
     network = from_torch(module, x[0])
     assert isinstance(network, TorchNetwork)
     assert {f"params['{key}']" for key, _ in module.named_parameters()} == set(named_parameters(network))
     out = module(x)
-    found = jax.jit(jax.vmap(network))(jnp.asarray(x.numpy()))
+    found = _outputs(network, jnp.asarray(x.numpy()))
     assert found.dtype == str(dtype).removeprefix("torch.")
     np.testing.assert_allclose(found, out.detach().numpy(), rtol=0, atol=atol)
     out.square().mean().backward()
@@ -234,13 +251,15 @@ SIZES = {
 }
 
 
-@pytest.mark.parametrize("name", RESIZED)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in ("skip", "transformer"))) for name in RESIZED]
+)
 def test_a_widened_network_comes_back_as_a_module_of_that_size(name):
     module, x = made(name)
     network = torch_function(module, x[0])
     writers, readers, size = RESIZED[name]
     wide = copied(network, axes(*writers), axes(*readers), size)
-    np.testing.assert_allclose(jax.jit(jax.vmap(wide))(jnp.asarray(x.numpy())), module(x).detach(), atol=1e-12)
+    np.testing.assert_allclose(_outputs(wide, jnp.asarray(x.numpy())), module(x).detach(), atol=1e-12)
     back = to_torch(wide)
     torch.testing.assert_close(back(x), module(x), rtol=0, atol=1e-12)
     assert SIZES[name](back) == tuple(n + 1 for n in SIZES[name](module))
