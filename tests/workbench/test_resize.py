@@ -3,6 +3,7 @@
 import dataclasses
 import json
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,7 +20,7 @@ from lossatlas.cli._app import app
 from lossatlas.cli._run import run as call
 from lossatlas.embedding import split
 from lossatlas.workbench import Model, grow, save_model, shrink
-from lossatlas.workbench._resize import covering
+from lossatlas.workbench._shrink import covering
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +111,11 @@ def test_from_the_shell(model, tmp_path, monkeypatch, capsys):
     assert lossatlas.load("small.safetensors").shape == "10-2-1"
     assert call(app, [*words, "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
-    assert facts["after"] == {"widths": "10-2-1", "parameters": 25}
+    assert (facts["after"]["widths"], facts["after"]["parameters"]) == ("10-2-1", 25)
+    assert [size["parameters"] for size in facts["curve"]] == [25, 13]
+    page = (tmp_path / "small.html").read_text()
+    assert "61 → 25 parameters" in page
+    assert "lossatlas shrink big.safetensors --data diabetes --tolerance 1e-06" in page
     assert call(app, ["grow", "small.safetensors", "--widths", "6", "--out", "wide.safetensors"]) == 0
     assert "10-2-1 (25 parameters) -> 10-6-1 (73 parameters)\noutputs stay for all inputs\n" in capsys.readouterr().out
     again = ["shrink", "small.safetensors", "--data", "diabetes", "--tolerance", "1e-9", "--out", "same.safetensors"]
@@ -118,11 +123,46 @@ def test_from_the_shell(model, tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().out.startswith("Nothing can be removed at a tolerance of 1e-09: 10-2-1")
 
 
+def test_a_budget_gives_the_best_network_of_the_size_with_its_curve(model, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("lossatlas._cache.use_compilation_cache", lambda: None)
+    monkeypatch.chdir(tmp_path)
+    save_model("big.safetensors", model)
+    words = ["shrink", "big.safetensors", "--data", "diabetes", "--parameters", "20", "--out", "small.safetensors"]
+    assert call(app, words) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("10-5-1 (61 parameters) -> 10-1-1 (13 parameters)\n")
+    assert "loss on the rows held back: " in said
+    assert lossatlas.load("small.safetensors").shape == "10-1-1"
+
+
+def test_a_convolutional_network_in_float32_is_shrunk_with_its_accuracy():
+    rows = np.random.default_rng(0).normal(size=(150, 1, 5, 5)).astype(np.float32)
+    narrow = networks.Conv(jax.random.key(0), (1, 5, 5), [2], [3], norm="batch", pool="max")
+    wide, _ = split(narrow, "channels[0]", 0, [0.2, 0.5, 0.3])
+    wide = jax.tree.map(lambda a: a.astype(np.float32) if eqx.is_inexact_array(a) else a, wide)
+    labels = np.asarray(jax.vmap(wide)(rows)).argmax(1)
+    found = shrink(Model(wide, None, "cross_entropy", "a test"), data.Arrays(rows, labels), tolerance=1e-4)
+    assert (found.before.shape, found.chosen.shape) == ("conv 1x5x5: 4 | 3", "conv 1x5x5: 2 | 3")
+    assert found.before.accuracy == found.chosen.accuracy == 1.0
+    assert [size.num_parameters for size in found.curve] == sorted(
+        (s.num_parameters for s in found.curve), reverse=True
+    )
+    assert found.curve[0].change < 1e-6 < found.curve[-1].change
+    after = jax.vmap(found.model.network)(rows)
+    assert after.dtype == np.float32
+    assert np.abs(np.asarray(after) - np.asarray(jax.vmap(wide)(rows))).max() < 1e-4
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
         ("shrink big.safetensors --data iris --tolerance 1 --out s.safetensors", "The model reads age, sex"),
         ("shrink big.safetensors --data diabetes --tolerance 0 --out s.safetensors", "tolerance (--tolerance) must be"),
+        ("shrink big.safetensors --data diabetes --out s.safetensors", "Give a tolerance (--tolerance) or"),
+        (
+            "shrink big.safetensors --data diabetes --parameters 5 --out s.safetensors",
+            "parameters are left, more than 5",
+        ),
         ("shrink none.safetensors --data diabetes --tolerance 1 --out s.safetensors", "There is no run"),
         ("shrink big.safetensors --data diabetes --tolerance 1 --out no/s.safetensors", "cannot be written"),
         ("grow big.safetensors --widths 2 --out s.safetensors", "cannot be widened to 2"),

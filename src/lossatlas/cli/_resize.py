@@ -1,8 +1,9 @@
 """`lossatlas shrink` and `lossatlas grow`: a model made smaller or larger that says the same."""
 
 import pathlib
+import shlex
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter, Token
 
@@ -13,19 +14,24 @@ from lossatlas.cli._run import prepare_jax
 from lossatlas.cli._survey import parse_widths
 
 
+if TYPE_CHECKING:
+    from lossatlas.workbench import Shrunk, Size
+
+
 def shrink(
     model: str,
     /,
     *,
     data: Annotated[str, Parameter(required=True)],
     out: Annotated[pathlib.Path, Parameter(required=True)],
-    tolerance: Annotated[float, Parameter(required=True)],
+    tolerance: float | None = None,
+    parameters: int | None = None,
     target: str | None = None,
     seed: int = 0,
     options: ModelOptions = ModelOptions(),  # noqa: B008
     json: Annotated[bool, Parameter(negative="", show_default=False)] = False,
 ) -> None:
-    """Write the smallest model that says the same.
+    """Write the smallest model that says the same, or the best one of a size.
 
     Parameters
     ----------
@@ -35,9 +41,11 @@ def shrink(
     data
         A data set's name, or a CSV, TSV, Parquet or NPZ file of rows like those that the model will see.
     out
-        The new model file.
+        The new model file; a page with the curve of size against change is written beside it.
     tolerance
         The largest allowed change of any output on these rows, in output units.
+    parameters
+        Instead of a tolerance: how many parameters the new model may have.
     target
         The column of the targets, which the model does not read; by default the one that it was trained on.
     seed
@@ -50,38 +58,69 @@ def shrink(
     prepare_jax()
 
     from lossatlas.networks import check_savable
-    from lossatlas.workbench import save_model
+    from lossatlas.workbench import save_model, write_shrink_page
     from lossatlas.workbench import shrink as shrink_model
 
     before = options.load(model)
     check_savable(before.network)
-    found = shrink_model(before, data, tolerance=tolerance, seed=seed, target=target)
+    found = shrink_model(before, data, tolerance=tolerance, parameters=parameters, seed=seed, target=target)
     save_model(out, found.model)
-    facts = {
-        "before": {"widths": before.shape, "parameters": before.num_parameters},
-        "after": {"widths": found.model.shape, "parameters": found.model.num_parameters},
-        "tolerance": tolerance,
-        "largest_change": found.change,
-        "rows_seen": found.rows_seen,
-        "change_covering_95_percent_of_new_rows": found.fresh_change,
-        "rows_held_back": found.rows_fresh,
-        "model": str(out),
-    }
-    if found.model.num_parameters >= before.num_parameters:
-        lines = [f"Nothing can be removed at a tolerance of {tolerance:g}: {_size(before)}."]
-    else:
-        lines = [f"{_size(before)} -> {_size(found.model)}"]
-    lines.append(
-        f"largest change of an output on the {found.rows_seen:,} rows seen: {found.change:.3g} (allowed {tolerance:g})"
+    asked = ["--tolerance", f"{tolerance:g}"] if parameters is None else ["--parameters", str(parameters)]
+    words = ["lossatlas", "shrink", model, "--data", data, *asked, "--network", options.network, "--out", str(out)]
+    page = write_shrink_page(
+        out.with_suffix(".html"), found, name=model, data=data, regenerate=shlex.join([*words, "--seed", str(seed)])
     )
-    if found.fresh_change is None:
+    facts = {
+        "before": _size_facts(found.before),
+        "after": _size_facts(found.chosen),
+        "tolerance": found.tolerance,
+        "rows_seen": found.rows_seen,
+        "rows_held_back": found.rows_fresh,
+        "curve": [_size_facts(size) for size in found.curve],
+        "left_as_they_were": found.fixed,
+        "model": str(out),
+        "page": str(page),
+    }
+    say(facts, [*_shrink_lines(found), f"model: {out}", f"page: {page}"], as_json=json)
+
+
+def _size_facts(size: "Size") -> dict[str, Any]:
+    return {
+        "widths": size.shape,
+        "parameters": size.num_parameters,
+        "largest_change": size.change,
+        "change_covering_95_percent_of_new_rows": size.fresh_change,
+        "accuracy_on_rows_held_back": size.accuracy,
+        "loss_on_rows_held_back": size.loss,
+    }
+
+
+def _shrink_lines(found: "Shrunk") -> list[str]:
+    """What `shrink` says."""
+    before, after = found.before, found.chosen
+    if after.num_parameters >= before.num_parameters:
+        lines = [f"Nothing can be removed at a tolerance of {found.tolerance:g}: {_words(before)}."]
+    else:
+        lines = [f"{_words(before)} -> {_words(after)}"]
+    allowed = "" if found.tolerance is None else f" (allowed {found.tolerance:g})"
+    seen = f"largest change of an output on the {found.rows_seen:,} rows seen: {after.change:.3g}{allowed}"
+    lines.append(seen)
+    if after.fresh_change is None:
         lines.append(f"rows held back: {found.rows_fresh}, too few to say anything of new rows (59 are needed)")
     else:
         lines.append(
-            f"on rows not seen: at most {found.fresh_change:.3g} for 95 % of new rows, with 95 % confidence "
+            f"on rows not seen: at most {after.fresh_change:.3g} for 95 % of new rows, with 95 % confidence "
             f"({found.rows_fresh:,} rows were held back)"
         )
-    say(facts, [*lines, f"model: {out}"], as_json=json)
+    for name in ("accuracy", "loss"):
+        was, now = getattr(before, name), getattr(after, name)
+        if now is not None:
+            lines.append(f"{name} on the rows held back: {was:.4g} -> {now:.4g}")
+    return lines
+
+
+def _words(size: "Size") -> str:
+    return f"{size.shape} ({size.num_parameters:,} parameters)"
 
 
 def parse_sizes(type_: Any, tokens: Sequence[Token]) -> tuple[int, ...] | dict[str, int]:

@@ -32,6 +32,8 @@ class PrunedPoint(eqx.Module):
     - `output_change`: the largest change of any output on the data. `rms_change`: root mean square over rows, of the
       2-norm over outputs.
     - `start`: the network before; `plan`: the steps from it to the pruned one.
+    - `masked`: the pruned network at the sizes of the start, with zeros in place of what reads the units that went: the
+      same outputs, and one compiled program for all points of a path.
     """
 
     sizes: dict[str, int]
@@ -40,6 +42,7 @@ class PrunedPoint(eqx.Module):
     rms_change: float
     start: Network
     plan: tuple[ShiftReaders | UnitMap, ...]
+    masked: Network
 
     @property
     def network(self) -> Network:
@@ -85,7 +88,7 @@ class PruningPath(eqx.Module):
         plan, masked = _stand_ins(self, counts)
         change, rms = _changes(self, masked)
         sizes = {name: self.taps.spaces[name].size - count for name, count in counts.items()}
-        return PrunedPoint(sizes, int(self.parameters[removed]), change, rms, self.start, plan)
+        return PrunedPoint(sizes, int(self.parameters[removed]), change, rms, self.start, plan, masked)
 
     def with_parameters(self, most: int) -> PrunedPoint:
         """The first network of the path with at most so many parameters.

@@ -7,5 +7,6 @@ from lossatlas.figures._numbers import format_number as format_number
 from lossatlas.figures._numbers import format_steps as format_steps
 from lossatlas.figures._reduction import reduction_figure as reduction_figure
 from lossatlas.figures._selection import selection_figure as selection_figure
+from lossatlas.figures._shrinking import shrinking_figure as shrinking_figure
 from lossatlas.figures._theme import dark_colours as dark_colours
 from lossatlas.figures._tree import tree_figure as tree_figure

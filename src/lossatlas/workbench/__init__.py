@@ -17,24 +17,28 @@ if TYPE_CHECKING:
     from lossatlas.workbench._model import Model as Model
     from lossatlas.workbench._model import save_model as save_model
     from lossatlas.workbench._report import write_report as write_report
-    from lossatlas.workbench._resize import Shrunk as Shrunk
-    from lossatlas.workbench._resize import shrink as shrink
     from lossatlas.workbench._run import SurveyRun as SurveyRun
+    from lossatlas.workbench._shrink import Shrunk as Shrunk
+    from lossatlas.workbench._shrink import Size as Size
+    from lossatlas.workbench._shrink import shrink as shrink
+    from lossatlas.workbench._shrink_page import write_shrink_page as write_shrink_page
     from lossatlas.workbench._survey import survey as survey
 
 _NAMES = {
     "Examples": "lossatlas.workbench._data",
     "Grown": "lossatlas.workbench._grow",
     "Model": "lossatlas.workbench._model",
-    "Shrunk": "lossatlas.workbench._resize",
+    "Shrunk": "lossatlas.workbench._shrink",
+    "Size": "lossatlas.workbench._shrink",
     "SurveyRun": "lossatlas.workbench._run",
     "export": "lossatlas.workbench._export",
     "grow": "lossatlas.workbench._grow",
     "load": "lossatlas.workbench._load",
     "read_examples": "lossatlas.workbench._data",
     "save_model": "lossatlas.workbench._model",
-    "shrink": "lossatlas.workbench._resize",
+    "shrink": "lossatlas.workbench._shrink",
     "survey": "lossatlas.workbench._survey",
+    "write_shrink_page": "lossatlas.workbench._shrink_page",
     "write_report": "lossatlas.workbench._report",
 }
 
