@@ -60,7 +60,8 @@ class PrunedPoint(eqx.Module):
 class PruningPath(eqx.Module):
     """The order in which the units of a network are best removed; made by [`lossatlas.embedding.pruning_path`][].
 
-    - `start`: the network. `sequence`: from which space the next unit goes. `orders`: which one, by space.
+    - `start`: the network; `inputs`: the rows; `taps`: where its units are read.
+    - `sequence`: from which space the next unit goes. `orders`: which one, by space.
     - `parameters`: how many are left after each step of the sequence, `parameters[0]` all.
     - `fixed`: the spaces that stay as they are, and why.
     """
@@ -143,6 +144,10 @@ def pruning_path(network: Network, landscape: Data, *, fixed: tuple[str, ...] = 
     have the sizes of the first one, so three programs are compiled in all.
 
     **Raises:** `InputError` for a network without unit spaces, unknown spaces, and empty or NaN inputs.
+
+    !!! cite
+        Least squares that let the rest stand in for what goes: Hassibi and Stork 1993 (there for single weights and the
+        loss); here for whole units, their readers and the outputs, across all unit spaces.
     """
     inputs = inputs_of(landscape, "pruning_path")
     taps = find_taps(network, inputs[0])

@@ -34,6 +34,7 @@ class Tap(NamedTuple):
 class UnitTaps:
     """Where a network of one shape reads its units.
 
+    - `closed`: the network on one example as a flat jaxpr; `spaces`: its unit spaces.
     - `taps`: by space, every value that one of its readers contracts; spaces in the order of their first reading.
     - `hidden`: the spaces that cannot be seen, and why.
     """
