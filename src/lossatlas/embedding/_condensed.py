@@ -2,7 +2,11 @@
 
 import numpy as np
 
+from lossatlas.embedding._selection import Selection
 from lossatlas.networks import Activation
+
+
+_FIRST_ENTRIES = 16
 
 
 def copies(vectors: np.ndarray, activation: Activation, tolerance: float) -> tuple[np.ndarray, np.ndarray]:
@@ -26,27 +30,41 @@ def copies(vectors: np.ndarray, activation: Activation, tolerance: float) -> tup
     has_scale = activation.degree is not None
     canonical = vectors / np.where(norms > 0, norms, 1.0)[:, None] if has_scale else vectors
     has_sign = activation.parity != "none" or activation.reflection is not None
-    heads: list[int] = []
+    # Entries that tell units apart come first, so that most candidates are given up after a few of them.
+    sorted_entries = canonical[:, np.argsort(-canonical.std(axis=0), kind="stable")]
+    is_zero = (norms == 0) & has_scale  # no multiple of anything
+    bounds = np.where(is_zero, -np.inf, tolerance * (1 + np.abs(canonical).max(axis=1, initial=0.0)))
+    heads = np.empty(k, int)
+    num_heads = 0
     for i in range(k):
-        if has_scale and norms[i] == 0:
-            heads.append(i)
-            continue
-        for sign in (1.0, -1.0) if has_sign else (1.0,):
-            distance = np.abs(sign * canonical[i] - canonical[heads]).max(axis=1) if heads else np.empty(0)
-            close = distance <= tolerance * (1 + np.abs(canonical[heads]).max(axis=1)) if heads else np.empty(0, bool)
-            if close.any():
-                head = heads[int(np.argmin(np.where(close, distance, np.inf)))]
+        for sign in () if is_zero[i] else (1.0, -1.0) if has_sign else (1.0,):
+            head = _nearest(sign * sorted_entries[i], sorted_entries, heads[:num_heads], bounds)
+            if head is not None:
                 leaders[i] = head
                 factors[i] = sign * (norms[i] / norms[head] if has_scale else 1.0)
                 break
         else:
-            heads.append(i)
+            heads[num_heads] = i
+            num_heads += 1
     return leaders, factors
+
+
+def _nearest(vector: np.ndarray, vectors: np.ndarray, heads: np.ndarray, bounds: np.ndarray) -> int | None:
+    """The head at the least maximum distance from a vector, the first of equals; None where none is within bounds."""
+    distance = np.zeros(len(heads))
+    start, step = 0, _FIRST_ENTRIES
+    while start < len(vector) and len(heads):
+        some = slice(start, start + step)
+        distance = np.maximum(distance, np.abs(vectors[heads, some] - vector[some]).max(axis=1))
+        close = distance <= bounds[heads]
+        heads, distance = heads[close], distance[close]
+        start, step = start + step, 4 * step
+    return int(heads[np.argmin(distance)]) if len(heads) else None
 
 
 def merge_maps(
     leaders: np.ndarray, factors: np.ndarray, weights: np.ndarray, activation: Activation
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+) -> tuple[Selection, Selection, np.ndarray]:
     r"""The maps that merge each group into one unit.
 
     **Arguments:**
@@ -58,15 +76,13 @@ def merge_maps(
     heads = np.unique(leaders)
     group = np.searchsorted(heads, leaders)
     k = len(leaders)
-    members = np.zeros((len(heads), k))
-    members[group, np.arange(k)] = 1.0
-    total = members @ weights
-    share = np.where(total[group] > 0, weights / np.where(total > 0, total, 1.0)[group], 1 / members.sum(1)[group])
-    writers = members * (share / factors)
+    total = np.bincount(group, weights)
+    share = np.where(total[group] > 0, weights / np.where(total > 0, total, 1.0)[group], 1 / np.bincount(group)[group])
+    writers = Selection(group, share / factors, len(heads)).T
     flipped = factors < 0
     outputs = np.abs(factors) ** (activation.degree or 0.0)
     constants = np.zeros(k)
     if activation.parity == "odd" or (activation.parity == "none" and activation.reflection is not None):
         outputs = np.where(flipped, -outputs, outputs)
         constants = np.where(flipped, activation.reflection or 0.0, 0.0)
-    return writers, members * outputs, constants
+    return writers, Selection(group, outputs, len(heads)).T, constants

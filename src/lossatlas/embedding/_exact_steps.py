@@ -7,6 +7,7 @@ from lossatlas.embedding._constants import can_shift
 from lossatlas.embedding._layer_steps import FoldConstants, Linearise, MergeLayer, UnitStep, merge_defect
 from lossatlas.embedding._measure import best_lines, received
 from lossatlas.embedding._reduction_state import ReductionState, largest_prefix
+from lossatlas.embedding._selection import Selection
 from lossatlas.embedding._unit_map import UnitMap
 
 
@@ -27,7 +28,8 @@ def fold_constant_units(state: ReductionState, layer: int, allowance: float) -> 
 
     def steps(count: int):
         dropped = np.sort(order[:count])
-        keep = np.delete(np.eye(k), dropped, axis=0)
+        kept = np.delete(np.arange(k), dropped)
+        keep = Selection(kept, np.ones(len(kept)), k)
         constants = np.zeros(here.num_units)
         constants[dropped] = means[dropped]
         note = f"{count} constant or unread neurons folded into biases"

@@ -20,6 +20,7 @@ from lossatlas.embedding._constants import (
     shift_layer,
     split_readers,
 )
+from lossatlas.embedding._selection import Selection, on_units
 from lossatlas.embedding._unit_map import UnitMap
 from lossatlas.networks import Dense
 
@@ -60,9 +61,7 @@ class Linearise(eqx.Module):
         chosen = np.asarray(self.neurons, dtype=int)
         kept = np.setdiff1d(np.arange(layer.num_neurons), chosen)
         constants = offset if layer.bias is None else slope * layer.bias[chosen] + offset
-        spread = xp.zeros(layer.num_units, dtype=layer.weight.dtype)
-        selection = xp.asarray(np.eye(layer.num_units)[:, chosen], dtype=layer.weight.dtype)
-        spread = spread + selection @ constants
+        spread = on_units(Selection(chosen, np.ones(len(chosen)), layer.num_units).T, constants[:, None])[:, 0]
         if can_shift(layers, self.layer + 1):
             layers = fold_constants(layers, self.layer, spread)
         rows = slope[:, None] * layer.weight[chosen]
@@ -161,16 +160,22 @@ class UnitStep(eqx.Module):
         kind, i = layer_of(self.map.space)
         layer, following = layers[i], layers[i + 1]
         xp = layer.weight.__array_namespace__()
-        made, read = _like(self.map.writers, layers), _like(self.map.readers, layers)
         k, readers = layer.num_neurons, following.readers
         layers = list(layers)
+
+        def made(array: Any) -> Any:
+            return on_units(self.map.writers, array)
+
+        def read(array: Any) -> Any:
+            return on_units(self.map.readers, array.T).T
+
         if kind == "hidden":
-            bias = None if layer.bias is None else made @ layer.bias
-            layers[i] = LayerArrays(made @ layer.weight, bias, layer.linear)
-            readers = xp.concat([readers[:, :k] @ read.T, readers[:, k:]], axis=1)
+            bias = None if layer.bias is None else made(layer.bias[:, None])[:, 0]
+            layers[i] = LayerArrays(made(layer.weight), bias, layer.linear)
+            readers = xp.concat([read(readers[:, :k]), readers[:, k:]], axis=1)
         else:
-            layers[i] = LayerArrays(layer.weight, layer.bias, made @ layer.linear)
-            readers = xp.concat([readers[:, :k], readers[:, k:] @ read.T], axis=1)
+            layers[i] = LayerArrays(layer.weight, layer.bias, made(layer.linear))
+            readers = xp.concat([readers[:, :k], read(readers[:, k:])], axis=1)
         layers[i + 1] = split_readers(following, readers, following.bias)
         return layers
 

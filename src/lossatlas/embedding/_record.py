@@ -75,9 +75,7 @@ class Record(eqx.Module):
 
     def inverse(self, network: Network) -> Network:
         """The network before the map, from one after it: exact on the range of the map (for a lift: near it)."""
-        for step in reversed(self.plan):
-            network = step.apply_inverse(network)
-        return network
+        return _invert(_bare(self.plan), network)
 
     @property
     def tangent_map(self) -> lx.AbstractLinearOperator:
@@ -94,6 +92,13 @@ class Record(eqx.Module):
 def _replay(plan: tuple[Any, ...], network: Network) -> Network:
     for step in plan:
         network = step.apply(network)
+    return network
+
+
+@eqx.filter_jit
+def _invert(plan: tuple[Any, ...], network: Network) -> Network:
+    for step in reversed(plan):
+        network = step.apply_inverse(network)
     return network
 
 

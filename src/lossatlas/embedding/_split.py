@@ -12,6 +12,7 @@ from lossatlas._errors import InputError
 from lossatlas._parameters import named_arrays
 from lossatlas._types import Network
 from lossatlas.embedding._record import Data, Record, make_record
+from lossatlas.embedding._selection import Selection
 from lossatlas.embedding._unit_map import (
     UnitMap,
     compose,
@@ -120,8 +121,9 @@ def replicate(network: Network, space: str, times: int, *, landscape: Data = Non
     if times < 2:
         msg = f"times must be at least 2, got {times}."
         raise InputError(msg)
-    copies = jnp.tile(jnp.eye(found.size), (times, 1))
-    shared = copies / times
+    units = jnp.tile(jnp.arange(found.size), times)
+    copies = Selection(units, jnp.ones(units.shape, float), found.size)
+    shared = Selection(units, jnp.full(units.shape, 1 / times, float), found.size)
     step = UnitMap(space, copies, shared, shared, copies, note=f"every unit copied {times} times")
     return make_record(network, (step,), landscape, None)
 
@@ -200,6 +202,7 @@ def widen(
 def _split_map(space: UnitSpace, unit: int, shares: np.ndarray, *, homogeneous: bool = False) -> UnitMap:
     n, k = space.size, len(shares)
     scales = np.ones(k)
+    outgoing = shares
     if homogeneous:
         is_linear = space.kind == "linear" or (space.activation is not None and space.activation.degree == 1.0)
         if not is_linear or space.is_normalised:
@@ -212,12 +215,10 @@ def _split_map(space: UnitSpace, unit: int, shares: np.ndarray, *, homogeneous: 
         if shares.min() < 0:
             msg = f"A homogeneous split needs shares that are not negative, got {shares.tolist()}."
             raise InputError(msg)
-        scales = np.sqrt(shares)
-    rows = [unit, *range(n, n + k - 1)]
-    writers, readers = np.eye(n + k - 1, n), np.eye(n + k - 1, n)
-    writers[rows, unit] = scales
-    readers[rows, unit] = np.sqrt(shares) if homogeneous else shares
-    wide, narrow = jnp.asarray(writers), jnp.asarray(readers)
+        scales = outgoing = np.sqrt(shares)
+    units = jnp.asarray(np.concatenate([np.arange(n), np.full(k - 1, unit)]))
+    rows = np.array([unit, *range(n, n + k - 1)])
+    wide, narrow = (Selection(units, jnp.ones(n + k - 1, float).at[rows].set(f), n) for f in (scales, outgoing))
     note = f"unit {unit} split with shares {', '.join(f'{s:.6g}' for s in shares)}"
     return UnitMap(space.name, wide, narrow, narrow, wide, note=note)
 
@@ -269,7 +270,7 @@ def _null_map(network: Network, space: UnitSpace, incoming, bias: float) -> tupl
         msg = f"The units of {space.name} have no bias, so bias must be 0, got {bias}."
         raise InputError(msg)
     output = 0.0 if space.activation is None else float(space.activation(jnp.asarray(bias, float)))
-    keep = jnp.eye(n + 1, n)
+    keep = Selection(jnp.append(jnp.arange(n), 0), jnp.ones(n + 1, float).at[-1].set(0.0), n)
     constants, caution = None, None
     if not zero_incoming:
         caution = "The null unit has incoming weights: the gradient of its readers need not vanish."

@@ -11,6 +11,7 @@ from lossatlas._errors import InputError, unknown_name
 from lossatlas._parameters import named_arrays
 from lossatlas._types import Network
 from lossatlas.embedding._constants import arrays_of, as_network, can_shift, fold_constants, layer_of, shift_cotangent
+from lossatlas.embedding._selection import UnitMatrix, on_units, product
 from lossatlas.networks import (
     Axis,
     Dense,
@@ -26,8 +27,8 @@ from lossatlas.networks import (
 class UnitMap(eqx.Module):
     r"""Widen (or narrow) one unit space: n units become n'.
 
-    Writers (rows, biases) map by `writers` $T_w$, readers (columns) by `readers` $T_r$, both of shape (n', n), and
-    `offsets` are added to the writers of new units. The map keeps the network function when the units it makes are
+    Writers (rows, biases) map by `writers` $T_w$, readers (columns) by `readers` $T_r$, both of shape (n', n) and kept
+    as a `Selection` where they only copy units; `offsets` are added to the writers of new units. The map keeps the network function when the units it makes are
     copies, and then gradients go the same way with the dual matrices: $\nabla_{wide} = B \nabla_{narrow}$ with
     `dual_writers` on writers and `dual_readers` on readers, $T_w^\top D_w = T_r^\top D_r = I$, hence $A^\top B = I$.
     For splits the duals are the roles exchanged, $D_w = T_r$, $D_r = T_w$.
@@ -42,10 +43,10 @@ class UnitMap(eqx.Module):
     """
 
     space: str = eqx.field(static=True)
-    writers: Float[Array | np.ndarray, "new old"]
-    readers: Float[Array | np.ndarray, "new old"]
-    dual_writers: Float[Array | np.ndarray, "new old"] | None = None
-    dual_readers: Float[Array | np.ndarray, "new old"] | None = None
+    writers: UnitMatrix
+    readers: UnitMatrix
+    dual_writers: UnitMatrix | None = None
+    dual_readers: UnitMatrix | None = None
     offsets: dict[str, Array] = eqx.field(default_factory=dict)
     constants: Float[Array | np.ndarray, " new"] | None = None
     note: str = eqx.field(static=True, default="")
@@ -147,13 +148,10 @@ class ShiftReaders(eqx.Module):
 def compose(first: UnitMap, second: UnitMap, note: str) -> UnitMap:
     """One map that does `first`, then `second`, on the same space."""
 
-    def product(outer, inner):
-        return None if outer is None or inner is None else outer @ inner
+    def dual(outer: UnitMatrix | None, inner: UnitMatrix | None) -> UnitMatrix | None:
+        return None if outer is None or inner is None else product(outer, inner)
 
-    offsets = {
-        path: jnp.einsum("wn,...ni->...wi", second.writers.astype(block.dtype), block)
-        for path, block in first.offsets.items()
-    }
+    offsets = {path: on_units(second.writers, block) for path, block in first.offsets.items()}
     for path, block in second.offsets.items():
         offsets[path] = offsets[path] + block if path in offsets else block
     constants = None
@@ -162,15 +160,15 @@ def compose(first: UnitMap, second: UnitMap, note: str) -> UnitMap:
         if first.constants is not None:
             # A copy of a null unit puts out the same constant: the duals of readers copy unit outputs.
             assert second.dual_readers is not None
-            constants = constants + second.dual_readers @ first.constants
+            constants = constants + on_units(second.dual_readers, first.constants[:, None])[:, 0]
         if second.constants is not None:
             constants = constants + second.constants
     return UnitMap(
         first.space,
-        second.writers @ first.writers,
-        second.readers @ first.readers,
-        product(second.dual_writers, first.dual_writers),
-        product(second.dual_readers, first.dual_readers),
+        product(second.writers, first.writers),
+        product(second.readers, first.readers),
+        dual(second.dual_writers, first.dual_writers),
+        dual(second.dual_readers, first.dual_readers),
         offsets,
         constants,
         note,
@@ -245,17 +243,18 @@ def _check_size(step: UnitMap, space: UnitSpace) -> None:
         raise InputError(msg)
 
 
-def _map_units(network, space: UnitSpace, values: dict[str, Array], writers, readers) -> dict[str, Array]:
+def _map_units(
+    network, space: UnitSpace, values: dict[str, Array], writers: UnitMatrix, readers: UnitMatrix
+) -> dict[str, Array]:
     values = dict(values)
 
-    def mapped(axis: Axis, matrix):
+    def mapped(axis: Axis, matrix: UnitMatrix):
         array = values.get(axis.path)
         if array is None:  # the first units of a space that had none
             empty = named_arrays(network.with_sizes({space.name: 1}))[axis.path]
             array = put_units(empty, axis, 1, take_units(empty, axis, 1)[..., :0, :])
         block = take_units(array, axis, space.size)
-        new = jnp.einsum("wn,...ni->...wi", matrix.astype(block.dtype), block)
-        return put_units(array, axis, space.size, new)
+        return put_units(array, axis, space.size, on_units(matrix, block))
 
     buffers = named_arrays(network).keys() - named_parameters(network).keys()
     for axis in space.writers:

@@ -1,0 +1,131 @@
+"""Ten hidden layers on MNIST: which of them act linearly, and what remains when these are removed.
+
+    LOSSATLAS_DATA=FOLDER python examples/prune_depth_mnist.py [--quick] [--std 0.14] [--decay 1.0] [--json FILE]
+
+A tanh network 784-50x10-10 is trained on 8,000 images (Adam 1e-3 with weight decay, batches of 100) and held against
+2,000 others. Hidden layers whose minimal Pearson correlation (MPC) exceeds 0.99 on the training images are removed, each
+neuron replaced by its line; beside it stands `embedding.reduce`, which asks for a largest change of a logit instead.
+Agreement and accuracy are those of the 2,000 images that neither has seen.
+
+Bai et al. 2022 (arXiv 2205.13283, Figure 7), on 60,000 images and with another optimiser, report 10 -> 5 hidden
+layers, an agreement of 98.54 % and an accuracy of 95.4 -> 95.27 %. `--std 0.2236 --decay 0` is the control: large initial
+weights that nothing pulls down leave no linear layer. LOSSATLAS_DATA is a folder with the MNIST files; without it they
+are fetched from OpenML.
+"""
+
+import argparse
+import itertools
+import json
+import pathlib
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from rich.console import Console
+from rich.table import Table
+
+from lossatlas import data
+from lossatlas.embedding import prune_by_linearization, reduce
+from lossatlas.geometry import linearization
+from lossatlas.landscape import Landscape
+from lossatlas.networks import Dense
+from lossatlas.training import train
+
+
+class Line(NamedTuple):
+    """What one way of pruning left."""
+
+    what: str
+    hidden: str
+    parameters: int
+    agreement: float
+    accuracy: float
+    largest_change: float
+
+
+def options() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description="Prune the linear layers of a deep tanh network on MNIST.")
+    parser.add_argument("--std", type=float, default=0.14, help="standard deviation of the initial weights")
+    parser.add_argument("--decay", type=float, default=1.0, help="weight decay of AdamW; 0 is Adam")
+    parser.add_argument("--steps", type=int, default=2000, help="optimiser steps")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--rows", type=int, default=1000, help="training images that reduce looks at")
+    parser.add_argument("--tolerances", type=float, nargs="*", default=[0.5, 2.0], help="of reduce, in logits")
+    parser.add_argument("--quick", action="store_true", help="a fifth of the steps and no reduce")
+    parser.add_argument("--json", type=pathlib.Path, help="write the table to this file as well")
+    given = parser.parse_args()
+    if given.quick:
+        given.steps, given.tolerances = given.steps // 5, []
+    return given
+
+
+def trained(given: argparse.Namespace, landscape: Landscape) -> Dense:
+    """The network after training."""
+    key, order = jax.random.split(jax.random.key(given.seed))
+    start = Dense(key, [784, *[50] * 10, 10], init=lambda *_: given.std, dtype=jnp.float32)
+    run = train(
+        order,
+        start,
+        landscape,
+        optimizer=optax.adamw,
+        learning_rate=1e-3,
+        hyperparameters={"weight_decay": given.decay},
+        num_steps=given.steps,
+        batch_size=100,
+        snapshots=[0, given.steps],
+        progress="rich",
+    )
+    return run.network
+
+
+def measured(what: str, network: Dense, pruned: Dense, fresh: Landscape) -> Line:
+    """A network beside the one that it was pruned from, on fresh images."""
+    before, after = (np.asarray(fresh.predictions(n), float) for n in (network, pruned))
+    layers = [f"{k}+{r}" if r else str(k) for k, r in zip(pruned.widths[1:-1], pruned.num_linear, strict=True)]
+    runs = [(size, len(list(group))) for size, group in itertools.groupby(layers)]
+    widths = ", ".join(size if count == 1 else f"{count} x {size}" for size, count in runs)
+    size = sum(leaf.size for leaf in jax.tree.leaves(pruned) if hasattr(leaf, "size"))
+    return Line(
+        what,
+        widths,
+        size,
+        float(np.mean(before.argmax(1) == after.argmax(1))),
+        float(np.mean(after.argmax(1) == np.asarray(fresh.targets))),
+        float(np.abs(after - before).max()),
+    )
+
+
+def main() -> None:
+    """Train, prune, and print what is left."""
+    given, console = options(), Console()
+    digits = data.load("mnist", test_fraction=0.2)
+    seen = digits.landscape("cross_entropy", dtype="float32")
+    assert digits.held_out is not None
+    fresh = digits.held_out.landscape("cross_entropy", dtype="float32")
+    network = trained(given, seen)
+    found = linearization(network, seen, keep=1.0)
+    console.print("MPC of the layers:", " ".join(f"{v:.3f}" for v in np.asarray(found.mpc)))
+    lines = [measured("trained", network, network, fresh)]
+    for threshold in (0.99, 0.98, 0.95):
+        pruned, _ = prune_by_linearization(network, seen, threshold, keep=1.0)
+        lines.append(measured(f"MPC > {threshold}", network, pruned, fresh))
+    some = Landscape(seen.inputs[: given.rows], seen.targets[: given.rows], loss="cross_entropy")
+    for tolerance in given.tolerances:
+        with console.status(f"reducing to {tolerance:g} logits"):
+            small, _ = reduce(network, some, tolerance=tolerance)
+        lines.append(measured(f"reduce to {tolerance:g} logits", network, small, fresh))
+    table = Table("", "hidden layers", "parameters", "agreement", "accuracy", "largest change")
+    for line in lines:
+        agreement, accuracy = f"{100 * line.agreement:.2f} %", f"{100 * line.accuracy:.2f} %"
+        table.add_row(line.what, line.hidden, f"{line.parameters:,}", agreement, accuracy, f"{line.largest_change:.3g}")
+    console.print(table)
+    if given.json is not None:
+        content = {"mpc": [float(v) for v in np.asarray(found.mpc)], "lines": [line._asdict() for line in lines]}
+        given.json.write_text(json.dumps(content, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

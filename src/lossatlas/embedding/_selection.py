@@ -1,0 +1,93 @@
+"""Matrices between the units of one space with one entry in each row, kept as indices."""
+
+from typing import Any
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+
+class Selection(eqx.Module):
+    """A matrix of shape (k, size): row i holds `factors[i]` at column `units[i]` and else zeros; or its transpose.
+
+    Splits, null units and prunings are such matrices, merges are transposes of them: applied at the cost of a copy.
+
+    - `size`: the number of columns. `is_transposed`: that the transpose is meant, of shape (size, k).
+    """
+
+    units: Int[Array | np.ndarray, " k"]
+    factors: Float[Array | np.ndarray, " k"]
+    size: int = eqx.field(static=True)
+    is_transposed: bool = eqx.field(static=True, default=False)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns."""
+        shape = (self.units.shape[0], self.size)
+        return shape[::-1] if self.is_transposed else shape
+
+    @property
+    def dtype(self) -> Any:
+        """Of the entries."""
+        return self.factors.dtype
+
+    @property
+    def T(self) -> "Selection":  # noqa: N802
+        """The transpose."""
+        return Selection(self.units, self.factors, self.size, not self.is_transposed)
+
+    def __array__(self, dtype=None, copy=None) -> np.ndarray:
+        """All entries, as numpy sees them."""
+        del copy
+        dense = np.zeros((self.units.shape[0], self.size), dtype or self.dtype)
+        dense[np.arange(len(dense)), np.asarray(self.units)] = self.factors
+        return dense.T if self.is_transposed else dense
+
+
+UnitMatrix = Float[Array | np.ndarray, "new old"] | Selection
+"""What maps n units to n' units."""
+
+
+def on_units(matrix: UnitMatrix, block: Any) -> Any:
+    """The units of a block, its last axis but one, mapped by a matrix; numpy stays numpy.
+
+    **Arguments:**
+    - `block`: shape (..., old, inner).
+
+    **Returns:** shape (..., new, inner), in the precision of the block.
+    """
+    if isinstance(block, np.ndarray):
+        return _on_arrays(matrix, block)
+    if not isinstance(matrix, Selection):
+        return jnp.einsum("wn,...ni->...wi", jnp.asarray(matrix, block.dtype), block)
+    units, factors = jnp.asarray(matrix.units), jnp.asarray(matrix.factors, block.dtype)
+    factors = jnp.expand_dims(factors, (*range(block.ndim - 2), -1))
+    if matrix.is_transposed or matrix.size == 0:
+        new = jnp.zeros((*block.shape[:-2], matrix.shape[0], block.shape[-1]), block.dtype)
+        return new.at[..., units, :].add(block * factors) if matrix.is_transposed else new
+    return jnp.take(block, units, axis=-2, mode="clip") * factors
+
+
+def _on_arrays(matrix: UnitMatrix, block: np.ndarray) -> np.ndarray:
+    if not isinstance(matrix, Selection):
+        return np.asarray(matrix, block.dtype) @ block
+    factors = np.asarray(matrix.factors, block.dtype)[:, None]
+    if not matrix.is_transposed:
+        return np.take(block, matrix.units, axis=-2) * factors
+    # The first of each group is copied, the few that follow are added one by one.
+    heads, first = np.unique(matrix.units, return_index=True)
+    new = np.zeros((*block.shape[:-2], matrix.size, block.shape[-1]), block.dtype)
+    new[..., heads, :] = np.take(block, first, axis=-2) * factors[first]
+    for i in np.setdiff1d(np.arange(len(matrix.units)), first):
+        new[..., matrix.units[i], :] += block[..., i, :] * factors[i]
+    return new
+
+
+def product(outer: UnitMatrix, inner: UnitMatrix) -> UnitMatrix:
+    """The matrix of `inner`, then `outer`."""
+    if isinstance(outer, Selection) and isinstance(inner, Selection) and not outer.is_transposed | inner.is_transposed:
+        units = jnp.asarray(outer.units)
+        factors = outer.factors * jnp.asarray(inner.factors)[units]
+        return Selection(jnp.asarray(inner.units)[units], factors, inner.size)
+    return on_units(outer, inner if not isinstance(inner, Selection) else jnp.asarray(np.asarray(inner)))
