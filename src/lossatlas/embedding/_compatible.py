@@ -40,6 +40,7 @@ class CompatibleStep(eqx.Module):
     constants: tuple[Float[Array, " _"], ...]
     note: str = eqx.field(static=True, default="")
 
+    @eqx.filter_jit
     def apply(self, network: Dense) -> Dense:
         """The wide network."""
         self._check([layer.weight.shape[0] for layer in network.layers], narrow=True)

@@ -61,7 +61,7 @@ class Linearise(eqx.Module):
         chosen = np.asarray(self.neurons, dtype=int)
         kept = np.setdiff1d(np.arange(layer.num_neurons), chosen)
         constants = offset if layer.bias is None else slope * layer.bias[chosen] + offset
-        spread = on_units(Selection(chosen, np.ones(len(chosen)), layer.num_units).T, constants[:, None])[:, 0]
+        spread = on_units(Selection(chosen, np.ones(len(chosen)), layer.num_units).T, constants)
         if can_shift(layers, self.layer + 1):
             layers = fold_constants(layers, self.layer, spread)
         rows = slope[:, None] * layer.weight[chosen]
@@ -170,7 +170,7 @@ class UnitStep(eqx.Module):
             return on_units(self.map.readers, array.T).T
 
         if kind == "hidden":
-            bias = None if layer.bias is None else made(layer.bias[:, None])[:, 0]
+            bias = None if layer.bias is None else made(layer.bias)
             layers[i] = LayerArrays(made(layer.weight), bias, layer.linear)
             readers = xp.concat([read(readers[:, :k]), readers[:, k:]], axis=1)
         else:

@@ -58,6 +58,7 @@ class LiftStep(eqx.Module):
     is_exact: bool = eqx.field(static=True)
     note: str = eqx.field(static=True, default="")
 
+    @eqx.filter_jit
     def apply(self, network: Network) -> Dense:
         """The deeper network."""
         dense = require_dense(network, "A lift")

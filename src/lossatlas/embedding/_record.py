@@ -71,11 +71,14 @@ class Record(eqx.Module):
 
     def replay(self, network: Network) -> Network:
         """The plan carried out on a network of the same sizes as `start`."""
+        # Not one program: what a step leaves alone is shared, not copied.
         return _replay(_bare(self.plan), network)
 
     def inverse(self, network: Network) -> Network:
         """The network before the map, from one after it: exact on the range of the map (for a lift: near it)."""
-        return _invert(_bare(self.plan), network)
+        for step in reversed(_bare(self.plan)):
+            network = step.apply_inverse(network)
+        return network
 
     @property
     def tangent_map(self) -> lx.AbstractLinearOperator:
@@ -88,17 +91,9 @@ class Record(eqx.Module):
         return _operator(_pull, _bare(self.plan), self.start)
 
 
-@eqx.filter_jit
 def _replay(plan: tuple[Any, ...], network: Network) -> Network:
     for step in plan:
         network = step.apply(network)
-    return network
-
-
-@eqx.filter_jit
-def _invert(plan: tuple[Any, ...], network: Network) -> Network:
-    for step in reversed(plan):
-        network = step.apply_inverse(network)
     return network
 
 

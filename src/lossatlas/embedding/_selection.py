@@ -49,38 +49,38 @@ UnitMatrix = Float[Array | np.ndarray, "new old"] | Selection
 """What maps n units to n' units."""
 
 
-def on_units(matrix: UnitMatrix, block: Any) -> Any:
-    """The units of a block, its last axis but one, mapped by a matrix; numpy stays numpy.
+def on_units(matrix: UnitMatrix, block: Any, axis: int = 0) -> Any:
+    """The units along one axis of a block mapped by a matrix, in the precision of the block; numpy stays numpy.
 
     **Arguments:**
-    - `block`: shape (..., old, inner).
-
-    **Returns:** shape (..., new, inner), in the precision of the block.
+    - `axis`: which one, of a JAX array; 0 for numpy.
     """
     if isinstance(block, np.ndarray):
         return _on_arrays(matrix, block)
     if not isinstance(matrix, Selection):
-        return jnp.einsum("wn,...ni->...wi", jnp.asarray(matrix, block.dtype), block)
-    units, factors = jnp.asarray(matrix.units), jnp.asarray(matrix.factors, block.dtype)
-    factors = jnp.expand_dims(factors, (*range(block.ndim - 2), -1))
+        return jnp.moveaxis(jnp.tensordot(jnp.asarray(matrix, block.dtype), block, (1, axis)), 0, axis)
+    units = jnp.asarray(matrix.units)
+    factors = jnp.asarray(matrix.factors, block.dtype).reshape(-1, *([1] * (block.ndim - axis - 1)))
     if matrix.is_transposed or matrix.size == 0:
-        new = jnp.zeros((*block.shape[:-2], matrix.shape[0], block.shape[-1]), block.dtype)
-        return new.at[..., units, :].add(block * factors) if matrix.is_transposed else new
-    return jnp.take(block, units, axis=-2, mode="clip") * factors
+        shape = (*block.shape[:axis], matrix.shape[0], *block.shape[axis + 1 :])
+        new = jnp.zeros(shape, block.dtype)
+        where = (*[slice(None)] * axis, units)
+        return new.at[where].add(block * factors) if matrix.is_transposed else new
+    return jnp.take(block, units, axis=axis, mode="clip") * factors
 
 
 def _on_arrays(matrix: UnitMatrix, block: np.ndarray) -> np.ndarray:
     if not isinstance(matrix, Selection):
         return np.asarray(matrix, block.dtype) @ block
-    factors = np.asarray(matrix.factors, block.dtype)[:, None]
+    factors = np.asarray(matrix.factors, block.dtype).reshape(-1, *([1] * (block.ndim - 1)))
     if not matrix.is_transposed:
-        return np.take(block, matrix.units, axis=-2) * factors
+        return block[matrix.units] * factors
     # The first of each group is copied, the few that follow are added one by one.
     heads, first = np.unique(matrix.units, return_index=True)
-    new = np.zeros((*block.shape[:-2], matrix.size, block.shape[-1]), block.dtype)
-    new[..., heads, :] = np.take(block, first, axis=-2) * factors[first]
+    new = np.zeros((matrix.size, *block.shape[1:]), block.dtype)
+    new[heads] = block[first] * factors[first]
     for i in np.setdiff1d(np.arange(len(matrix.units)), first):
-        new[..., matrix.units[i], :] += block[..., i, :] * factors[i]
+        new[matrix.units[i]] += block[i] * factors[i]
     return new
 
 

@@ -3,12 +3,13 @@
 import dataclasses
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
 from lossatlas._errors import InputError, unknown_name
-from lossatlas._parameters import named_arrays
+from lossatlas._parameters import named_arrays, path_name
 from lossatlas._types import Network
 from lossatlas.embedding._constants import arrays_of, as_network, can_shift, fold_constants, layer_of, shift_cotangent
 from lossatlas.embedding._selection import UnitMatrix, on_units, product
@@ -28,10 +29,11 @@ class UnitMap(eqx.Module):
     r"""Widen (or narrow) one unit space: n units become n'.
 
     Writers (rows, biases) map by `writers` $T_w$, readers (columns) by `readers` $T_r$, both of shape (n', n) and kept
-    as a `Selection` where they only copy units; `offsets` are added to the writers of new units. The map keeps the network function when the units it makes are
-    copies, and then gradients go the same way with the dual matrices: $\nabla_{wide} = B \nabla_{narrow}$ with
-    `dual_writers` on writers and `dual_readers` on readers, $T_w^\top D_w = T_r^\top D_r = I$, hence $A^\top B = I$.
-    For splits the duals are the roles exchanged, $D_w = T_r$, $D_r = T_w$.
+    as a `Selection` where units are only copied, summed or dropped; `offsets` are added to the writers of new units.
+    The map keeps the network function when the units it makes are copies, and then gradients go the same way with the
+    dual matrices: $\nabla_{wide} = B \nabla_{narrow}$ with `dual_writers` on writers and `dual_readers` on readers,
+    $T_w^\top D_w = T_r^\top D_r = I$, hence $A^\top B = I$. For splits the duals are the roles exchanged,
+    $D_w = T_r$, $D_r = T_w$.
 
     - `constants`: the constant outputs of new null units, None without them; the gradient of such a unit's readers
       is its constant times the gradient of the bias that they feed.
@@ -64,7 +66,7 @@ class UnitMap(eqx.Module):
                 block = take_units(values[axis.path], axis, self.writers.shape[0])
                 offset = self.offsets[axis.path].astype(block.dtype)
                 values[axis.path] = put_units(values[axis.path], axis, self.writers.shape[0], block + offset)
-        return _rebuild(network, self, values)
+        return _rebuild(network, {self.space: self.writers.shape[0]}, values)
 
     def apply_gradient(self, network: Network, gradient: Network) -> Network:
         """B: the gradient at the wide point from the gradient at the narrow one.
@@ -78,7 +80,7 @@ class UnitMap(eqx.Module):
             raise InputError(msg)
         space = find_space(network, self.space)
         values = _map_units(network, space, named_parameters(gradient), self.dual_writers, self.dual_readers)
-        new = _rebuild(network, self, values)
+        new = _rebuild(network, {self.space: self.writers.shape[0]}, values)
         if self.constants is None:
             return new
         pulled = _constant_gradients(network, space, gradient)
@@ -103,9 +105,7 @@ class UnitMap(eqx.Module):
             msg = f"{self.space} has {space.size} units; the inverse of this map needs {new}."
             raise InputError(msg)
         values = _map_units(network, space, named_arrays(network), self.dual_writers.T, self.dual_readers.T)
-        narrow = network.with_sizes({self.space: old})
-        kept = named_arrays(narrow)
-        return replace_parameters(narrow, {path: value for path, value in values.items() if path in kept})
+        return _rebuild(network, {self.space: old}, values)
 
 
 class ShiftReaders(eqx.Module):
@@ -151,7 +151,7 @@ def compose(first: UnitMap, second: UnitMap, note: str) -> UnitMap:
     def dual(outer: UnitMatrix | None, inner: UnitMatrix | None) -> UnitMatrix | None:
         return None if outer is None or inner is None else product(outer, inner)
 
-    offsets = {path: on_units(second.writers, block) for path, block in first.offsets.items()}
+    offsets = {path: on_units(second.writers, block, block.ndim - 2) for path, block in first.offsets.items()}
     for path, block in second.offsets.items():
         offsets[path] = offsets[path] + block if path in offsets else block
     constants = None
@@ -160,7 +160,7 @@ def compose(first: UnitMap, second: UnitMap, note: str) -> UnitMap:
         if first.constants is not None:
             # A copy of a null unit puts out the same constant: the duals of readers copy unit outputs.
             assert second.dual_readers is not None
-            constants = constants + on_units(second.dual_readers, first.constants[:, None])[:, 0]
+            constants = constants + on_units(second.dual_readers, first.constants)
         if second.constants is not None:
             constants = constants + second.constants
     return UnitMap(
@@ -253,8 +253,7 @@ def _map_units(
         if array is None:  # the first units of a space that had none
             empty = named_arrays(network.with_sizes({space.name: 1}))[axis.path]
             array = put_units(empty, axis, 1, take_units(empty, axis, 1)[..., :0, :])
-        block = take_units(array, axis, space.size)
-        return put_units(array, axis, space.size, on_units(matrix, block))
+        return _on_axis(matrix, array, axis, space.size)
 
     buffers = named_arrays(network).keys() - named_parameters(network).keys()
     for axis in space.writers:
@@ -265,7 +264,23 @@ def _map_units(
     return values
 
 
-def _rebuild(network: Network, step: UnitMap, values: dict[str, Array]) -> Network:
-    template = network.with_sizes({step.space: step.writers.shape[0]})
-    kept = named_arrays(template)
-    return replace_parameters(template, {path: value for path, value in values.items() if path in kept})
+@eqx.filter_jit
+def _on_axis(matrix: UnitMatrix, array: Array, axis: Axis, size: int) -> Array:
+    """One parameter with the units along one axis mapped."""
+    # Split in place: moving the axis to the end and back would copy the parameter twice.
+    start, stop = axis.offset, axis.offset + axis.outer * size * axis.inner
+    before, block, after = jnp.split(array, (start, stop), axis=axis.axis)
+    rest = array.shape[axis.axis + 1 :]
+    parts = block.reshape(*array.shape[: axis.axis], axis.outer, size, axis.inner, *rest)
+    new = on_units(matrix, parts, axis.axis + 1)
+    new = new.reshape(*array.shape[: axis.axis], axis.outer * matrix.shape[0] * axis.inner, *rest)
+    return jnp.concatenate([before, new, after], axis=axis.axis)
+
+
+def _rebuild(network: Network, sizes: dict[str, int], values: dict[str, Array]) -> Network:
+    """The network of other sizes with the given arrays; zeros of its own are not made where all are given."""
+    template = eqx.filter_eval_shape(lambda: network.with_sizes(sizes))
+    leaves = {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(template)}
+    if any(isinstance(leaf, jax.ShapeDtypeStruct) and path not in values for path, leaf in leaves.items()):
+        template = network.with_sizes(sizes)  # such as the buffers of a gradient
+    return replace_parameters(template, {path: value for path, value in values.items() if path in leaves})
