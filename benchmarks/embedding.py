@@ -2,9 +2,8 @@
 
     python benchmarks/embedding.py [--json FILE] [--repeats N] [--quick]
 
-The stack has five layers of 5,000 units and 100 million parameters in float32; `--quick` has 5 layers of 1,000. Splitting
-one unit, and merging its copies again, must write every changed weight once, so a copy of the whole stack is the
-measure: a ratio of 1 is the speed of memory. Matching assigns the units of each layer to those of a permuted copy,
+The stack has five layers of 5,000 units and 100 million parameters in float32 (`--quick`: of 1,000). Splitting one
+unit, and merging its copies again, must write every changed weight once, so a copy of the whole stack is the measure: a ratio of 1 is the speed of memory. Matching assigns the units of each layer to those of a permuted copy,
 which no copy can do; its ratio says how many copies that costs. Reduction looks for the planted copies, constants and
 linear neurons of a layer of 2,000; beside it stands the search for copies alone, each pair compared.
 """
@@ -30,8 +29,8 @@ from lossatlas.networks import Dense, DenseLayer, put_units, take_units
 
 
 def stack(width: int) -> Dense:
-    """Five layers, four of them wide, of random weights."""
-    return Dense(jax.random.key(0), [width] * 6, init="lecun", dtype=jnp.float32)
+    """Four weight matrices between five layers of one width."""
+    return Dense(jax.random.key(0), [width] * 5, init="lecun", dtype=jnp.float32)
 
 
 def permuted(network: Dense) -> Dense:

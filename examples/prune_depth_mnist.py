@@ -3,14 +3,14 @@
     LOSSATLAS_DATA=FOLDER python examples/prune_depth_mnist.py [--quick] [--std 0.14] [--decay 1.0] [--json FILE]
 
 A tanh network 784-50x10-10 is trained on 8,000 images (Adam 1e-3 with weight decay, batches of 100) and held against
-2,000 others. Hidden layers whose minimal Pearson correlation (MPC) exceeds 0.99 on the training images are removed, each
-neuron replaced by its line; beside it stands `embedding.reduce`, which asks for a largest change of a logit instead.
+2,000 others. Hidden layers whose minimal Pearson correlation (MPC) exceeds 0.99 on the training images are removed,
+each neuron replaced by its line; beside it stands `embedding.reduce`, which asks for a largest change of a logit instead.
 Agreement and accuracy are those of the 2,000 images that neither has seen.
 
 Bai et al. 2022 (arXiv 2205.13283, Figure 7), on 60,000 images and with another optimiser, report 10 -> 5 hidden
-layers, an agreement of 98.54 % and an accuracy of 95.4 -> 95.27 %. `--std 0.2236 --decay 0` is the control: large initial
-weights that nothing pulls down leave no linear layer. LOSSATLAS_DATA is a folder with the MNIST files; without it they
-are fetched from OpenML.
+layers, an agreement of 98.54 % and an accuracy of 95.4 -> 95.27 %. `--std 0.2236 --decay 0` is the control: large
+initial weights that nothing pulls down leave no linear layer. LOSSATLAS_DATA is a folder with the MNIST files; without
+it they are fetched from OpenML.
 """
 
 import argparse
