@@ -3,9 +3,10 @@
     python benchmarks/embedding.py [--json FILE] [--repeats N] [--quick]
 
 The stack has five layers of 5,000 units and 100 million parameters in float32 (`--quick`: of 1,000). Splitting one
-unit, and merging its copies again, must write every changed weight once, so a copy of the whole stack is the measure: a ratio of 1 is the speed of memory. Matching assigns the units of each layer to those of a permuted copy,
-which no copy can do; its ratio says how many copies that costs. Reduction looks for the planted copies, constants and
-linear neurons of a layer of 2,000; beside it stands the search for copies alone, each pair compared.
+unit, and merging its copies again, must write every changed weight once, so a copy of the whole stack is the measure:
+a ratio of 1 is the speed of memory. Matching assigns the units of each layer to those of a permuted copy, which no
+copy can do; its ratio says how many copies that costs. Reduction looks for the planted copies, constants and linear
+neurons of a layer of 2,000; beside it stands the search for copies alone, each pair compared.
 """
 
 # ruff: noqa: E402  (threads are set before anything else is imported)

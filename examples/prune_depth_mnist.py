@@ -4,7 +4,7 @@
 
 A tanh network 784-50x10-10 is trained on 8,000 images (Adam 1e-3 with weight decay, batches of 100) and held against
 2,000 others. Hidden layers whose minimal Pearson correlation (MPC) exceeds 0.99 on the training images are removed,
-each neuron replaced by its line; beside it stands `embedding.reduce`, which asks for a largest change of a logit instead.
+each neuron replaced by its line; beside it stands `embedding.reduce`, which asks for a largest change of a logit.
 Agreement and accuracy are those of the 2,000 images that neither has seen.
 
 Bai et al. 2022 (arXiv 2205.13283, Figure 7), on 60,000 images and with another optimiser, report 10 -> 5 hidden
