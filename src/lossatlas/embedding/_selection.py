@@ -60,7 +60,8 @@ def on_units(matrix: UnitMatrix, block: Any, axis: int = 0) -> Any:
     if not isinstance(matrix, Selection):
         return jnp.moveaxis(jnp.tensordot(jnp.asarray(matrix, block.dtype), block, (1, axis)), 0, axis)
     units = jnp.asarray(matrix.units)
-    factors = jnp.asarray(matrix.factors, block.dtype).reshape(-1, *([1] * (block.ndim - axis - 1)))
+    column = (*[1] * axis, -1, *[1] * (block.ndim - axis - 1))
+    factors = jnp.asarray(matrix.factors, block.dtype).reshape(column)
     if matrix.is_transposed or matrix.size == 0:
         shape = (*block.shape[:axis], matrix.shape[0], *block.shape[axis + 1 :])
         new = jnp.zeros(shape, block.dtype)
