@@ -14,6 +14,7 @@ from lossatlas._errors import InputError
 from lossatlas._parameters import named_parameters, replace_parameters
 from lossatlas._precision import require_float64
 from lossatlas._types import Network
+from lossatlas.embedding._selection import UnitMatrix
 from lossatlas.embedding._split import add_null_unit, split
 from lossatlas.embedding._unit_map import UnitMap, require_unit_spaces
 from lossatlas.landscape import Landscape
@@ -121,7 +122,7 @@ def _follow(
     return Growth(step.space, unit, share, float(curvature), decrease, length, moved)
 
 
-def _kernel(dual: Array | np.ndarray | None) -> Float[Array, " units"]:
+def _kernel(dual: UnitMatrix | None) -> Float[Array, " units"]:
     """The one direction among the units of a space that a map of one new unit does not reach."""
     assert dual is not None
     u, _, _ = np.linalg.svd(np.asarray(dual), full_matrices=True)
