@@ -1,10 +1,17 @@
 """Carry a point to another architecture, keeping what must be kept."""
 
+from lossatlas.embedding._check_compatible import CompatibleVerdict as CompatibleVerdict
+from lossatlas.embedding._check_compatible import check_compatible as check_compatible
 from lossatlas.embedding._compatible import CompatibleStep as CompatibleStep
 from lossatlas.embedding._compatible import compatible_embedding as compatible_embedding
 from lossatlas.embedding._depth import LayerMerge as LayerMerge
 from lossatlas.embedding._depth import merge_layer as merge_layer
 from lossatlas.embedding._depth import prune_by_linearization as prune_by_linearization
+from lossatlas.embedding._escape import WideningEscape as WideningEscape
+from lossatlas.embedding._escape import escape_by_widening as escape_by_widening
+from lossatlas.embedding._family import FamilyDimension as FamilyDimension
+from lossatlas.embedding._family import compatible_dimension as compatible_dimension
+from lossatlas.embedding._global_split import global_split as global_split
 from lossatlas.embedding._growth import Growth as Growth
 from lossatlas.embedding._growth import plan_growth as plan_growth
 from lossatlas.embedding._layer_steps import MergeLayer as MergeLayer

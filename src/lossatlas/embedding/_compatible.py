@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from lossatlas._errors import InputError, unknown_name
 from lossatlas.embedding._constants import require_dense
 from lossatlas.embedding._record import Data, Record, make_record
-from lossatlas.networks import Dense, DenseLayer
+from lossatlas.networks import Activation, Dense, DenseLayer
 
 
 NULL = -1
@@ -138,34 +138,61 @@ def compatible_embedding(
     if not 0 <= spread < np.inf:
         msg = f"spread must be finite and not negative, got {spread}."
         raise InputError(msg)
-    maps = _index_maps(dense, units)
-    keys = jax.random.split(key, 3 * len(maps))
-    betas = [_shares(keys[3 * i], np.array(m), shares) for i, m in enumerate(maps)]
-    null_biases = [
-        np.where(np.array(m) == NULL, np.asarray(jax.random.normal(keys[3 * i + 1], (len(m),))) * spread, 0.0)
-        for i, m in enumerate(maps)
-    ]
-    act = dense.activation
-    constants = [
-        np.where(np.array(m) == NULL, np.asarray(act(jnp.asarray(b))), 0.0)
-        for m, b in zip(maps, null_biases, strict=True)
-    ]
-    factors, added, shifts = [], [], []
-    for i in range(len(dense.layers)):
-        noise = spread * np.asarray(jax.random.normal(keys[3 * i + 2], (len(maps[i + 1]), len(maps[i]))))
-        factor, weight = _blocks(np.array(maps[i + 1]), np.array(maps[i]), betas[i + 1], betas[i], noise)
-        factors.append(factor)
-        added.append(weight)
-        shifts.append(null_biases[i + 1] - weight @ constants[i])
-    step = CompatibleStep(
-        maps,
-        *(tuple(jnp.asarray(a) for a in arrays) for arrays in (factors, added, shifts, betas, constants)),
-        note=f"compatible embedding with {shares} shares",
-    )
+    maps = index_maps(dense, units)
+    step = _member(key, dense, maps, shares, float(spread))
     return make_record(dense, (step,), landscape, None)
 
 
-def _index_maps(network: Dense, units: IndexMaps) -> tuple[tuple[int, ...], ...]:
+class Freedom(eqx.Module):
+    r"""What is free in a member of the compatible embeddings, as they are drawn: shares, blocks, null biases.
+
+    Projections make any such numbers a member, so this is a map from a plain vector space onto the family.
+
+    - `shares`: of every layer, before they are made to sum to one within the copies of a unit.
+    - `noise`: N and the weights of null units of every layer, before projection. `null_biases`: of every layer.
+    """
+
+    shares: tuple[Float[Array, " _"], ...]
+    noise: tuple[Float[Array, "_ _"], ...]
+    null_biases: tuple[Float[Array, " _"], ...]
+
+    def step(self, maps: tuple[tuple[int, ...], ...], activation: Activation, note: str = "") -> CompatibleStep:
+        """The member."""
+        layouts = [_layout(units) for units in maps]
+        betas = [_to_shares(values, members) for values, (members, _) in zip(self.shares, layouts, strict=True)]
+        biases = [jnp.where(null, b, 0.0) for b, (_, null) in zip(self.null_biases, layouts, strict=True)]
+        constants = [jnp.where(null, activation(b), 0.0) for b, (_, null) in zip(biases, layouts, strict=True)]
+        factors, added, shifts = [], [], []
+        for i, noise in enumerate(self.noise):
+            factor, weight = _blocks(layouts[i + 1], layouts[i], betas[i + 1], betas[i], noise)
+            factors.append(factor)
+            added.append(weight)
+            shifts.append(biases[i + 1] - weight @ constants[i])
+        return CompatibleStep(maps, tuple(factors), tuple(added), tuple(shifts), tuple(betas), tuple(constants), note)
+
+
+def draw_freedom(key: PRNGKeyArray, maps: tuple[tuple[int, ...], ...], shares: str, spread: float) -> Freedom:
+    """Random numbers for a member."""
+    keys = jax.random.split(key, 3 * len(maps))
+    sizes = [len(units) for units in maps]
+    scale = 1.0 if shares == "random" else 0.0
+    return Freedom(
+        tuple(scale * jax.random.normal(keys[3 * i], (m,)) for i, m in enumerate(sizes)),
+        tuple(
+            spread * jax.random.normal(keys[3 * i + 2], (q, m))
+            for i, (m, q) in enumerate(zip(sizes[:-1], sizes[1:], strict=True))
+        ),
+        tuple(spread * jax.random.normal(keys[3 * i + 1], (m,)) for i, m in enumerate(sizes)),
+    )
+
+
+def _member(key: PRNGKeyArray, network: Dense, maps, shares: str, spread: float) -> CompatibleStep:
+    note = f"compatible embedding with {shares} shares"
+    return draw_freedom(key, maps, shares, spread).step(maps, network.activation, note)
+
+
+def index_maps(network: Dense, units: IndexMaps) -> tuple[tuple[int, ...], ...]:
+    """The index map of every layer, the inputs first; checked."""
     if any(network.num_linear) or any(layer.bias is None for layer in network.layers):
         msg = "A compatible embedding needs a network with biases and without linear units."
         raise InputError(msg)
@@ -191,32 +218,27 @@ def _index_maps(network: Dense, units: IndexMaps) -> tuple[tuple[int, ...], ...]
     return tuple(maps)
 
 
-def _shares(key: PRNGKeyArray, units: np.ndarray, kind: str) -> Float[np.ndarray, " wide"]:
-    drawn = np.asarray(jax.random.normal(key, units.shape))
-    beta = np.zeros(len(units))
-    for k in range(units.max() + 1):
-        group = np.flatnonzero(units == k)
-        values = drawn[group] if kind == "random" else np.zeros(len(group))
-        beta[group] = values + (1 - values.sum()) / len(group)
-    return beta
+def _layout(units: tuple[int, ...]) -> tuple[Float[np.ndarray, "narrow wide"], np.ndarray]:
+    """Row k marks the copies of unit k; and which units are null."""
+    index = np.array(units)
+    return (np.arange(index.max() + 1)[:, None] == index).astype(float), index == NULL
 
 
-def _blocks(
-    rows: np.ndarray, columns: np.ndarray, row_shares: np.ndarray, column_shares: np.ndarray, noise: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
+def _to_shares(values: Float[Array, " wide"], members: Float[np.ndarray, "narrow wide"]) -> Float[Array, " wide"]:
+    """Shares that sum to one within the copies of each unit, moved equally; 0 for null units."""
+    missing = (1 - members @ values) / members.sum(axis=1)
+    return members.sum(axis=0) * values + members.T @ missing
+
+
+def _blocks(rows, columns, row_shares: Array, column_shares: Array, noise: Array) -> tuple[Array, Array]:
     """Factors of the narrow weights, and weights from and to null units, of one layer."""
-    factor, weight = np.zeros(noise.shape), noise.copy()
-    null_columns = np.flatnonzero(columns == NULL)
-    groups = [np.flatnonzero(columns == s) for s in range(columns.max() + 1)]
-    for group in groups:  # what null units read of the copies of one unit cancels
-        weight[:, group] -= weight[:, group].mean(axis=1, keepdims=True)
-    for k in range(rows.max() + 1):
-        members = np.flatnonzero(rows == k)
-        beta = row_shares[members]
-        project = np.eye(len(members)) - np.outer(beta, beta) / (beta @ beta)
-        weight[np.ix_(members, null_columns)] = project @ weight[np.ix_(members, null_columns)]
-        for group in groups:
-            block = np.ix_(members, group)
-            factor[block] = column_shares[group] + project @ weight[block]
-            weight[block] = 0.0
-    return factor, weight
+    (row_members, null_rows), (column_members, null_columns) = rows, columns
+    # What a unit reads of the copies of another sums to zero: subtract the mean within the copies.
+    means = (noise @ column_members.T) / column_members.sum(axis=1)
+    noise = noise - means @ column_members
+    # What the copies of a unit read, weighted by their shares, is zero: project along the shares.
+    weighted = row_members * row_shares
+    along = (weighted @ noise) / (weighted @ row_shares)[:, None]
+    noise = noise - row_shares[:, None] * (row_members.T @ along)
+    both = ~null_rows[:, None] & ~null_columns[None]
+    return jnp.where(both, column_shares[None] + noise, 0.0), jnp.where(both, 0.0, noise)

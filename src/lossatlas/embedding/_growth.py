@@ -11,7 +11,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
 from lossatlas._errors import InputError
-from lossatlas._parameters import named_parameters, replace_parameters
+from lossatlas._parameters import named_parameters, ravel, replace_parameters
 from lossatlas._precision import require_float64
 from lossatlas._types import Network
 from lossatlas.embedding._selection import UnitMatrix
@@ -167,7 +167,28 @@ def _search(wide: Network, landscape: Landscape, space: UnitSpace, writer: Array
     def value(vector):
         return landscape(_moved(wide, space, writer, reader, vector))
 
-    values, vectors = jnp.linalg.eigh(jax.hessian(value)(zero))
-    direction = vectors[:, 0]
+    lowest, direction = _lowest(value, zero)
     steps = jnp.asarray(np.concatenate([_STEPS, -_STEPS]), zero.dtype)
-    return values[0], direction, jax.lax.map(lambda t: value(t * direction), steps)
+    return lowest, direction, jax.lax.map(lambda t: value(t * direction), steps)
+
+
+def opened_direction(wide: Network, landscape: Landscape, step: UnitMap) -> Float[Array, " p"]:
+    r"""The direction of most negative curvature among those that one new unit opens, as a flat vector of unit length.
+
+    **Arguments:**
+    - `wide`: the network after `step`, a map that adds one unit.
+    """
+    space = require_unit_spaces(wide)[step.space]
+    return _direction(wide, landscape, space, _kernel(step.dual_writers), _kernel(step.dual_readers))
+
+
+@eqx.filter_jit
+def _direction(wide: Network, landscape: Landscape, space: UnitSpace, writer: Array, reader: Array):
+    zero = _zero(wide, space)[0]
+    _, direction = _lowest(lambda v: landscape(_moved(wide, space, writer, reader, v)), zero)
+    return jax.jvp(lambda v: ravel(_moved(wide, space, writer, reader, v))[0], (zero,), (direction,))[1]
+
+
+def _lowest(value, zero: Array):
+    values, vectors = jnp.linalg.eigh(jax.hessian(value)(zero))
+    return values[0], vectors[:, 0]

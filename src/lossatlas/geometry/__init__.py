@@ -21,6 +21,8 @@ from lossatlas.geometry._linearization import LayerLinearization as LayerLineari
 from lossatlas.geometry._linearization import Linearization as Linearization
 from lossatlas.geometry._linearization import linearization as linearization
 from lossatlas.geometry._planted import plant_landscape as plant_landscape
+from lossatlas.geometry._residual_curvature import ResidualCurvature as ResidualCurvature
+from lossatlas.geometry._residual_curvature import residual_curvature as residual_curvature
 from lossatlas.geometry._spectrum import Spectrum as Spectrum
 from lossatlas.geometry._spectrum import spectrum as spectrum
 from lossatlas.geometry._trace import TraceEstimate as TraceEstimate
