@@ -4,6 +4,7 @@ from lossatlas.embedding._check_compatible import CompatibleVerdict as Compatibl
 from lossatlas.embedding._check_compatible import check_compatible as check_compatible
 from lossatlas.embedding._compatible import CompatibleStep as CompatibleStep
 from lossatlas.embedding._compatible import compatible_embedding as compatible_embedding
+from lossatlas.embedding._deepen import deepen as deepen
 from lossatlas.embedding._depth import LayerMerge as LayerMerge
 from lossatlas.embedding._depth import merge_layer as merge_layer
 from lossatlas.embedding._depth import prune_by_linearization as prune_by_linearization
@@ -11,14 +12,23 @@ from lossatlas.embedding._escape import WideningEscape as WideningEscape
 from lossatlas.embedding._escape import escape_by_widening as escape_by_widening
 from lossatlas.embedding._family import FamilyDimension as FamilyDimension
 from lossatlas.embedding._family import compatible_dimension as compatible_dimension
+from lossatlas.embedding._fold_norm import fold_batch_norm as fold_batch_norm
 from lossatlas.embedding._global_split import global_split as global_split
 from lossatlas.embedding._growth import Growth as Growth
 from lossatlas.embedding._growth import plan_growth as plan_growth
 from lossatlas.embedding._layer_steps import MergeLayer as MergeLayer
 from lossatlas.embedding._lift import LiftStep as LiftStep
 from lossatlas.embedding._lift import lift as lift
+from lossatlas.embedding._lift_block import LiftBlockStep as LiftBlockStep
+from lossatlas.embedding._lift_block import lift_block as lift_block
+from lossatlas.embedding._lift_convolution import LiftConvolutionStep as LiftConvolutionStep
+from lossatlas.embedding._lift_convolution import lift_convolution as lift_convolution
 from lossatlas.embedding._match import Match as Match
 from lossatlas.embedding._match import match as match
+from lossatlas.embedding._merge_block import MergeBlock as MergeBlock
+from lossatlas.embedding._merge_block import merge_block as merge_block
+from lossatlas.embedding._null_block import NullBlock as NullBlock
+from lossatlas.embedding._null_block import add_null_block as add_null_block
 from lossatlas.embedding._predicted import lift_inertia as lift_inertia
 from lossatlas.embedding._pruning import PrunedPoint as PrunedPoint
 from lossatlas.embedding._pruning import PruningPath as PruningPath
@@ -35,4 +45,5 @@ from lossatlas.embedding._split import widen as widen
 from lossatlas.embedding._unit_map import UnitMap as UnitMap
 from lossatlas.embedding._validate import MapVerdict as MapVerdict
 from lossatlas.embedding._validate import validate_map as validate_map
+from lossatlas.embedding._walk_lift import walk_lift as walk_lift
 from lossatlas.theory import split_inertia as split_inertia

@@ -76,7 +76,7 @@ def merge_layer(network: Network, landscape: Data, layer: int) -> tuple[Dense, L
         msg = f"layer must be 0 to {len(dense.layers) - 2}, a hidden layer, got {layer}."
         raise InputError(msg)
     step, defect, bound = _merge_step(dense, inputs, layer)
-    return _finish(dense, landscape, (step,), defect, bound)
+    return finish(dense, landscape, (step,), defect, bound)
 
 
 def prune_by_linearization(
@@ -109,7 +109,7 @@ def prune_by_linearization(
         step, more, further = _merge_step(small, np.asarray(inputs), layer - removed)
         plan.append(step)
         small, defect, bound = step.apply(small), defect + more, bound + further
-    return _finish(dense, landscape, tuple(plan), defect, bound)
+    return finish(dense, landscape, tuple(plan), defect, bound)
 
 
 def _merge_step(network: Dense, inputs: np.ndarray, layer: int) -> tuple[MergeLayer, int, float]:
@@ -136,7 +136,8 @@ def _merge_step(network: Dense, inputs: np.ndarray, layer: int) -> tuple[MergeLa
     return step, merge_defect(here, following, slope), bound
 
 
-def _finish(start: Dense, data: Data, plan: tuple, defect: int, bound: float) -> tuple[Dense, LayerMerge]:
+def finish(start: Network, data: Data, plan: tuple, defect: int, bound: float) -> tuple[Network, LayerMerge]:
+    """Carry out a plan that removes layers, and say what it did on the data."""
     end = start
     for step in plan:
         end = step.apply(end)

@@ -189,10 +189,11 @@ def merge_defect(layer: LayerArrays, following: LayerArrays, slope: np.ndarray, 
     scale = np.concatenate([np.asarray(slope, float), np.ones(layer.num_units - layer.num_neurons)])
     leaving = np.asarray(following.readers, dtype=float) * scale
     entering = scale[:, None] * np.asarray(layer.readers, dtype=float)
-    return (leaving.shape[0] - _rank(leaving, rtol)) * (entering.shape[1] - _rank(entering, rtol))
+    return (leaving.shape[0] - numerical_rank(leaving, rtol)) * (entering.shape[1] - numerical_rank(entering, rtol))
 
 
-def _rank(matrix: np.ndarray, rtol: float) -> int:
+def numerical_rank(matrix: np.ndarray, rtol: float = 1e-9) -> int:
+    """How many singular values lie above `rtol` times the largest."""
     if 0 in matrix.shape:
         return 0
     values = np.linalg.svd(matrix, compute_uv=False)

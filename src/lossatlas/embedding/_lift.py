@@ -1,6 +1,6 @@
 """Depth embedding: insert a hidden layer that acts linearly on the data."""
 
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import equinox as eqx
 import jax
@@ -17,17 +17,16 @@ from lossatlas.embedding._constants import (
     can_shift,
     fold_constants,
     require_dense,
+    shift_layer,
     split_readers,
 )
 from lossatlas.embedding._layer_steps import MergeLayer, merge_defect
-from lossatlas.embedding._record import Data, Record, inputs_of, make_record
-from lossatlas.networks import Activation, Dense, Segment
+from lossatlas.embedding._record import Data, Record, inputs_of, make_record, pull_back
+from lossatlas.embedding._segments import choose_piece, lines, place, place_without_bias
+from lossatlas.networks import Dense
 
 
 Mode = Literal["right", "left", "lemma"]
-
-_FLAT = 0.1  # slope of the line, relative to the rms slope of the activation, below which it is no line to lift along
-_FILLED = 0.7  # share of a piece around the origin that pre-activations without biases may fill
 
 
 class LiftStep(eqx.Module):
@@ -36,7 +35,8 @@ class LiftStep(eqx.Module):
     On a network other than the one that the lift was made for, the freedom is kept as it was: V and b' with
     U moved by $(W - W_0) V^+ \Lambda^{-1}$ (mode right), or U with V moved by $\Lambda^{-1} U^+ (W - W_0)$ (mode left).
 
-    - `weight`, `bias`, `readers`: V, b' (None without biases) and U. `original`: $W_0$, what they factor.
+    - `weight`, `bias`, `readers`: V, b' (None without biases) and U. `original`: $W_0$, what they factor, but for a
+      part that no example feels; `shift`: what then is added to the bias, or None.
     - `slope`, `offset`: $\lambda_j$, $\mu_j$ of each inserted neuron on the data.
     - `segment`: the affine piece used, [lower, upper]. `margin`: the smallest distance of a pre-activation on the
       data to its ends; outputs stay equal on the neighbourhood that this allows.
@@ -49,6 +49,7 @@ class LiftStep(eqx.Module):
     bias: Float[Array, " w"] | None
     readers: Float[Array, "q w"]
     original: Float[Array, "q m"]
+    shift: Float[Array, " q"] | None
     slope: Float[Array, " w"]
     offset: Float[Array, " w"]
     mode: Mode = eqx.field(static=True)
@@ -79,6 +80,8 @@ class LiftStep(eqx.Module):
         constants = self.offset if self.bias is None else self.slope * self.bias + self.offset
         if can_shift(deep, self.layer + 1):
             deep = fold_constants(deep, self.layer, -constants)
+        if self.shift is not None:
+            deep = shift_layer(deep, self.layer + 1, self.shift)
         return as_network(deep, dense.activation)
 
     def apply_inverse(self, network: Network) -> Dense:
@@ -87,21 +90,7 @@ class LiftStep(eqx.Module):
 
     def apply_gradient(self, network: Network, gradient: Network) -> Network:
         r"""$\nabla_{deep} = D\Phi^\top \nabla_{shallow}$, at every point."""
-        deep = self.apply(network)
-        params, rest = eqx.partition(deep, eqx.is_inexact_array)
-
-        def shallow(values):
-            return eqx.filter(self.apply_inverse(eqx.combine(values, rest)), eqx.is_inexact_array)
-
-        _, pull = jax.vjp(shallow, params)
-        (pulled,) = pull(eqx.filter(gradient, eqx.is_inexact_array))
-        return eqx.combine(pulled, rest)
-
-
-class _Piece(NamedTuple):
-    lower: float
-    upper: float
-    is_exact: bool
+        return pull_back(self, network, gradient)
 
 
 def lift(
@@ -116,6 +105,7 @@ def lift(
     margin: float = 0.3,
     exact: bool = True,
     extent: float = 0.1,
+    off_data: float | int = 0.0,
 ) -> tuple[Dense, Record]:
     r"""Insert a hidden layer that acts linearly on the data: outputs on it stay, critical points stay critical.
 
@@ -140,6 +130,9 @@ def lift(
       odd activations and the sigmoid) is in the certificate. Criticality holds up to order extent only, and the Hessian
       grows like extent^-2.
     - `extent`: half-width of that interval.
+    - `off_data`: how far $U \Lambda V$ may leave W where the data never goes (what enters the layer, with a 1, has not
+      full rank): the standard deviation of a random change there. Outputs on the data stay; for `before` = 0 critical
+      points stay critical too, for others they do not, since the layers below see other readers.
 
     **Returns:**
     The deeper network and its record; `record.plan[0]` is a [`lossatlas.embedding.LiftStep`][] with the rank
@@ -148,12 +141,18 @@ def lift(
     **Raises:** `InputError` for another architecture, bad sizes, NaN or empty data, activations without affine piece
     when `exact`, activations without a slope around the middle of the piece (an even one around 0), and where no bias
     can hold the constants (networks without biases need pre-activations that stay in a piece through the origin:
-    ReLU with non-negative features).
+    ReLU with non-negative features); and `off_data` where the data has full rank.
 
     !!! cite
         Bai et al. 2022, arXiv 2205.13283: one-layer lifting, Lemma 1 and Proposition 2.
     """
-    dense = require_dense(network, "lift")
+    if not isinstance(network, Dense):
+        msg = (
+            f"lift needs a lossatlas.networks.Dense, got {type(network).__name__}; lossatlas.embedding.deepen picks what "
+            "other architectures allow: lift_block (Residual), lift_convolution (Conv), add_null_block."
+        )
+        raise InputError(msg)
+    dense = network
     inputs = inputs_of(landscape, "lift")
     layers = arrays_of(dense)
     if not 0 <= before < len(layers):
@@ -168,19 +167,26 @@ def lift(
     if not (np.isfinite(extent) and extent > 0):
         msg = f"extent must be positive and finite, got {extent}."
         raise InputError(msg)
-    piece = _choose_piece(dense.activation, segment, exact=exact, extent=float(extent))
+    piece = choose_piece(dense.activation, segment, exact=exact, extent=float(extent))
     features = np.asarray(jax.vmap(lambda x: dense.features(x)[before])(inputs))
-    weight, readers, inner = _factors(np.asarray(target), width, mode, jax.random.fold_in(key, 0))
+    wanted, shift = np.asarray(target), None
+    if off_data:
+        if not can_shift(layers, before):
+            msg = "off_data needs readers with a bias."
+            raise InputError(msg)
+        change = _off_data(features, q, float(off_data), jax.random.fold_in(key, 2))
+        wanted, shift = wanted + change[:, :-1], change[:, -1]
+    weight, readers, inner = _factors(wanted, width, mode, jax.random.fold_in(key, 0))
     bias = None
     if can_shift(layers, before):
-        weight, bias, scales = _place(weight, features, piece, margin, key, common=mode == "lemma")
+        weight, bias, scales = place(weight, features, piece, margin, key, common=mode == "lemma")
     else:
-        placed = _place_without_bias(dense.activation, weight, readers, np.asarray(target), features, piece)
+        placed = place_without_bias(dense.activation, weight, readers, wanted, features, piece)
         weight, readers, scales = placed
         inner = "right" if scales.min() == 1 and len(weight) >= m else inner
     readers = readers / scales
     pre = features @ weight.T + (0.0 if bias is None else bias)
-    slope, offset = _lines(dense.activation, pre, piece)
+    slope, offset = lines(dense.activation, pre, piece)
     readers = readers / slope
     inserted = LayerArrays(weight, bias, None)
     defect = merge_defect(inserted, LayerArrays(readers, None, None), slope)
@@ -190,6 +196,7 @@ def lift(
         bias=None if bias is None else jnp.asarray(bias),
         readers=jnp.asarray(readers),
         original=target,
+        shift=None if shift is None else jnp.asarray(shift),
         slope=jnp.asarray(slope),
         offset=jnp.asarray(offset),
         mode=inner,
@@ -199,8 +206,23 @@ def lift(
         is_exact=piece.is_exact,
         note=f"linear hidden layer of {width} neurons inserted before layer {before}",
     )
-    caution = None if piece.is_exact else "The inserted layer is only nearly affine: outputs and gradients change."
-    return make_record(dense, (step,), landscape, caution)
+    cautions = []
+    if not piece.is_exact:
+        cautions.append("The inserted layer is only nearly affine: outputs and gradients change.")
+    if off_data and before > 0:
+        cautions.append("The layers below see other readers than before: critical points do not stay critical.")
+    return make_record(dense, (step,), landscape, " ".join(cautions) or None)
+
+
+def _off_data(features: np.ndarray, q: int, scale: float, key: PRNGKeyArray) -> np.ndarray:
+    """A random change of the weights and biases, shape (q, m + 1), that no example feels."""
+    entering = np.hstack([features, np.ones((len(features), 1))])
+    _, values, rows = np.linalg.svd(entering, full_matrices=True)
+    rank = int(np.sum(values > 1e-10 * values[0]))
+    if rank == entering.shape[1]:
+        msg = f"off_data: what enters the layer has full rank {rank} on this data, so nothing is free off it."
+        raise InputError(msg)
+    return scale * np.asarray(jax.random.normal(key, (q, entering.shape[1] - rank), float)) @ rows[rank:]
 
 
 def _check_mode(mode: Mode | None, width: int, m: int, q: int) -> Mode:
@@ -217,36 +239,6 @@ def _check_mode(mode: Mode | None, width: int, m: int, q: int) -> Mode:
         msg = f"mode={mode!r} needs a width of at least {least}, got {width}; try the other mode."
         raise InputError(msg)
     return mode
-
-
-def _choose_piece(activation: Activation, segment, *, exact: bool, extent: float) -> _Piece:
-    sloped = [s for s in activation.segments if s.slope != 0]
-    if isinstance(segment, int):
-        if not 0 <= segment < len(activation.segments) or activation.segments[segment].slope == 0:
-            msg = f"segment must be the index of a piece of {activation.name} with a slope, got {segment}."
-            raise InputError(msg)
-        chosen = activation.segments[segment]
-        return _Piece(chosen.lower, chosen.upper, is_exact=True)
-    if segment is not None:
-        lower, upper = (float(end) for end in segment)
-        if not lower < upper:
-            msg = f"segment must be an interval (lower, upper) with lower < upper, got {segment}."
-            raise InputError(msg)
-        inside = any(s.lower <= lower and upper <= s.upper for s in sloped)
-        if exact and not inside:
-            msg = f"{activation.name} is not affine with a slope on ({lower:g}, {upper:g}); use exact=False."
-            raise InputError(msg)
-        if not inside and not (np.isfinite(lower) and np.isfinite(upper)):
-            msg = f"Where {activation.name} is not affine the segment must be finite, got {segment}."
-            raise InputError(msg)
-        return _Piece(lower, upper, inside)
-    if sloped:
-        longest = max(sloped, key=lambda s: (s.upper - s.lower, s.slope))
-        return _Piece(longest.lower, longest.upper, is_exact=True)
-    if exact:
-        msg = f"{activation.name} has no affine piece, so no exact lift exists; use exact=False for an approximate one."
-        raise InputError(msg)
-    return _Piece(-extent, extent, is_exact=False)
 
 
 def _factors(target: np.ndarray, width: int, mode: Mode, key: PRNGKeyArray) -> tuple[np.ndarray, np.ndarray, Mode]:
@@ -267,73 +259,3 @@ def _factors(target: np.ndarray, width: int, mode: Mode, key: PRNGKeyArray) -> t
     if width >= q:
         return np.eye(width, q) @ target, np.eye(q, width), "left"
     return np.eye(width, m), target @ np.eye(m, width), "right"
-
-
-def _place(weight, features, piece: _Piece, margin: float, key: PRNGKeyArray, *, common: bool):
-    """Scale the rows of V and choose b' so that all pre-activations lie in the piece."""
-    received = features @ weight.T
-    low, high = received.min(0), received.max(0)
-    spread = np.where(high > low, high - low, 1.0)
-    jitter = np.asarray(jax.random.uniform(jax.random.fold_in(key, 1), (len(weight),), minval=1.0, maxval=2.0))
-    scales = np.ones(len(weight))
-    if np.isfinite(piece.lower) and np.isfinite(piece.upper):
-        scales = (1 - margin) * (piece.upper - piece.lower) / spread
-        if common:
-            scales = np.full_like(scales, scales.min())
-        bias = 0.5 * (piece.lower + piece.upper) - scales * 0.5 * (low + high)
-    elif np.isfinite(piece.lower):
-        bias = piece.lower - low + margin * jitter * spread
-    elif np.isfinite(piece.upper):
-        bias = piece.upper - high - margin * jitter * spread
-    else:
-        bias = margin * (jitter - 1.5) * spread
-    return scales[:, None] * weight, bias, scales
-
-
-def _place_without_bias(activation: Activation, weight, readers, target, features, piece: _Piece):
-    """V, U and the scales of V for b' = 0 and mu = 0: the piece must be linear through the origin."""
-    through_origin = any(
-        s.lower <= piece.lower and piece.upper <= s.upper and s.offset == 0 for s in activation.segments if s.slope
-    )
-    if through_origin and piece.lower < 0 < piece.upper:
-        largest = np.maximum(np.abs(features @ weight.T).max(0), 1e-300)
-        scales = np.minimum(1.0, _FILLED * min(-piece.lower, piece.upper) / largest)
-        return scales[:, None] * weight, readers, scales
-    if through_origin and len(weight) >= weight.shape[1]:
-        signed = np.abs(weight) if piece.lower == 0 else -np.abs(weight)
-        received = features @ signed.T
-        inside = (received > piece.lower) & (received < piece.upper)
-        if inside.all() and np.linalg.matrix_rank(signed) == weight.shape[1]:
-            return signed, target @ np.linalg.pinv(signed), np.ones(len(weight))
-    msg = (
-        "The readers of the inserted layer have no bias that could hold its constants, and its pre-activations "
-        f"do not stay in a piece of {activation.name} through the origin. Lift a network with biases, or use "
-        "mode='right' behind a layer with positive features."
-    )
-    raise InputError(msg)
-
-
-def _lines(activation: Activation, pre: np.ndarray, piece: _Piece) -> tuple[np.ndarray, np.ndarray]:
-    """The slope and offset of every inserted neuron: of the piece, or least squares on the data."""
-    if piece.is_exact:
-        held: Segment = next(
-            s for s in activation.segments if s.slope and s.lower <= piece.lower and piece.upper <= s.upper
-        )
-        return np.full(pre.shape[1], held.slope), np.full(pre.shape[1], held.offset)
-    post = np.asarray(jax.vmap(activation)(jnp.asarray(pre)))
-    centred = pre - pre.mean(0)
-    variance = (centred**2).mean(0)
-    at_mean = jax.vmap(jax.grad(activation))(jnp.asarray(pre.mean(0)))
-    slope = np.where(
-        variance > 0, (centred * post).mean(0) / np.where(variance > 0, variance, 1.0), np.asarray(at_mean)
-    )
-    grid = np.linspace(piece.lower, piece.upper, 101)
-    along = np.polyfit(grid, np.asarray(jax.vmap(activation)(jnp.asarray(grid))), 1)[0]
-    typical = np.sqrt(np.mean(np.square(jax.vmap(jax.grad(activation))(jnp.asarray(grid)))))
-    if min(abs(along), np.abs(slope).min()) <= _FLAT * typical:
-        msg = (
-            f"{activation.name} has no slope on ({piece.lower:g}, {piece.upper:g}) to lift along: readers are divided "
-            "by it. Give a `segment` where it is steeper, away from its flat point."
-        )
-        raise InputError(msg)
-    return slope, post.mean(0) - slope * pre.mean(0)

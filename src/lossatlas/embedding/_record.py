@@ -137,6 +137,13 @@ def make_record(start: Network, plan: tuple[Any, ...], data: Data, caution: str 
     return end, Record(start, plan, certificate, caution)
 
 
+def pull_back(step: Step, network: Network, gradient: Network) -> Network:
+    r"""$D\Phi^\top$ of a gradient, for steps whose inverse $\Phi$ holds around the new point (lifts)."""
+    vector, unravel = ravel(step.apply(network))
+    _, pull = jax.vjp(lambda v: ravel(step.apply_inverse(unravel(v)))[0], vector)
+    return unravel(pull(ravel(gradient)[0])[0])
+
+
 def outputs(network: Network, data: "Landscape | Array") -> Array:
     """The outputs on the data, shape (n, ...)."""
     if isinstance(data, Landscape):
@@ -144,8 +151,8 @@ def outputs(network: Network, data: "Landscape | Array") -> Array:
     return _outputs(network, data)
 
 
-def inputs_of(data: Data, what: str) -> Array:
-    """The inputs of a landscape, or the inputs themselves.
+def inputs_of(data: Data, what: str, *, any_shape: bool = False) -> Array:
+    """The inputs of a landscape, or the inputs themselves; a matrix unless examples may have any shape.
 
     **Raises:** `InputError` when they are missing, empty or not finite.
     """
@@ -155,6 +162,9 @@ def inputs_of(data: Data, what: str) -> Array:
     inputs = data.inputs if isinstance(data, Landscape) else jnp.asarray(data)
     if inputs.ndim < 2 or inputs.shape[0] == 0:
         msg = f"{what} needs inputs of shape (n, ...) with n at least 1, got shape {inputs.shape}."
+    if (inputs.ndim != 2 and not any_shape) or inputs.ndim < 2 or inputs.shape[0] == 0:
+        wanted = "(n, ...)" if any_shape else "(n, d)"
+        msg = f"{what} needs inputs of shape {wanted} with n at least 1, got shape {inputs.shape}."
         raise InputError(msg)
     if not bool(jnp.isfinite(inputs).all()):
         msg = f"{what} needs finite inputs; they contain NaN or infinity. Remove or impute those rows."

@@ -23,11 +23,13 @@ class ConvLayer(eqx.Module):
 
     - `depthwise`: one filter per incoming channel before `conv`, in depthwise-separable layers; else None.
     - `conv`: the convolution that mixes channels. `norm`: after it, or None.
+    - `is_pooled`: whether the pooling of the network, where it has one, follows this layer.
     """
 
     depthwise: Convolution | None
     conv: Convolution
     norm: BatchNorm | None
+    is_pooled: bool = eqx.field(static=True, default=True)
 
     def preactivation(self, x: Float[Array, "c h w"], *, in_batch: bool) -> Float[Array, "o h2 w2"]:
         """What the activation is applied to."""
@@ -170,19 +172,20 @@ class Conv(eqx.Module):
         def statistics(x):
             found = []
             for layer in self.convs:
-                assert layer.norm is not None
-                before = layer.conv(x if layer.depthwise is None else layer.depthwise(x))
-                found.append(layer.norm.statistics(before))
-                x = self._pooled(self.activation(layer.norm(before, in_batch=True)))
+                if layer.norm is not None:
+                    before = layer.conv(x if layer.depthwise is None else layer.depthwise(x))
+                    found.append(layer.norm.statistics(before))
+                x = self._after(layer, x, in_batch=True)
             return found
 
-        if self.convs[0].norm is None:
+        normed = [i for i, layer in enumerate(self.convs) if layer.norm is not None]
+        if not normed:
             return self
         found = jax.vmap(statistics, axis_name=BATCH, out_axes=None)(inputs)
-        convs = [
-            eqx.tree_at(lambda c: (c.norm.mean, c.norm.variance), layer, (Buffer(mean), Buffer(variance)))
-            for layer, (mean, variance) in zip(self.convs, found, strict=True)
-        ]
+        convs = list(self.convs)
+        for i, (mean, variance) in zip(normed, found, strict=True):
+            values = Buffer(mean), Buffer(variance)
+            convs[i] = eqx.tree_at(lambda c: (c.norm.mean, c.norm.variance), convs[i], values)
         return eqx.tree_at(lambda network: network.convs, self, tuple(convs))
 
     def _forward(self, x: Float[Array, "c h w"], *, in_batch: bool) -> Float[Array, " o"]:
@@ -192,10 +195,19 @@ class Conv(eqx.Module):
             x = self.activation(layer(x))
         return self.layers[-1](x)
 
-    def _maps(self, x: Float[Array, "c h w"], *, in_batch: bool) -> Float[Array, "o h2 w2"]:
-        for layer in self.convs:
-            x = self._pooled(self.activation(layer.preactivation(x, in_batch=in_batch)))
+    def maps_before(self, layer: int, inputs: Float[Array, "n c h w"]) -> Float[Array, "n m h2 w2"]:
+        """What enters a convolutional layer, or the head after the last, normalised as a landscape does it."""
+        in_batch = self.batch_statistics
+        return jax.vmap(lambda x: self._maps(x, in_batch=in_batch, stop=layer), axis_name=BATCH)(inputs)
+
+    def _maps(self, x: Float[Array, "c h w"], *, in_batch: bool, stop: int | None = None) -> Float[Array, "o h2 w2"]:
+        for layer in self.convs[:stop]:
+            x = self._after(layer, x, in_batch=in_batch)
         return x
+
+    def _after(self, layer: ConvLayer, x: Float[Array, "c h w"], *, in_batch: bool) -> Float[Array, "o h2 w2"]:
+        x = self.activation(layer.preactivation(x, in_batch=in_batch))
+        return self._pooled(x) if layer.is_pooled else x
 
     def _pooled(self, x: Float[Array, "c h w"]) -> Float[Array, "c h2 w2"]:
         if self.pool is None:

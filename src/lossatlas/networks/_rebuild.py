@@ -94,6 +94,7 @@ def _describe_conv(network: Conv) -> dict[str, Any]:
                 "depthwise": convolution(layer.depthwise),
                 "conv": convolution(layer.conv),
                 "norm": None if layer.norm is None else layer.norm.eps,
+                "is_pooled": layer.is_pooled,
             }
             for layer in network.convs
         ],
@@ -121,7 +122,7 @@ def _build_conv(arguments: dict[str, Any], left: Arrays) -> tuple[Conv, tuple[in
         conv = convolution(f"convs[{i}].conv", facts["conv"], is_depthwise=False)
         assert conv is not None
         depthwise = convolution(f"convs[{i}].depthwise", facts["depthwise"], is_depthwise=True)
-        convs.append(ConvLayer(depthwise, conv, norm))
+        convs.append(ConvLayer(depthwise, conv, norm, facts.get("is_pooled", True)))
     image = tuple(arguments["image"])
     network = _assemble(
         Conv,

@@ -94,10 +94,14 @@ class Residual(eqx.Module):
 
     def __call__(self, x: Float[Array, "..."]) -> Float[Array, " o"]:
         check_input(x, self.inputs.weight.shape[1])
+        return self.output(self.stream(x))
+
+    def stream(self, x: Float[Array, " d"], stop: int | None = None) -> Float[Array, " m"]:
+        """The stream after the blocks below `stop`, all by default."""
         stream = self.inputs(x)
-        for block in self.blocks:
+        for block in self.blocks[:stop]:
             stream = stream + block(stream, self.activation)
-        return self.output(stream)
+        return stream
 
     def unit_spaces(self) -> dict[str, UnitSpace]:
         """`stream`: what all blocks share, and `hidden[i]`: the neurons of pre-activation block i."""
