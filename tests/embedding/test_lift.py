@@ -10,8 +10,9 @@ from embedding_points import counts, gradient, hessian, largest, make_inputs, ma
 from lossatlas import Landscape
 from lossatlas._errors import InputError
 from lossatlas._parameters import ravel
+from lossatlas._status import Certificate
 from lossatlas.embedding import lift, lift_inertia
-from lossatlas.geometry import plant_landscape
+from lossatlas.geometry import inertia, plant_landscape
 from lossatlas.networks import Dense, DenseLayer
 
 
@@ -138,6 +139,24 @@ def test_gradient_left_over_adds_pairs_of_singular_values():
     values = np.sort(np.linalg.eigvalsh(extra))
     expected = np.sort(np.concatenate([np.tile(-sigma, 4), np.zeros(len(values) - 16), np.tile(sigma, 4)]))
     np.testing.assert_allclose(values, expected, atol=1e-9)
+
+
+def test_negatives_beside_a_lifted_minimum_are_those_of_the_gradient_left_over():
+    """Card 5B: an exact minimum gains zeros only; 1e-4 beside it one sees 2, then 4 negatives, and certifies none."""
+    network, inputs = make_network((1, 2, 1), "leaky_relu"), make_inputs(60, 1)
+    landscape = plant_landscape(jax.random.key(2), network, inputs, amplitude=0.02)
+    vector, unravel = ravel(network)
+    moved = unravel(vector + 1e-4 * jax.random.normal(KEY, vector.shape))
+    exact, beside = [], []
+    for point, found in ((network, exact), (moved, beside)):
+        for _ in range(3):
+            found.append(counts(hessian(landscape, point), 1e-10))
+            point, _ = lift(point, landscape, len(point.layers) - 1, 2, key=KEY)  # noqa: PLW2901
+    assert exact == [(0, 2, 5), (0, 8, 5), (0, 14, 5)]
+    assert beside[1][0] - beside[0][0] == 2
+    assert beside[2][0] - beside[0][0] == 4
+    deep, _ = lift(moved, landscape, 1, 2, key=KEY)
+    assert inertia(deep, landscape).is_strict_saddle is Certificate.NOT_CERTIFIED
 
 
 def test_lift_for_more_data_is_one_for_less_not_conversely():

@@ -10,6 +10,7 @@ from lossatlas.embedding._lift_block import lift_block
 from lossatlas.embedding._lift_convolution import lift_convolution
 from lossatlas.embedding._null_block import add_null_block
 from lossatlas.embedding._record import Data, Record, make_record
+from lossatlas.landscape import Landscape
 from lossatlas.networks import Conv, Dense, Residual, Transformer
 
 
@@ -53,7 +54,7 @@ def deepen(
     if not isinstance(network, Dense | Conv | Residual | Transformer):
         msg = f"deepen knows Dense, Conv, Residual and Transformer, got {type(network).__name__}."
         raise InputError(msg)
-    data = landscape.inputs if hasattr(landscape, "inputs") else landscape  # certified once, at the end
+    data = landscape.inputs if isinstance(landscape, Landscape) else landscape  # certified once, at the end
     plan, cautions, point = [], [], network
     for i in range(num_layers):
         step_key = jax.random.fold_in(key, i)

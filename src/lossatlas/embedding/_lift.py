@@ -148,8 +148,8 @@ def lift(
     """
     if not isinstance(network, Dense):
         msg = (
-            f"lift needs a lossatlas.networks.Dense, got {type(network).__name__}; lossatlas.embedding.deepen picks what "
-            "other architectures allow: lift_block (Residual), lift_convolution (Conv), add_null_block."
+            f"lift needs a lossatlas.networks.Dense, got {type(network).__name__}; lossatlas.embedding.deepen picks "
+            "what other architectures allow: lift_block (Residual), lift_convolution (Conv), add_null_block."
         )
         raise InputError(msg)
     dense = network

@@ -100,8 +100,8 @@ def lift_block(
     num = len(network.blocks)
     if before not in (None, num):
         msg = (
-            f"A block can be lifted only before the output (before={num}), got {before}: elsewhere the skip of the next "
-            "block carries the changed stream on, and no reader can take that back. Use add_null_block there."
+            f"A block can be lifted only before the output (before={num}), got {before}: elsewhere the skip of the "
+            "next block carries the changed stream on, and no reader can take that back. Use add_null_block there."
         )
         raise InputError(msg)
     if network.output.bias is None:

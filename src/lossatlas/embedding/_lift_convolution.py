@@ -33,7 +33,7 @@ class LiftConvolutionStep(eqx.Module):
     norm: BatchNorm | None
     slope: Float[Array, " w"]
     offset: Float[Array, " w"]
-    inputs: Float[Array, "n c h w"] | None
+    inputs: Float[Array, "n c rows columns"] | None
     segment: Float[Array, "2"]
     margin: Float[Array, ""]
     is_exact: bool = eqx.field(static=True)
@@ -144,7 +144,7 @@ def lift_convolution(
     maps = np.asarray(_maps(network, before, inputs))
     m = maps.shape[1]
     features = np.moveaxis(maps, 1, -1).reshape(-1, m)
-    width = m if width is None else width
+    width = int(m) if width is None else width
     if width < m:
         msg = f"width must be at least {m}, the channels that enter the new layer, got {width}."
         raise InputError(msg)
@@ -195,10 +195,9 @@ def _placed_norm(received, piece, margin: float, key: PRNGKeyArray) -> tuple[Bat
     normed = (received - mean) / np.sqrt(variance + norm.eps)
     scale, shift, _ = place(np.eye(len(mean)), normed, piece, margin, key, common=False)
     scale = np.diag(scale)
-    values = (jnp.asarray(a) for a in (scale, shift))
-    return BatchNorm(
-        *values, Buffer(jnp.asarray(mean)), Buffer(jnp.asarray(variance)), norm.eps
-    ), normed * scale + shift
+    statistics = Buffer(jnp.asarray(mean)), Buffer(jnp.asarray(variance))
+    made = BatchNorm(jnp.asarray(scale), jnp.asarray(shift), statistics[0], statistics[1], norm.eps)
+    return made, normed * scale + shift
 
 
 def _readers(network: Conv, before: int) -> tuple[Float[Array, "o m ..."], Float[Array, " o"] | None]:

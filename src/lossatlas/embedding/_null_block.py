@@ -29,8 +29,8 @@ class NullBlock(eqx.Module):
     r"""Insert a block that puts out zero before the block `before` (or the output).
 
     Its output bias and what reads its neurons see the mean error of the stream,
-    $\bar z = E[\sum_t \partial\ell/\partial s_t]$, which is the gradient of the additive bias that was written to the stream just before, or
-    $W^\top \nabla_b$ of an affine output.
+    $\bar z = E[\sum_t \partial\ell/\partial s_t]$, which is the gradient of the additive bias that was written to the
+    stream just before, or $W^\top \nabla_b$ of an affine output.
 
     - `block`: what is inserted. `source`: the path of that bias, `"output.bias"` for the output, None where no bias
       sees the same error.
@@ -116,7 +116,7 @@ def add_null_block(
         block = _transformer_block(network, before, weights, bias, key)
     step = NullBlock(before, block, source, f"null block of {len(weights)} neurons inserted before block {before}")
     constants = _silent_neurons(block, network.activation)
-    has_bias = isinstance(network, Transformer) or block.outer.bias is not None
+    has_bias = isinstance(block, TransformerBlock) or (block.outer is not None and block.outer.bias is not None)
     caution = None
     if bool(weights.any()):
         caution = "The neurons of the block have incoming weights: the gradient of what reads them need not vanish."
@@ -160,16 +160,19 @@ def _incoming(network, before: int, width: int | None, incoming) -> Float[Array,
             raise InputError(msg)
         return weights
     if width is None:
-        beside = network.blocks[min(before, len(network.blocks) - 1)] if network.blocks else None
-        if beside is None:
-            width = m
-        else:
-            made = beside.inner if isinstance(beside, ResidualBlock) else beside.feed_forward.up
-            width = made.weight.shape[0]
+        width = _width_beside(network, before)
     if width < 1:
         msg = f"width must be at least 1, got {width}."
         raise InputError(msg)
     return jnp.zeros((width, m), dtype)
+
+
+def _width_beside(network: Residual | Transformer, before: int) -> int:
+    if not network.blocks:
+        return network.inputs.weight.shape[0]
+    block = network.blocks[min(before, len(network.blocks) - 1)]
+    made = block.inner if isinstance(block, ResidualBlock) else block.feed_forward.up
+    return made.weight.shape[0]
 
 
 def _fresh_norm(norm: StreamNorm | None) -> StreamNorm | None:
@@ -207,15 +210,21 @@ def _transformer_block(
 def _silent_neurons(block: ResidualBlock | TransformerBlock, act: Activation) -> Float[Array, " w"]:
     """What the neurons of a block put out when nothing comes in."""
     if isinstance(block, ResidualBlock):
-        return act(block.inner.bias)
+        return act(_bias(block.inner))
     feed = block.feed_forward
-    return act(feed.up.bias) if feed.gate is None else act(feed.gate.bias) * feed.up.bias
+    return act(_bias(feed.up)) if feed.gate is None else act(_bias(feed.gate)) * _bias(feed.up)
+
+
+def _bias(layer: Affine) -> Float[Array, " o"]:
+    assert layer.bias is not None  # the block was made with it
+    return layer.bias
 
 
 def _with_error(zero, error: Array, constants: Array):
     """The gradient of a block that puts out zero: its output biases and readers see the error alone."""
     pulled = error[:, None] * constants[None]
     if isinstance(zero, ResidualBlock):
+        assert zero.outer is not None
         bias = None if zero.outer.bias is None else error
         return eqx.tree_at(lambda b: b.outer, zero, Affine(pulled, bias))
     assert isinstance(zero.attention, Attention)

@@ -1,7 +1,7 @@
 """How a point was made: the plan, its linear operators and its certificate."""
 
 import dataclasses
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import equinox as eqx
 import jax
@@ -19,6 +19,7 @@ Data = Landscape | Float[Array, "n ..."] | None
 """What a map is certified on: a landscape, inputs alone (then nothing about gradients), or nothing."""
 
 
+@runtime_checkable
 class Step(Protocol):
     """One step of a plan."""
 

@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from lossatlas._errors import InputError
 from lossatlas._parameters import named_arrays
 from lossatlas._types import Network
+from lossatlas.embedding._kinks import kink_caution
 from lossatlas.embedding._record import Data, Record, make_record
 from lossatlas.embedding._selection import Selection
 from lossatlas.embedding._unit_map import (
@@ -52,6 +53,8 @@ def split(
     - `unit`: zero-based index in the space. The first copy keeps this place; the others are appended, in order.
     - `shares`: a number $\alpha$ for two copies with $(1-\alpha, \alpha)$, or k numbers that sum to one; any sign.
     - `landscape`: what the certificate is measured on: a `Landscape`, inputs alone, or None (no certificate).
+      Of a `Dense` the record also warns where a share is not positive and data lies on a kink of the unit: gradients
+      there are one-sided, and such a copy may open a descent.
     - `homogeneous`: give copy i the weights $\sqrt{\gamma_i}\,w$ and the readers $\sqrt{\gamma_i}\,a$. For activations
       of degree 1 (ReLU) this keeps the penalty $\|\theta\|^2$ too, so critical points with weight decay stay
       critical, which plain splits break.
@@ -66,8 +69,10 @@ def split(
         Zhang et al. 2021, arXiv 2105.14573, Definition 1, Proposition 1 and Theorem 1.
     """
     found = _splittable(network, space)
-    step = _split_map(found, _check_unit(found, unit), _check_shares(shares), homogeneous=homogeneous)
-    return make_record(network, (step,), landscape, None)
+    given = _check_shares(shares)
+    step = _split_map(found, _check_unit(found, unit), given, homogeneous=homogeneous)
+    caution = kink_caution(network, space, unit, landscape) if given.min() <= 0 else None
+    return make_record(network, (step,), landscape, caution)
 
 
 def add_null_unit(

@@ -208,6 +208,14 @@ def require_unit_spaces(network: Network) -> dict[str, UnitSpace]:
             if axis.path not in known:
                 msg = f"{axis.path} must be a floating-point array; convert it with .astype(float)."
                 raise InputError(msg)
+        tied = {(axis.path, axis.axis) for axis in space.writers} & {(axis.path, axis.axis) for axis in space.readers}
+        if tied and space.closed is None:
+            path, axis = min(tied)
+            msg = (
+                f"{space.name} is written and read by the same weights (axis {axis} of {path}): copies would have to "
+                "be whole and shared out at once. Untie them, one parameter for each, before the space is resized."
+            )
+            raise InputError(msg)
     return spaces
 
 
