@@ -234,10 +234,10 @@ def _blocks(rows, columns, row_shares: Array, column_shares: Array, noise: Array
     """Factors of the narrow weights, and weights from and to null units, of one layer."""
     (row_members, null_rows), (column_members, null_columns) = rows, columns
     # What a unit reads of the copies of another sums to zero: subtract the mean within the copies.
-    means = (noise @ column_members.T) / column_members.sum(axis=1)
+    means = (noise @ column_members.T) / column_members.sum(axis=1)[None]
     noise = noise - means @ column_members
     # What the copies of a unit read, weighted by their shares, is zero: project along the shares.
-    weighted = row_members * row_shares
+    weighted = row_members * row_shares[None]
     along = (weighted @ noise) / (weighted @ row_shares)[:, None]
     noise = noise - row_shares[:, None] * (row_members.T @ along)
     both = ~null_rows[:, None] & ~null_columns[None]
