@@ -212,7 +212,8 @@ def test_halves_of_the_minimum_of_width_two_turn_negative_one_by_one():
         added = split_inertia(network, landscape, "hidden[0]", unit, 0.5)
         assert (added.negative, added.zero, added.positive) == (1, 1, 1)
         assert np.abs(added.coupling).max() < 1e-13
-        eigenvalues.append(np.linalg.eigvalsh(added.curvature))
+        spread = np.diag([5.0, 1.0])  # the card has x on [-15, 15], the data set a fifth of that
+        eigenvalues.append(np.linalg.eigvalsh(spread @ added.curvature @ spread))
         for copies in (2, 3):
             wide, _ = split(network, "hidden[0]", unit, [1 / copies] * copies)
             k = copies - 1

@@ -11,7 +11,7 @@ from safetensors.numpy import load_file, save_file
 
 from lossatlas import networks
 from lossatlas._errors import InputError
-from lossatlas.embedding import split
+from lossatlas.embedding import add_null_block, lift_convolution, split
 from lossatlas.networks import Conv, Dense, Recurrent, Residual, Transformer, load, save
 
 
@@ -212,3 +212,19 @@ def test_tensors_that_do_not_fit_are_damage(tmp_path):
         save_file(spoilt, tmp_path / "bad.safetensors", metadata=header)
         with pytest.raises(InputError, match="do not fit together"):
             load(tmp_path / "bad.safetensors")
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        lift_convolution(
+            Conv(KEY, (1, 4, 4), [2], [2], activation="relu", pool="max"), jnp.ones((1, 1, 4, 4)), key=KEY
+        )[0],
+        add_null_block(Residual(KEY, 3, 4, 2), 1)[0],
+    ],
+    ids=["a convolution without pooling", "a block without output bias among plain ones"],
+)
+def test_deeper_networks_are_saved_as_they_are(network, tmp_path):
+    loaded = load(save(tmp_path / "net.safetensors", network)).network
+    assert jax.tree.structure(loaded) == jax.tree.structure(network)
+    assert _same(network, loaded)

@@ -30,7 +30,7 @@ class CompatibleVerdict(eqx.Module):
 
 
 def check_compatible(network: Network, wide: Network, units: IndexMaps, *, atol: float = 1e-10) -> CompatibleVerdict:
-    r"""Judge an expansion that somebody else made: does it obey the conditions that keep critical points critical?
+    r"""Judge an expansion that somebody else made, by the conditions that keep critical points critical.
 
     With $W'$ the wide weights, G the copies of unit s below and R those of unit k above: *forward*, for every copy i of
     k, $\sum_{j \in G} W'_{ij} = W_{ks}$ (0 for null i): this keeps the function. *Backward*, for every copy j of s,

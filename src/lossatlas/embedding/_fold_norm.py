@@ -12,9 +12,9 @@ from lossatlas.networks import Conv, ConvLayer, Convolution
 
 
 def fold_batch_norm(network: Network, inputs: Float[Array, "n c h w"] | None = None) -> Conv:
-    r"""The same network without BatchNorm: $W \gamma / \sqrt{v + \epsilon}$, $(b - \mu) \gamma / \sqrt{v + \epsilon} +
-    \beta$.
+    r"""The same network without BatchNorm, its factors folded into the convolutions.
 
+    $W \gamma / \sqrt{v + \epsilon}$ and $(b - \mu) \gamma / \sqrt{v + \epsilon} + \beta$.
     Exact for all inputs with the running statistics. The folded network of a critical point (of running statistics) is
     critical where no $\gamma$ is 0: its kernels have the gradient of the old ones divided by that factor.
 
