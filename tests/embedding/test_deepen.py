@@ -101,7 +101,7 @@ def test_a_null_block_at_a_planted_point_is_critical_and_a_saddle():
     planted = plant_landscape(KEY, broken, ROWS, amplitude=0.1)
     _, record = add_null_block(broken, 0, use_bias=True, landscape=planted)
     assert record.certificate.gradient_before < 1e-13
-    assert record.certificate.gradient_after > 1e-3
+    assert record.certificate.gradient_after > 1e-4
 
 
 @pytest.mark.parametrize("activation", ["relu", "hard_tanh"])
@@ -237,7 +237,7 @@ def test_inputs_of_low_rank_leave_the_first_weights_free_and_no_other():
     assert record.certificate.output_change < 1e-12
     assert "layers below" in record.caution
     assert record.certificate.gradient_before < 1e-13
-    assert record.certificate.gradient_after > 1e-3
+    assert record.certificate.gradient_after > 1e-4
 
 
 @pytest.mark.parametrize(

@@ -66,7 +66,7 @@ def add_null_block(
     before: int | None = None,
     *,
     width: int | None = None,
-    incoming: Float[Array, "w m"] | Sequence[Sequence[float]] | None = None,
+    incoming: Float[Array | np.ndarray, "w m"] | Sequence[Sequence[float]] | None = None,
     bias: float | int = 0.0,
     use_bias: bool | None = None,
     key: PRNGKeyArray | None = None,
