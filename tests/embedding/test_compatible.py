@@ -1,4 +1,5 @@
 """General compatible embeddings, at points that are not critical and at planted ones."""
+# pyright: reportOptionalMemberAccess=false
 
 import equinox as eqx
 import jax

@@ -1,5 +1,5 @@
 """Depth beyond fully connected networks: what each insertion keeps, and the controls that fail."""
-# pyright: reportOptionalOperand=false, reportOperatorIssue=false
+# pyright: reportOptionalOperand=false, reportOptionalMemberAccess=false, reportOptionalSubscript=false, reportOperatorIssue=false
 
 import equinox as eqx
 import jax

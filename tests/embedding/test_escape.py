@@ -1,4 +1,5 @@
 """Can a wider network escape: the three-fold global splitting, and the answers."""
+# pyright: reportOptionalOperand=false
 
 import jax
 import jax.numpy as jnp

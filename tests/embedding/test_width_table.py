@@ -1,5 +1,5 @@
 """Rows of the width table that no other test holds: gauged copies, silent units, tied weights, kinks, levels."""
-# pyright: reportOptionalOperand=false, reportOptionalMemberAccess=false
+# pyright: reportOptionalOperand=false, reportOptionalMemberAccess=false, reportOperatorIssue=false
 
 import equinox as eqx
 import jax
