@@ -11,7 +11,7 @@ import pytest
 from lossatlas import data
 from lossatlas._errors import InputError
 from lossatlas.embedding import lift
-from lossatlas.networks import Conv, Dense, Residual
+from lossatlas.networks import Conv, Dense, Recurrent, Residual
 from lossatlas.workbench import Model, grow
 
 
@@ -96,7 +96,7 @@ def test_a_normalised_stream_is_copied_as_a_whole():
         ({}, "Say how to grow"),
         ({"depth": 2}, r"needs data \(--data\)"),
         ({"widths": [9], "before": [0]}, r"needs depth \(--depth\)"),
-        ({"depth": 0, "data": DIABETES}, "has 1 hidden layers and cannot be grown to 0"),
+        ({"depth": 0, "data": DIABETES}, "has depth 1 and cannot be grown to 0"),
         ({"depth": 3, "data": DIABETES, "before": [0]}, "a place for each of the 2 new layers"),
         ({"depth": 2, "data": DIABETES, "before": [5]}, "before must be 0 to 1"),
         ({"widths": {"hiden[0]": 9}}, "Did you mean 'hidden"),
@@ -108,7 +108,20 @@ def test_what_cannot_be_grown_is_refused(relu, arguments, said):
         grow(relu, **arguments)
 
 
-def test_other_architectures_cannot_be_made_deeper():
-    model = Model(Residual(KEY, 3, 4, 2), None, "mse", "")
-    with pytest.raises(InputError, match=r"Only fully connected networks .* got a Residual"):
-        grow(model, depth=3, data=np.ones((4, 3)))
+def test_other_architectures_get_convolutions_and_blocks():
+    rows = np.random.default_rng(0).normal(size=(6, 1, 4, 4))
+    deep = grow(Model(Conv(KEY, (1, 4, 4), [2], [3], activation="relu"), None, "mse", ""), depth=2, data=rows)
+    assert deep.model.shape == "conv 1x4x4: 2-2 | 3"
+    assert deep.change is not None
+    assert deep.change < 1e-12
+    blocks = grow(
+        Model(Residual(KEY, 3, 4, 2, num_hidden=2, num_blocks=1), None, "mse", ""), depth=3, data=rows[:, 0, 0, :3]
+    )
+    assert blocks.model.shape.startswith("residual 3-4-2 | 3 blocks")
+    assert blocks.change == 0
+
+
+def test_what_has_no_layers_to_add_is_not_made_deeper():
+    model = Model(Recurrent(KEY, 3, 4, 2), None, "mse", "")
+    with pytest.raises(InputError, match="got a Recurrent"):
+        grow(model, depth=3, data=np.ones((4, 5, 3)))

@@ -139,7 +139,7 @@ def lift_convolution(
     if not 0 < margin < 1:
         msg = f"margin must lie in (0, 1), got {margin}."
         raise InputError(msg)
-    inputs = inputs_of(landscape, "lift_convolution", any_shape=True)
+    inputs = inputs_of(landscape, "lift_convolution")
     piece = choose_piece(network.activation, segment, exact=exact, extent=float(extent))
     maps = np.asarray(_maps(network, before, inputs))
     m = maps.shape[1]

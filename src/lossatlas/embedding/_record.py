@@ -152,8 +152,8 @@ def outputs(network: Network, data: "Landscape | Array") -> Array:
     return _outputs(network, data)
 
 
-def inputs_of(data: Data, what: str, *, any_shape: bool = False) -> Array:
-    """The inputs of a landscape, or the inputs themselves; a matrix unless examples may have any shape.
+def inputs_of(data: Data, what: str) -> Array:
+    """The inputs of a landscape, or the inputs themselves, shape (n, ...).
 
     **Raises:** `InputError` when they are missing, empty or not finite.
     """
@@ -163,9 +163,6 @@ def inputs_of(data: Data, what: str, *, any_shape: bool = False) -> Array:
     inputs = data.inputs if isinstance(data, Landscape) else jnp.asarray(data)
     if inputs.ndim < 2 or inputs.shape[0] == 0:
         msg = f"{what} needs inputs of shape (n, ...) with n at least 1, got shape {inputs.shape}."
-    if (inputs.ndim != 2 and not any_shape) or inputs.ndim < 2 or inputs.shape[0] == 0:
-        wanted = "(n, ...)" if any_shape else "(n, d)"
-        msg = f"{what} needs inputs of shape {wanted} with n at least 1, got shape {inputs.shape}."
         raise InputError(msg)
     if not bool(jnp.isfinite(inputs).all()):
         msg = f"{what} needs finite inputs; they contain NaN or infinity. Remove or impute those rows."

@@ -24,8 +24,8 @@ class Selection(eqx.Module):
     @property
     def shape(self) -> tuple[int, int]:
         """Rows and columns."""
-        shape = (self.units.shape[0], self.size)
-        return shape[::-1] if self.is_transposed else shape
+        count = self.units.shape[0]
+        return (self.size, count) if self.is_transposed else (count, self.size)
 
     @property
     def dtype(self) -> Any:

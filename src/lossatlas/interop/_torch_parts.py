@@ -123,7 +123,7 @@ def _conv(network: Conv) -> Part:
                 parts += made
         parts += [] if layer.norm is None else [_batch_norm(layer.norm)]
         parts.append(_activation(network.activation))
-        if network.pool is not None:
+        if network.pool is not None and layer.is_pooled:
             parts.append(Part("MaxPool2d" if network.pool == "max" else "AvgPool2d", {"kernel_size": 2}))
             size = (size[0] // 2, size[1] // 2)
     if network.head == "average":

@@ -32,7 +32,7 @@ def from_torch(module: "nn.Module", example: Any = None) -> Network:
 
     Stacks (`nn.Sequential`, nested or not) become a [`lossatlas.networks.Dense`][] or a [`lossatlas.networks.Conv`][]
     where they fit: `Linear` layers with one and the same activation between them, the last without; `Conv2d` with
-    `BatchNorm2d` in all layers or none, the activation, 2 x 2 pooling in all layers or none, then `Flatten` or
+    `BatchNorm2d` in all layers or none, the activation, 2 x 2 pooling where wanted, then `Flatten` or
     `AdaptiveAvgPool2d(1)` and `Linear` layers. Weights are taken over bit for bit and outputs agree up to rounding.
     Dropout passes everything on; a `Flatten` before the first `Linear` is left out, so the network reads flat vectors.
     A `BatchNorm1d` behind a `Linear` is folded into it, which keeps the function and not the parameters.
@@ -202,15 +202,16 @@ def _conv(layers: list[Any], shape: tuple[int, ...] | None) -> Conv:
     if None in names[:-1] or any(layer.linear is not None for layer in found):
         msg = "two Linear layers stand without an activation between them"
         raise Misfit(msg)
-    if len(set(pools)) > 1:
-        msg = "some of its convolutional layers pool and others do not"
+    kinds = {pool for pool in pools if pool is not None}
+    if len(kinds) > 1:
+        msg = "some of its convolutional layers pool by maxima and others by means"
         raise Misfit(msg)
     if len({layer.norm is None for layer in convs}) > 1:
         msg = "some of its convolutional layers have a BatchNorm2d and others do not"
         raise Misfit(msg)
     act = _one_activation({*conv_names, *(name for name in names if name is not None)})
     affines = [Affine(layer.weight, layer.bias) for layer in found]
-    return Conv.from_layers(convs, affines, image=shape, activation=act, pool=pools[0], head=kind)
+    return Conv.from_layers(convs, affines, image=shape, activation=act, pool=kinds.pop() if kinds else None, head=kind)
 
 
 def _head(layer: Any) -> Any:
@@ -249,7 +250,7 @@ def _convolutions(layers: list[Any], shape: tuple[int, int, int]) -> tuple[list[
         if pool is not None:
             left.pop(0)
             size = (size[0] // 2, size[1] // 2)
-        convs.append(ConvLayer(depthwise, conv, norm))
+        convs.append(ConvLayer(depthwise, conv, norm, is_pooled=pool is not None))
         names.append(name or "identity")
         pools.append(pool)
     return convs, names, pools

@@ -11,7 +11,7 @@ from jaxtyping import Array, PRNGKeyArray
 
 from lossatlas._errors import InputError
 from lossatlas._types import Network
-from lossatlas.networks import Dense, HasUnitSpaces
+from lossatlas.networks import Activation, Conv, Dense, HasUnitSpaces, Residual, Transformer
 from lossatlas.workbench._data import Examples, read_examples
 from lossatlas.workbench._model import Model
 
@@ -59,14 +59,15 @@ def grow(
 
     Layers come first, then units. New units are copies that share what reads them (see [`lossatlas.embedding.widen`][];
     [`lossatlas.embedding.replicate`][] where a normalisation acts on the whole space), for all inputs. A new layer acts
-    linearly on the data (see [`lossatlas.embedding.lift`][]): exactly for activations with an affine piece such as
-    relu, nearly for the others such as tanh; `change` says how nearly. Float64 whatever the global setting.
+    linearly on the data, or adds nothing to a residual stream (see [`lossatlas.embedding.deepen`][]): exactly for
+    activations with an affine piece such as relu, nearly for the others such as tanh; `change` says how nearly. Float64
+    whatever the global setting.
 
     **Arguments:**
     - `model`: from [`lossatlas.load`][].
     - `widths`: new neurons of each hidden layer, from the inputs, or new sizes by unit space:
       `{"hidden[0]": 40, "channels[1]": 16}`.
-    - `depth`: how many hidden layers it shall have in the end.
+    - `depth`: how many hidden layers, convolutions or blocks it shall have in the end.
     - `data`: raw rows like those that it will see, as for [`lossatlas.workbench.read_examples`][]; a new layer needs
       them, new units are certified on them.
     - `before`: for each new layer the index of the layer that will read it, 0 (right after the inputs) to the output
@@ -152,27 +153,37 @@ def _widen(network: Network, points: Any, widths: Mapping[str, int] | Sequence[i
 def _deepen(
     key: PRNGKeyArray, network: Network, points: Any, depth: int, before: Sequence[int] | None
 ) -> tuple[Network, list["Record"]]:
-    """New layers that act linearly on the data. Depth of other architectures goes here."""
-    from lossatlas.embedding import lift
+    """New layers or blocks, each before the one that is named."""
+    from lossatlas.embedding import deepen
 
-    if not isinstance(network, Dense):
-        msg = f"Only fully connected networks (Dense) can be made deeper, got a {type(network).__name__}."
-        raise InputError(msg)
-    present = len(network.layers) - 1
+    present = _depth(network)
     if depth < present:
-        msg = f"The network has {present} hidden layers and cannot be grown to {depth}; use shrink."
+        msg = f"The network has depth {present} and cannot be grown to {depth}; use shrink."
         raise InputError(msg)
     if before is not None and len(before) != depth - present:
         msg = f"before (--before) must name a place for each of the {depth - present} new layers, got {list(before)}."
         raise InputError(msg)
-    is_exact = any(segment.slope != 0 for segment in network.activation.segments)
+    activation: Activation = network.activation
+    is_exact = any(segment.slope != 0 for segment in activation.segments)
     records = []
     for i in range(depth - present):
-        place = len(network.layers) - 1 if before is None else before[i]
-        entering = network.layers[min(max(place, 0), len(network.layers) - 1)].weight.shape[1]
-        network, record = lift(network, points, place, entering, key=jax.random.fold_in(key, i), exact=is_exact)
+        place = None if before is None else before[i]
+        step_key = jax.random.fold_in(key, i)
+        network, record = deepen(network, points, key=step_key, before=place, exact=is_exact)
         records.append(record)
     return network, records
+
+
+def _depth(network: Network) -> int:
+    """Hidden layers of a fully connected network, convolutions of a convolutional one, blocks of the others."""
+    if isinstance(network, Dense):
+        return len(network.layers) - 1
+    if isinstance(network, Conv):
+        return len(network.convs)
+    if isinstance(network, Residual | Transformer):
+        return len(network.blocks)
+    msg = f"Only Dense, Conv, Residual and Transformer can be made deeper, got a {type(network).__name__}."
+    raise InputError(msg)
 
 
 def _change(first: Network, second: Network, inputs: np.ndarray) -> float:
