@@ -39,6 +39,15 @@ def shape_of(var: Var) -> jax.ShapeDtypeStruct:
     """Shape and type of the value of a variable."""
     aval: Any = var.aval
     return jax.ShapeDtypeStruct(aval.shape, aval.dtype)
+def flat_body(body: ClosedJaxpr) -> ClosedJaxpr:
+    """The body of a loop without calls; its variables are new ones at every call."""
+    structs = [jax.ShapeDtypeStruct(var.aval.shape, var.aval.dtype) for var in body.jaxpr.invars]  # pyright: ignore
+    return jax.make_jaxpr(lambda *leaves: _run(body.jaxpr, body.consts, leaves, 0, {}, {}))(*structs)
+
+
+def literal_value(atom: Var | Literal) -> Any:
+    """The value of a number written into a jaxpr; None for a variable."""
+    return atom.val if isinstance(atom, Literal) else None
 
 
 def evaluate(

@@ -1,0 +1,521 @@
+"""What every operation does to the axes of its operands: one rule for each, and one for all unknown ones."""
+
+import functools as ft
+from collections.abc import Callable
+from typing import Any
+
+from lossatlas.embedding._axes import Axes, Mark, RegroupError
+from lossatlas.embedding._axis_trace import Trace
+from lossatlas.numerics import flat_body, literal_value
+
+
+Rule = Callable[[Trace, Any], None]
+
+_LINEAR = "neg copy convert_element_type stop_gradient reduce_precision real imag name device_put"
+_NONLINEAR = (
+    "tanh logistic exp exp2 log log1p expm1 sin cos tan asin acos atan atan2 sinh cosh asinh acosh atanh erf erfc "
+    "erf_inv sqrt rsqrt cbrt abs sign floor ceil round is_finite integer_pow pow square max min rem clamp eq ne lt le "
+    "gt ge and or xor not lgamma digamma nextafter population_count shift_left shift_right_logical "
+    "shift_right_arithmetic"
+)
+_EXTERNAL = Mark(is_external=True)
+
+
+def follow(trace: Trace, jaxpr: Any, *, in_scan: bool = False) -> None:
+    """Go through the operations of a flat jaxpr whose variables have their axes."""
+    for eqn in jaxpr.eqns:
+        RULES.get(eqn.primitive.name, unknown)(trace, eqn)
+        if eqn.primitive.name != "scan":
+            trace.eqns.append(eqn)
+            if in_scan:
+                trace.in_scan.add(id(eqn))
+
+
+def unknown(trace: Trace, eqn: Any) -> None:
+    """An operation without a rule closes every axis that it touches and makes."""
+    name = eqn.primitive.name
+    mark = Mark(reason=f"the operation {name} is unknown to discovery", is_strong=True)
+    layouts = [layout for operand in eqn.invars for layout in trace.read(operand)]
+    is_hidden = False
+    for layout in layouts:
+        is_hidden |= any(not trace.atoms.mark(atom).is_external for atom in trace.atoms.leaves(layout))
+        trace.atoms.add_mark(layout, mark)
+    for var in eqn.outvars:
+        trace.write(var, [trace.atoms.axis(n, mark if is_hidden else _EXTERNAL) for n in var.aval.shape])
+
+
+def _elementwise(trace: Trace, eqn: Any, kind: str = "copied", operands: list[Any] | None = None) -> None:
+    """One axis of the result is that axis of every operand which does not broadcast."""
+    operands = eqn.invars if operands is None else operands
+    (out,) = eqn.outvars
+    name, axes = eqn.primitive.name, []
+    for axis, size in enumerate(out.aval.shape):
+        full = [v for v in operands if len(v.aval.shape) > axis and v.aval.shape[axis] == size]
+        axes.append(trace.unify([trace.read(v)[axis] for v in full], name))
+    trace.write(out, axes)
+    for axis in range(len(axes)):
+        carriers = [(v, axis) for v in operands if _carries(trace, v, axis, out)]
+        others = [v for v in operands if not _carries(trace, v, axis, out)]
+        # What is the same for all units, and added, goes through copied units only.
+        offset = kind == "equal" and any(not trace.is_zero(v) for v in others)
+        trace.link("copied" if offset else kind, carriers, [(out, axis)], name)
+    if operands and all(trace.is_zero(v) for v in operands) and kind in ("equal", "product"):
+        trace.zeros.add(out)
+
+
+def _carries(trace: Trace, operand: Any, axis: int, out: Any) -> bool:
+    shape = operand.aval.shape
+    return len(shape) > axis and shape[axis] == out.aval.shape[axis] and trace.has_units(operand, axis)
+
+
+def _linear(trace: Trace, eqn: Any) -> None:
+    _elementwise(trace, eqn, "equal")
+
+
+def _divide(trace: Trace, eqn: Any) -> None:
+    _elementwise(trace, eqn, "product")
+    (out,) = eqn.outvars
+    over, under = eqn.invars
+    for axis in range(len(out.aval.shape)):
+        if _carries(trace, under, axis, out):
+            trace.link("copied", [(under, axis)], [], "div")
+            if not _carries(trace, over, axis, out):
+                trace.link("copied", [], [(out, axis)], "div")
+
+
+def _select(trace: Trace, eqn: Any) -> None:
+    """Cases are told apart by a predicate, and else added up."""
+    chooser, *cases = eqn.invars
+    (out,) = eqn.outvars
+    _elementwise(trace, eqn, "equal", cases)
+    if chooser.aval.shape != out.aval.shape:
+        return
+    for axis, layout in enumerate(trace.read(out)):
+        trace.axes[out][axis] = trace.unify([layout, trace.read(chooser)[axis]], "select_n")
+        is_made = layout is None and trace.has_units(chooser, axis)
+        trace.link("copied", [(chooser, axis)], [(out, axis)] if is_made else [], "select_n")
+
+
+def _broadcast(trace: Trace, eqn: Any) -> None:
+    operand, (out,) = eqn.invars[0], eqn.outvars
+    axes: Axes = [None] * len(out.aval.shape)
+    links = []
+    for source, target in enumerate(map(int, eqn.params["broadcast_dimensions"])):
+        if operand.aval.shape[source] == out.aval.shape[target]:
+            axes[target] = trace.read(operand)[source]
+            links.append((source, target))
+    trace.write(out, axes)
+    for source, target in links:
+        trace.link("equal", [(operand, source)], [(out, target)], "broadcast_in_dim")
+    if trace.is_zero(operand):
+        trace.zeros.add(out)
+
+
+def _transpose(trace: Trace, eqn: Any) -> None:
+    _permute(trace, eqn, list(eqn.params["permutation"]))
+
+
+def _squeeze(trace: Trace, eqn: Any) -> None:
+    gone = eqn.params["dimensions"]
+    _permute(trace, eqn, [axis for axis in range(len(eqn.invars[0].aval.shape)) if axis not in gone])
+
+
+def _permute(trace: Trace, eqn: Any, order: list[int]) -> None:
+    operand, (out,) = eqn.invars[0], eqn.outvars
+    given = trace.read(operand)
+    trace.write(out, [given[axis] for axis in order])
+    for target, source in enumerate(order):
+        trace.link("equal", [(operand, source)], [(out, target)], eqn.primitive.name)
+    if trace.is_zero(operand):
+        trace.zeros.add(out)
+
+
+def _reshape(trace: Trace, eqn: Any) -> None:
+    """The factors of all axes, in order, are grouped anew."""
+    operand, (out,) = eqn.invars[0], eqn.outvars
+    old, new = operand.aval.shape, out.aval.shape
+    layouts = trace.read(operand)
+    if trace.is_zero(operand):
+        trace.zeros.add(out)
+    if all(layout is None for layout in layouts):
+        trace.write(out, [None] * len(new))
+        return
+    axes = _matching(trace, old, new, layouts) or _grouped(trace, operand, new)
+    if axes is None:
+        mark = Mark(reason="a reshape regroups its units", is_strong=True)
+        for layout in layouts:
+            trace.atoms.add_mark(layout, mark)
+        axes = [trace.atoms.axis(n, mark) for n in new]
+    trace.write(out, axes)
+    trace.link("moved", [(operand, a) for a in range(len(old))], [(out, a) for a in range(len(new))], "reshape")
+
+
+def _matching(trace: Trace, old: tuple[int, ...], new: tuple[int, ...], layouts: Axes) -> Axes | None:
+    """The axes of a reshape that only adds or drops axes of one, so that constant ones stay constant."""
+    if [n for n in old if n != 1] != [n for n in new if n != 1]:
+        return None
+    rest = iter([layout for n, layout in zip(old, layouts, strict=True) if n != 1])
+    ones = [layout for n, layout in zip(old, layouts, strict=True) if n == 1]
+    # Where axes of one go, those that may be a space of one unit stay.
+    hidden = [any(not trace.atoms.mark(atom).is_external for atom in trace.atoms.leaves(one)) for one in ones]
+    small = iter([one for one, known in zip(ones, hidden, strict=True) if known or len(ones) <= list(new).count(1)])
+    return [next(small, None) if n == 1 else next(rest) for n in new]
+
+
+def _grouped(trace: Trace, operand: Any, new: tuple[int, ...]) -> Axes | None:
+    """Factors taken in order until each new axis has its size; None where they do not fit."""
+    atoms = trace.atoms
+    if 0 in new:
+        return [atoms.axis(n) for n in new]
+    ndim = len(operand.aval.shape)
+    factors = [atom for axis in range(ndim) for atom in atoms.as_factors(trace.materialised(operand, axis))]
+    factors = [atom for atom in factors if atoms.size((atom,)) > 1]
+    axes: Axes = []
+    try:
+        for size in new:
+            block: tuple[int, ...] = ()
+            while atoms.size(block) < size:
+                missing, first = size // atoms.size(block), factors.pop(0)
+                if atoms.size((first,)) > missing:
+                    first, inner = atoms.split(first, missing)
+                    factors.insert(0, inner)
+                if missing % atoms.size((first,)):
+                    return None
+                block = (*block, first)
+            axes.append((block,) if block else None)
+    except RegroupError:
+        return None
+    return axes
+
+
+def _concatenate(trace: Trace, eqn: Any) -> None:
+    (out,) = eqn.outvars
+    along, axes = eqn.params["dimension"], []
+    for axis in range(len(out.aval.shape)):
+        if axis == along:
+            axes.append(sum((trace.materialised(v, axis) for v in eqn.invars), ()))
+        else:
+            axes.append(trace.unify([trace.read(v)[axis] for v in eqn.invars], "concatenate"))
+    trace.write(out, axes)
+    for axis in range(len(axes)):
+        kind = "moved" if axis == along else "equal"
+        trace.link(kind, [(v, axis) for v in eqn.invars], [(out, axis)], "concatenate")
+    if all(trace.is_zero(v) for v in eqn.invars):
+        trace.zeros.add(out)
+
+
+def _pad(trace: Trace, eqn: Any) -> None:
+    operand, value = eqn.invars
+    (out,) = eqn.outvars
+    axes: Axes = []
+    for axis, (low, high, inner) in enumerate(eqn.params["padding_config"]):
+        layout = trace.read(operand)[axis]
+        if not (low or high or inner):
+            axes.append(layout)
+        elif inner or low < 0 or high < 0:
+            axes.append(_positions(trace, layout, out.aval.shape[axis], "pad"))
+        else:
+            layout = trace.materialised(operand, axis)
+            axes.append((*trace.atoms.axis(low), *layout, *trace.atoms.axis(high)))
+    trace.write(out, axes)
+    for axis in range(len(axes)):
+        trace.link("equal" if trace.is_zero(value) else "copied", [(operand, axis)], [], "pad")
+        trace.link("moved", [(operand, axis)], [(out, axis)], "pad")
+
+
+def _positions(trace: Trace, layout: Any, size: int, name: str) -> Any:
+    """The axis that an operation makes out of neighbours along an axis."""
+    trace.atoms.add_mark(layout, Mark(reason=f"{name} tells its entries apart by their place"))
+    return trace.atoms.axis(size, _EXTERNAL)
+
+
+def _slice(trace: Trace, eqn: Any) -> None:
+    starts, stops = eqn.params["start_indices"], eqn.params["limit_indices"]
+    steps = eqn.params["strides"] or (1,) * len(starts)
+    _cut(trace, eqn, eqn.outvars[0], list(zip(starts, stops, steps, strict=True)))
+
+
+def _split(trace: Trace, eqn: Any) -> None:
+    operand = eqn.invars[0]
+    start = 0
+    for out, size in zip(eqn.outvars, eqn.params["sizes"], strict=True):
+        ranges = [(0, n, 1) for n in operand.aval.shape]
+        ranges[eqn.params["axis"]] = (start, start + size, 1)
+        _cut(trace, eqn, out, ranges)
+        start += size
+
+
+def _cut(trace: Trace, eqn: Any, out: Any, ranges: list[tuple[int, int, int]]) -> None:
+    operand, name = eqn.invars[0], eqn.primitive.name
+    axes: Axes = []
+    links = []
+    for axis, (start, stop, step) in enumerate(ranges):
+        layout, size = trace.read(operand)[axis], operand.aval.shape[axis]
+        if layout is None or (start, stop, step) == (0, size, 1):
+            axes.append(layout)
+            links.append((axis, ()))
+            continue
+        try:
+            if step != 1:
+                raise RegroupError  # noqa: TRY301
+            before, rest = trace.atoms.cut(layout, start)
+            axes.append(trace.atoms.cut(rest, stop - start)[0])
+            links.append((axis, before))
+        except RegroupError:
+            axes.append(_positions(trace, layout, out.aval.shape[axis], name))
+    trace.write(out, axes)
+    for axis, before in links:
+        trace.link("slice", [(operand, axis)], [(out, axis)], name, before)
+    if trace.is_zero(operand):
+        trace.zeros.add(out)
+
+
+def _dynamic_slice(trace: Trace, eqn: Any) -> None:
+    operand, (out,) = eqn.invars[0], eqn.outvars
+    axes: Axes = []
+    for axis, (old, new) in enumerate(zip(operand.aval.shape, out.aval.shape, strict=True)):
+        layout = trace.read(operand)[axis]
+        axes.append(layout if old == new or layout is None else _positions(trace, layout, new, "dynamic_slice"))
+    trace.write(out, axes)
+    for axis in range(len(axes)):
+        if axes[axis] is trace.read(operand)[axis]:
+            trace.link("equal", [(operand, axis)], [(out, axis)], "dynamic_slice")
+
+
+def _gather(trace: Trace, eqn: Any) -> None:
+    """Rows of a table by their numbers; axes that are taken whole stay."""
+    numbers = eqn.params["dimension_numbers"]
+    if numbers.operand_batching_dims:
+        unknown(trace, eqn)
+        return
+    operand, indices = eqn.invars
+    (out,) = eqn.outvars
+    axes: Axes = [None] * len(out.aval.shape)
+    batch = [axis for axis in range(len(axes)) if axis not in numbers.offset_dims]
+    for source, target in enumerate(batch):
+        axes[target] = trace.read(indices)[source]
+    kept = [axis for axis in range(len(operand.aval.shape)) if axis not in numbers.collapsed_slice_dims]
+    links = []
+    for axis, layout in enumerate(trace.read(operand)):
+        if axis in kept and eqn.params["slice_sizes"][axis] == operand.aval.shape[axis]:
+            links.append((axis, numbers.offset_dims[kept.index(axis)]))
+            axes[links[-1][1]] = layout
+            continue
+        made = _positions(trace, layout, eqn.params["slice_sizes"][axis], "gather")
+        if axis in kept:
+            axes[numbers.offset_dims[kept.index(axis)]] = made
+    trace.write(out, axes)
+    for source, target in links:
+        trace.link("equal", [(operand, source)], [(out, target)], "gather")
+    for source, target in enumerate(batch):
+        trace.link("copied", [(indices, source)], [(out, target)], "gather")
+
+
+def _iota(trace: Trace, eqn: Any) -> None:
+    (out,) = eqn.outvars
+    axes: Axes = [None] * len(out.aval.shape)
+    along = eqn.params["dimension"]
+    mark = Mark(reason="the function counts along it (iota), so its units are not alike")
+    axes[along] = trace.atoms.axis(out.aval.shape[along], mark)
+    trace.write(out, axes)
+
+
+def _dot_general(trace: Trace, eqn: Any) -> None:
+    left, right = eqn.invars
+    (out,) = eqn.outvars
+    (left_sum, right_sum), (left_batch, right_batch) = eqn.params["dimension_numbers"]
+    axes: Axes = []
+    links = []
+    for i, j in zip(left_batch, right_batch, strict=True):
+        links.append(("product", [(left, i), (right, j)], [(out, len(axes))]))
+        axes.append(trace.unify([trace.read(left)[i], trace.read(right)[j]], "dot_general"))
+    for operand, taken in ((left, (*left_sum, *left_batch)), (right, (*right_sum, *right_batch))):
+        for axis, layout in enumerate(trace.read(operand)):
+            if axis not in taken:
+                links.append(("equal", [(operand, axis)], [(out, len(axes))]))
+                axes.append(layout)
+    for i, j in zip(left_sum, right_sum, strict=True):
+        _contract(trace, (left, i), (right, j), "dot_general")
+    trace.write(out, axes)
+    for kind, ins, outs in links:
+        trace.link(kind, ins, outs, "dot_general")
+
+
+def _contract(trace: Trace, first: Any, second: Any, name: str) -> None:
+    """A sum over an axis of two operands; one that is constant along it leaves a sum of the other."""
+    layouts = [trace.read(v)[axis] for v, axis in (first, second)]
+    trace.unify(layouts, name)
+    full = [place for place, layout in zip((first, second), layouts, strict=True) if layout is not None]
+    trace.link("contract" if len(full) == 2 else "sum", full, [], name)
+
+
+def _convolution(trace: Trace, eqn: Any) -> None:
+    params, (image, kernel), (out,) = eqn.params, eqn.invars, eqn.outvars
+    numbers, groups = params["dimension_numbers"], params["feature_group_count"]
+    if params["batch_group_count"] != 1 or (groups > 1 and trace.read(image)[numbers.lhs_spec[1]] is None):
+        unknown(trace, eqn)
+        return
+    (i_batch, i_feature, *i_places) = numbers.lhs_spec
+    (k_out, k_in, *k_places) = numbers.rhs_spec
+    (o_batch, o_feature, *o_places) = numbers.out_spec
+    axes: Axes = [None] * len(out.aval.shape)
+    axes[o_batch] = trace.read(image)[i_batch]
+    name = "conv_general_dilated"
+    for at, (i, k, o) in enumerate(zip(i_places, k_places, o_places, strict=True)):
+        plain = kernel.aval.shape[k] == 1 and params["window_strides"][at] == 1 and params["lhs_dilation"][at] == 1
+        if plain and tuple(params["padding"][at]) == (0, 0):
+            axes[o] = trace.read(image)[i]
+        else:
+            axes[o] = _positions(trace, trace.read(image)[i], out.aval.shape[o], "a convolution")
+        trace.atoms.add_mark(trace.read(kernel)[k], _EXTERNAL)
+    filters, entering = trace.materialised(kernel, k_out), trace.materialised(kernel, k_in)
+    axes[o_feature] = filters
+    group = trace.atoms.fresh(groups)
+    if groups == 1:
+        _contract(trace, (image, i_feature), (kernel, k_in), name)
+    else:
+        each = trace.atoms.fresh(kernel.aval.shape[k_out] // groups)
+        trace.unify([filters, ((group, each),)], name)
+        trace.unify([trace.read(image)[i_feature], ((group, *trace.atoms.as_factors(entering)),)], name)
+    trace.write(out, axes)
+    trace.link("equal", [(image, i_batch)], [(out, o_batch)], name)
+    for i, o in zip(i_places, o_places, strict=True):
+        if axes[o] is trace.read(image)[i]:
+            trace.link("equal", [(image, i)], [(out, o)], name)
+    if groups == 1:
+        trace.link("equal", [(kernel, k_out)], [(out, o_feature)], name)
+        return
+    ins = [(image, i_feature), (kernel, k_out), (kernel, k_in)]
+    trace.link("grouped", ins, [(out, o_feature)], name, ((group,),))
+
+
+def _reduce(trace: Trace, eqn: Any, kind: str = "copied") -> None:
+    name, taken = eqn.primitive.name, [int(axis) for axis in eqn.params["axes"]]
+    mark = Mark(reason=f"{name} is taken over its units", is_strong=True)
+    for operand, out in zip(eqn.invars, eqn.outvars, strict=True):
+        given = trace.read(operand)
+        kept = [axis for axis in range(len(given)) if axis not in taken]
+        trace.write(out, [given[axis] for axis in kept])
+        for target, source in enumerate(kept):
+            trace.link(kind, [(operand, source)], [(out, target)], name)
+        for axis in taken:
+            if kind == "equal":
+                trace.link("sum", [(operand, axis)], [], name)
+            else:
+                trace.atoms.add_mark(given[axis], mark)
+
+
+def _along(trace: Trace, eqn: Any, kind: str, *, parameter: str) -> None:
+    """The same shape; the entries along one axis are told apart."""
+    name = eqn.primitive.name
+    along = eqn.params[parameter]
+    taken = along if isinstance(along, tuple) else (along,)
+    mark = Mark(reason=f"{name} runs over its units", is_strong=True)
+    for operand, out in zip(eqn.invars, eqn.outvars, strict=True):
+        given = trace.read(operand)
+        trace.write(out, list(given))
+        for axis in range(len(given)):
+            trace.link(kind, [(operand, axis)], [(out, axis)], name)
+            if axis in taken:
+                trace.atoms.add_mark(given[axis], mark)
+
+
+def _window(trace: Trace, eqn: Any, kind: str = "copied") -> None:
+    params, operand, (out,) = eqn.params, eqn.invars[0], eqn.outvars
+    name, axes = eqn.primitive.name, []
+    for axis, layout in enumerate(trace.read(operand)):
+        plain = params["window_dimensions"][axis] == 1 and params["window_strides"][axis] == 1
+        plain = plain and tuple(params["padding"][axis]) == (0, 0) and params["base_dilation"][axis] == 1
+        axes.append(layout if plain else _positions(trace, layout, out.aval.shape[axis], name))
+    trace.write(out, axes)
+    for axis, layout in enumerate(trace.read(operand)):
+        if axes[axis] is layout:
+            trace.link(kind, [(operand, axis)], [(out, axis)], name)
+
+
+def _scan(trace: Trace, eqn: Any) -> None:
+    """The body once: its carry is what enters, what it returns and what leaves."""
+    body = flat_body(eqn.params["jaxpr"])
+    num_consts, num_carry = eqn.params["num_consts"], eqn.params["num_carry"]
+    consts, starts = eqn.invars[:num_consts], eqn.invars[num_consts : num_consts + num_carry]
+    stacked = eqn.invars[num_consts + num_carry :]
+    inner = body.jaxpr.invars
+    for var, value in zip(body.jaxpr.constvars, body.consts, strict=True):
+        trace.add_constant(var, value)
+    for var, outer in zip(inner, consts, strict=False):
+        _enter(trace, var, outer, trace.read(outer), range(len(var.aval.shape)))
+    carried = inner[num_consts : num_consts + num_carry]
+    for var, start in zip(carried, starts, strict=True):
+        axes = [trace.materialised(start, axis) for axis in range(len(var.aval.shape))]
+        _enter(trace, var, start, axes, range(len(axes)))
+        trace.zeros.discard(var)
+        for axis in range(len(axes)):
+            if trace.read(start)[axis] is None and not trace.is_zero(start):
+                trace.link("copied", [(var, axis)], [], "scan")
+    along = None
+    for var, outer in zip(inner[num_consts + num_carry :], stacked, strict=True):
+        first, *rest = trace.read(outer)
+        trace.atoms.add_mark(first, Mark(reason="scan goes along it"))
+        along = first if along is None else trace.unify([along, first], "scan")
+        _enter(trace, var, outer, rest, range(1, len(rest) + 1))
+    follow(trace, body.jaxpr, in_scan=True)
+    results = body.jaxpr.outvars
+    for result, out in zip(results, eqn.outvars, strict=True):
+        if literal_value(result) is None:
+            trace.same.setdefault(out, []).append(result)
+    for var, result, out in zip(carried, results[:num_carry], eqn.outvars[:num_carry], strict=True):
+        given = trace.read(result)
+        trace.same[var] = [*trace.same.get(var, []), *([] if literal_value(result) is not None else [result])]
+        trace.write(out, list(trace.axes[var]))
+        for axis, layout in enumerate(given):
+            trace.unify([trace.axes[var][axis], layout], "scan")
+            trace.link("equal", [(result, axis), (var, axis)], [(out, axis)], "scan")
+            if layout is None and not trace.is_zero(result):
+                trace.link("copied", [(var, axis)], [], "scan")
+    for result, out in zip(results[num_carry:], eqn.outvars[num_carry:], strict=True):
+        length = trace.atoms.axis(eqn.params["length"], _EXTERNAL) if along is None else along
+        trace.write(out, [length, *trace.read(result)])
+        for axis in range(len(result.aval.shape)):
+            trace.link("equal", [(result, axis)], [(out, axis + 1)], "scan")
+
+
+def _enter(trace: Trace, var: Any, outer: Any, axes: Axes, places: range) -> None:
+    trace.write(var, list(axes))
+    if literal_value(outer) is None:
+        trace.same.setdefault(var, []).append(outer)
+    for axis, place in enumerate(places):
+        trace.link("equal", [(outer, place)], [(var, axis)], "scan")
+    if trace.is_zero(outer):
+        trace.zeros.add(var)
+
+
+RULES: dict[str, Rule] = {
+    **dict.fromkeys(_NONLINEAR.split(), _elementwise),
+    **dict.fromkeys(_LINEAR.split(), _linear),
+    **dict.fromkeys(["add", "sub", "add_any"], _linear),
+    "mul": ft.partial(_elementwise, kind="product"),
+    "div": _divide,
+    "select_n": _select,
+    "broadcast_in_dim": _broadcast,
+    "transpose": _transpose,
+    "squeeze": _squeeze,
+    "reshape": _reshape,
+    "concatenate": _concatenate,
+    "pad": _pad,
+    "slice": _slice,
+    "split": _split,
+    "dynamic_slice": _dynamic_slice,
+    "gather": _gather,
+    "iota": _iota,
+    "dot_general": _dot_general,
+    "conv_general_dilated": _convolution,
+    "reduce_sum": ft.partial(_reduce, kind="equal"),
+    "psum": ft.partial(_reduce, kind="equal"),
+    **dict.fromkeys(["reduce_max", "reduce_min", "reduce_prod", "reduce_and", "reduce_or", "argmax", "argmin"], _reduce),
+    **dict.fromkeys(["cumsum", "cumprod", "cummax", "cummin", "cumlogsumexp"], ft.partial(_along, kind="copied", parameter="axis")),
+    "rev": ft.partial(_along, kind="copied", parameter="dimensions"),
+    "sort": ft.partial(_along, kind="copied", parameter="dimension"),
+    "reduce_window_sum": ft.partial(_window, kind="equal"),
+    **dict.fromkeys(["reduce_window_max", "reduce_window_min", "reduce_window"], _window),
+    "scan": _scan,
+}  # fmt: skip
