@@ -206,6 +206,8 @@ def _written_down(trace: Trace, roles: Roles, facts: Facts, names: dict[Any, str
         kind = facts.kind(atom)
         act = None if kind in ("head", "dimension", "gated", "linear", "stream") else facts.activation(atom)
         bias = facts.bias(atom) if act is not None else None
+        if act is not None and act.name == "identity" and bias is None:
+            act = None
         base = _base_name(names[(written or read)[0][0]], kind)
         spaces[atom] = UnitSpace(
             base,
@@ -309,7 +311,11 @@ def _verified(network: Discovered, example: PyTree, tolerance: float) -> tuple[U
 
     left = close({})
     left = close(verifier.not_permutable(left))
+    # Means over all units see each of them.
     left = close(verifier.not_maskable([space for space in left if space.shares == "any"]))
     left = close(verifier.not_resizable(left))
-    close(verifier.not_splittable(left))
-    return tuple(dataclasses.replace(space, closed=closed[space.name]) for space in opened)
+    left = close(verifier.not_splittable(left))
+    tested = verifier.with_null_units(left)
+    return tuple(
+        dataclasses.replace(tested.get(space.name, space), closed=closed[space.name]) for space in network.spaces
+    )
