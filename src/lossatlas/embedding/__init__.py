@@ -14,6 +14,9 @@ from lossatlas.embedding._family import FamilyDimension as FamilyDimension
 from lossatlas.embedding._family import compatible_dimension as compatible_dimension
 from lossatlas.embedding._fold_norm import fold_batch_norm as fold_batch_norm
 from lossatlas.embedding._global_split import global_split as global_split
+from lossatlas.embedding._discover import Discovery as Discovery
+from lossatlas.embedding._discover import discover_units as discover_units
+from lossatlas.embedding._discovered import Discovered as Discovered
 from lossatlas.embedding._growth import Growth as Growth
 from lossatlas.embedding._growth import plan_growth as plan_growth
 from lossatlas.embedding._layer_steps import MergeLayer as MergeLayer

@@ -20,10 +20,15 @@ _NONLINEAR = (
 )
 _EXTERNAL = Mark(is_external=True)
 
+ELEMENTWISE = frozenset([*_LINEAR.split(), *_NONLINEAR.split(), "add", "sub", "add_any", "mul", "div", "select_n"])
+"""Operations that treat every entry alike."""
+
 
 def follow(trace: Trace, jaxpr: Any, *, in_scan: bool = False) -> None:
     """Go through the operations of a flat jaxpr whose variables have their axes."""
     for eqn in jaxpr.eqns:
+        if any(trace.is_from_data(operand) for operand in eqn.invars):
+            trace.from_data.update(eqn.outvars)
         RULES.get(eqn.primitive.name, unknown)(trace, eqn)
         if eqn.primitive.name != "scan":
             trace.eqns.append(eqn)
@@ -42,6 +47,7 @@ def unknown(trace: Trace, eqn: Any) -> None:
         trace.atoms.add_mark(layout, mark)
     for var in eqn.outvars:
         trace.write(var, [trace.atoms.axis(n, mark if is_hidden else _EXTERNAL) for n in var.aval.shape])
+        trace.link_copied(var)
 
 
 def _elementwise(trace: Trace, eqn: Any, kind: str = "copied", operands: list[Any] | None = None) -> None:
@@ -213,7 +219,7 @@ def _pad(trace: Trace, eqn: Any) -> None:
         if not (low or high or inner):
             axes.append(layout)
         elif inner or low < 0 or high < 0:
-            axes.append(_positions(trace, layout, out.aval.shape[axis], "pad"))
+            axes.append(_positions(trace, operand, axis, out.aval.shape[axis], "pad"))
         else:
             layout = trace.materialised(operand, axis)
             axes.append((*trace.atoms.axis(low), *layout, *trace.atoms.axis(high)))
@@ -223,10 +229,15 @@ def _pad(trace: Trace, eqn: Any) -> None:
         trace.link("moved", [(operand, axis)], [(out, axis)], "pad")
 
 
-def _positions(trace: Trace, layout: Any, size: int, name: str) -> Any:
-    """The axis that an operation makes out of neighbours along an axis."""
-    trace.atoms.add_mark(layout, Mark(reason=f"{name} tells its entries apart by their place"))
-    return trace.atoms.axis(size, _EXTERNAL)
+def _positions(trace: Trace, operand: Any, axis: int, size: int, name: str) -> Any:
+    """The axis that an operation makes out of single entries along an axis."""
+    layout = trace.read(operand)[axis]
+    is_hidden = any(not trace.atoms.mark(atom).is_external for atom in trace.atoms.leaves(layout))
+    # Rows of a table of parameters may be picked: they are no units.
+    is_strong = is_hidden and trace.is_from_data(operand)
+    mark = Mark(reason=f"{name} tells its units apart by their place", is_strong=is_strong)
+    trace.atoms.add_mark(layout, mark)
+    return trace.atoms.axis(size, mark if is_strong else _EXTERNAL)
 
 
 def _slice(trace: Trace, eqn: Any) -> None:
@@ -262,7 +273,7 @@ def _cut(trace: Trace, eqn: Any, out: Any, ranges: list[tuple[int, int, int]]) -
             axes.append(trace.atoms.cut(rest, stop - start)[0])
             links.append((axis, before))
         except RegroupError:
-            axes.append(_positions(trace, layout, out.aval.shape[axis], name))
+            axes.append(_positions(trace, operand, axis, out.aval.shape[axis], name))
     trace.write(out, axes)
     for axis, before in links:
         trace.link("slice", [(operand, axis)], [(out, axis)], name, before)
@@ -275,7 +286,7 @@ def _dynamic_slice(trace: Trace, eqn: Any) -> None:
     axes: Axes = []
     for axis, (old, new) in enumerate(zip(operand.aval.shape, out.aval.shape, strict=True)):
         layout = trace.read(operand)[axis]
-        axes.append(layout if old == new or layout is None else _positions(trace, layout, new, "dynamic_slice"))
+        axes.append(layout if old == new or layout is None else _positions(trace, operand, axis, new, "dynamic_slice"))
     trace.write(out, axes)
     for axis in range(len(axes)):
         if axes[axis] is trace.read(operand)[axis]:
@@ -301,7 +312,7 @@ def _gather(trace: Trace, eqn: Any) -> None:
             links.append((axis, numbers.offset_dims[kept.index(axis)]))
             axes[links[-1][1]] = layout
             continue
-        made = _positions(trace, layout, eqn.params["slice_sizes"][axis], "gather")
+        made = _positions(trace, operand, axis, eqn.params["slice_sizes"][axis], "gather")
         if axis in kept:
             axes[numbers.offset_dims[kept.index(axis)]] = made
     trace.write(out, axes)
@@ -318,6 +329,7 @@ def _iota(trace: Trace, eqn: Any) -> None:
     mark = Mark(reason="the function counts along it (iota), so its units are not alike")
     axes[along] = trace.atoms.axis(out.aval.shape[along], mark)
     trace.write(out, axes)
+    trace.link_copied(out)
 
 
 def _dot_general(trace: Trace, eqn: Any) -> None:
@@ -366,7 +378,7 @@ def _convolution(trace: Trace, eqn: Any) -> None:
         if plain and tuple(params["padding"][at]) == (0, 0):
             axes[o] = trace.read(image)[i]
         else:
-            axes[o] = _positions(trace, trace.read(image)[i], out.aval.shape[o], "a convolution")
+            axes[o] = _positions(trace, image, i, out.aval.shape[o], "a convolution")
         trace.atoms.add_mark(trace.read(kernel)[k], _EXTERNAL)
     filters, entering = trace.materialised(kernel, k_out), trace.materialised(kernel, k_in)
     axes[o_feature] = filters
@@ -426,7 +438,7 @@ def _window(trace: Trace, eqn: Any, kind: str = "copied") -> None:
     for axis, layout in enumerate(trace.read(operand)):
         plain = params["window_dimensions"][axis] == 1 and params["window_strides"][axis] == 1
         plain = plain and tuple(params["padding"][axis]) == (0, 0) and params["base_dilation"][axis] == 1
-        axes.append(layout if plain else _positions(trace, layout, out.aval.shape[axis], name))
+        axes.append(layout if plain else _positions(trace, operand, axis, out.aval.shape[axis], name))
     trace.write(out, axes)
     for axis, layout in enumerate(trace.read(operand)):
         if axes[axis] is layout:
@@ -483,6 +495,8 @@ def _enter(trace: Trace, var: Any, outer: Any, axes: Axes, places: range) -> Non
     trace.write(var, list(axes))
     if literal_value(outer) is None:
         trace.same.setdefault(var, []).append(outer)
+    if trace.is_from_data(outer):
+        trace.from_data.add(var)
     for axis, place in enumerate(places):
         trace.link("equal", [(outer, place)], [(var, axis)], "scan")
     if trace.is_zero(outer):

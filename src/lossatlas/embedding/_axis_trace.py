@@ -38,6 +38,7 @@ class Trace:
 
     - `axes`: of every variable. `links`: between them, in program order. `zeros`: variables that are zero everywhere.
     - `eqns`: every operation, those inside scans too. `in_scan`: ids of the latter.
+    - `from_data`: variables that depend on the example (inside scans: as far as is known on entering).
     - `same`: variables that only pass on others, into and out of scans.
     """
 
@@ -47,6 +48,7 @@ class Trace:
         self.links: list[Link] = []
         self.zeros: set[Any] = set()
         self.eqns: list[Any] = []
+        self.from_data: set[Any] = set()
         self.same: dict[Any, list[Any]] = {}
         self.in_scan: set[int] = set()
 
@@ -61,6 +63,10 @@ class Trace:
         value = literal_value(operand)
         return operand in self.zeros if value is None else not np.any(value)
 
+    def is_from_data(self, operand: Any) -> bool:
+        """Whether an operand depends on the example."""
+        return literal_value(operand) is None and operand in self.from_data
+
     def write(self, var: Any, axes: Axes) -> None:
         """State the axes of a result."""
         self.axes[var] = axes
@@ -72,6 +78,11 @@ class Trace:
         places = tuple(p for p in ins if self.has_units(*p)), tuple(p for p in out if self.has_units(*p))
         if any(places):
             self.links.append(Link(kind, *places, name, before))
+
+    def link_copied(self, var: Any) -> None:
+        """Say that what a variable holds is no share of anything."""
+        for axis in range(len(var.aval.shape)):
+            self.link("copied", [(var, axis)], [], "a constant")
 
     def has_units(self, operand: Any, axis: int) -> bool:
         """Whether an operand varies along an axis."""
@@ -105,5 +116,6 @@ class Trace:
             is_constant = array is not None and (array == array.take([0], axis)).all() if size else False
             axes.append(None if is_constant else self.atoms.axis(size, mark if size > 1 else None))
         self.axes[var] = axes
+        self.link_copied(var)
         if array is not None and not array.any():
             self.zeros.add(var)

@@ -48,7 +48,7 @@ class Discovery(eqx.Module):
         rows = [("space", "kind", "units", "shares", "written by", "read by", "closed")]
         for space in self.spaces.values():
             written, read = (
-                ", ".join(dict.fromkeys(axis.path.removeprefix("params").lstrip(".") for axis in axes))
+                ", ".join(dict.fromkeys(_inner(axis.path) for axis in axes))
                 for axes in (space.writers, space.readers)
             )
             rows.append(
@@ -134,11 +134,12 @@ def _in_float64(leaf: Any) -> Any:
 
 
 def _traced(fn: Any, wide: PyTree, rest: PyTree, example: PyTree) -> Any:
-    def whole(arrays, x):
-        return fn(eqx.combine(arrays, rest), x)
+    def trace() -> Any:
+        # A new function every time, since JAX remembers traces.
+        return flat_jaxpr(lambda arrays, x: fn(eqx.combine(arrays, rest), x), wide, example)
 
     try:
-        first, second = (flat_jaxpr(whole, wide, example) for _ in range(2))
+        first, second = trace(), trace()
     except Exception as error:
         msg = f"fn(params, example) fails on the example: {type(error).__name__}: {error}"
         raise InputError(msg) from error
@@ -175,12 +176,13 @@ def _analyse(closed: Any, wide: PyTree) -> _Found:
     for var in jaxpr.invars:
         mark = None if var in names else _EXTERNAL
         trace.write(var, [trace.atoms.axis(size, mark) for size in var.aval.shape])
+    trace.from_data.update(jaxpr.invars[len(paths) :])
     follow(trace, jaxpr)
     for var in jaxpr.outvars:
         for layout in trace.read(var):
             trace.atoms.add_mark(layout, _EXTERNAL)
     roles = Roles(trace, params)
-    facts = Facts(trace, roles, names, jaxpr.invars[len(paths) :])
+    facts = Facts(trace, roles, names)
     return _written_down(trace, roles, facts, names)
 
 
@@ -194,14 +196,16 @@ def _written_down(trace: Trace, roles: Roles, facts: Facts, names: dict[Any, str
     order = {node: i for i, node in enumerate(roles.order)}
     for place in sorted(parameters_of(roles, trace, list(names)), key=lambda place: order[place[2]]):
         places.setdefault(roles.atom(place[2]), []).append(place)
-    tied = _tied(trace, roles, facts, names)
+    tied, summed = _tied(roles, facts, names), {found.atom: found.name for found in roles.sums}
     spaces: dict[int, UnitSpace] = {}
     for atom, touched in places.items():
         mark = trace.atoms.mark(atom)
         written = [(var, axis) for var, axis, node in touched if roles.colour[node] == COPIED]
         read = [(var, axis) for var, axis, node in touched if roles.colour[node] == SHARED]
         reason = mark.reason or tied.get(atom) or roles.conflicts.get(atom)
-        if not (written and read) and not (reason and (mark.is_strong or atom in tied)):
+        if written and not read and atom in summed and atom not in tied:
+            reason = reason or f"{summed[atom]} sums its units without coefficients that could be shared out"
+        elif not (written and read) and not (reason and (mark.is_strong or atom in tied)):
             continue
         kind = facts.kind(atom)
         act = None if kind in ("head", "dimension", "gated", "linear", "stream") else facts.activation(atom)
@@ -216,7 +220,7 @@ def _written_down(trace: Trace, roles: Roles, facts: Facts, names: dict[Any, str
             (),
             (),
             act,
-            shares="equal" if any(found.atom == atom for found in roles.sums) else "any",
+            shares="equal" if atom in summed else "any",
             closed=reason,
             bias=bias,
             is_normalised=facts.is_normalised(atom),
@@ -244,21 +248,26 @@ def _written_down(trace: Trace, roles: Roles, facts: Facts, names: dict[Any, str
     return _Found(tuple(made), shapes)
 
 
-def _tied(trace: Trace, roles: Roles, facts: Facts, names: dict[Any, str]) -> dict[int, str]:
+def _tied(roles: Roles, facts: Facts, names: dict[Any, str]) -> dict[int, str]:
     """The spaces that a parameter both makes and reads."""
     found = {}
     for event in roles.sums:
         for operand in event.operands:
             source = facts.origin.get(operand)
             if source is not None and event.name in ("dot_general", "conv_general_dilated"):
-                found[event.atom] = f"{names[source].removeprefix('params').lstrip('.')} makes its units and reads them too (tied weights)"
+                found[event.atom] = f"{_inner(names[source])} makes its units and reads them too (tied weights)"
     return found
+
+
+def _inner(path: str) -> str:
+    """A path as it is inside the parameters."""
+    return path.removeprefix("params").lstrip(".") or path
 
 
 def _base_name(path: str, kind: str) -> str:
     """The module that a parameter belongs to."""
-    inner = path.removeprefix("params").lstrip(".")
-    base = re.sub(r"(\.\w+|\['[^']*'\]|\[\d+\])(\.value)?$", "", inner) or inner
+    inner = _inner(path)
+    base = re.sub(r"(\.\w+|\['[^']*'\](\.value)?|\[\d+\])$", "", inner) or inner
     return f"{base}.heads" if kind == "head" else base
 
 
@@ -267,7 +276,7 @@ def _distinct(names: dict[int, tuple[str, str]]) -> dict[int, str]:
     short = [name for name, _ in names.values()]
     labels: dict[int, str] = {}
     for atom, (name, path) in names.items():
-        label = name if short.count(name) == 1 else path.removeprefix("params").lstrip(".")
+        label = name if short.count(name) == 1 else _inner(path)
         number, wanted = 1, label
         while wanted in labels.values():
             number += 1

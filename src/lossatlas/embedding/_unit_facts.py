@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from lossatlas.embedding._axis_rules import ELEMENTWISE
 from lossatlas.embedding._axis_trace import Trace
 from lossatlas.embedding._roles import COPIED, SHARED, Roles
 from lossatlas.networks import Activation, activation, activation_names
@@ -37,9 +38,9 @@ class Facts:
     Cost: linear in the number of operations, and in that of the touching ones for each question.
     """
 
-    def __init__(self, trace: Trace, roles: Roles, params: dict[Any, str], inputs: list[Any]):
+    def __init__(self, trace: Trace, roles: Roles, params: dict[Any, str]):
         self._trace, self._roles, self._params = trace, roles, params
-        self.from_data = set(inputs)
+        self.from_data = set(trace.from_data)
         self.origin: dict[Any, Any] = {var: var for var in params}
         self._number: dict[Any, float] = {}
         self._maker = {out: eqn for eqn in trace.eqns for out in eqn.outvars}
@@ -264,7 +265,7 @@ class Facts:
             return None if gone else first * math.prod(shape[axis] for axis in eqn.params["axes"])
         if name == "reduce_window_sum":
             return first * math.prod(eqn.params["window_dimensions"])
-        if any(var.aval.shape != eqn.outvars[0].aval.shape for var in given) or len(eqn.outvars) > 1:
+        if name not in ELEMENTWISE or any(var.aval.shape != eqn.outvars[0].aval.shape for var in given):
             return None
         operands = []
         for operand in eqn.invars:

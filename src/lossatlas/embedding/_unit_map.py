@@ -61,12 +61,17 @@ class UnitMap(eqx.Module):
         space = find_space(network, self.space)
         _check_size(self, space)
         values = _map_units(network, space, named_arrays(network), self.writers, self.readers)
-        for axis in space.writers:
+        new = _rebuild(network, self, values)
+        if not self.offsets:
+            return new
+        values = named_arrays(new)
+        for axis in find_space(new, self.space).writers:
             if axis.path in self.offsets:
                 block = take_units(values[axis.path], axis, self.writers.shape[0])
                 offset = self.offsets[axis.path].astype(block.dtype)
                 values[axis.path] = put_units(values[axis.path], axis, self.writers.shape[0], block + offset)
         return _rebuild(network, {self.space: self.writers.shape[0]}, values)
+        return replace_parameters(new, values)
 
     def apply_gradient(self, network: Network, gradient: Network) -> Network:
         """B: the gradient at the wide point from the gradient at the narrow one.
@@ -87,7 +92,7 @@ class UnitMap(eqx.Module):
         if pulled is None:
             return new
         values = named_parameters(new)
-        for axis in space.readers:
+        for axis in find_space(new, self.space).readers:
             block = take_units(values[axis.path], axis, self.constants.shape[0])
             # Every entry that reads a constant unit has the gradient of the bias that it feeds, times the constant.
             fed = pulled[axis.path].reshape(-1, *([1] * (block.ndim - 1)))
@@ -264,11 +269,11 @@ def _map_units(
         return _on_axis(matrix, array, axis, space.size)
 
     buffers = named_arrays(network).keys() - named_parameters(network).keys()
-    for axis in space.writers:
+    roles = [(axis, writers) for axis in space.writers] + [(axis, readers) for axis in space.readers]
+    # Of two blocks along one axis the latter goes first, so that the offset of the other still holds.
+    for axis, matrix in sorted(roles, key=lambda role: -role[0].offset):
         if axis.path in values or axis.path not in buffers:  # gradients have no buffers
-            values[axis.path] = mapped(axis, writers)
-    for axis in space.readers:
-        values[axis.path] = mapped(axis, readers)
+            values[axis.path] = mapped(axis, matrix)
     return values
 
 

@@ -95,7 +95,8 @@ class Verifier:
                 return FIXED
             outputs, gradient = self._run(wide)
             if not self._same(outputs, self._outputs):
-                return "outputs change when its units are copied"
+                means = any(space.shares == "equal" for space in some)
+                return "outputs change when its units are copied" + (", which enter a sum" if means else "")
             # The duals of copies and shares are the roles exchanged.
             duals = {name: (readers, writers) for name, (writers, readers) in maps.items()}
             carried = self._map_all(some, duals, self._gradient)
