@@ -38,15 +38,16 @@ def follow(trace: Trace, jaxpr: Any, *, in_scan: bool = False) -> None:
 
 def unknown(trace: Trace, eqn: Any) -> None:
     """An operation without a rule closes every axis that it touches and makes."""
-    name = eqn.primitive.name
-    mark = Mark(reason=f"the operation {name} is unknown to discovery", is_strong=True)
+    reason = f"the operation {eqn.primitive.name} is unknown to discovery"
     layouts = [layout for operand in eqn.invars for layout in trace.read(operand)]
-    is_hidden = False
+    marks = [trace.atoms.mark(atom) for layout in layouts for atom in trace.atoms.leaves(layout)]
+    is_hidden = not all(mark.is_external for mark in marks)
+    mark = Mark(reason=reason, is_strong=is_hidden)
     for layout in layouts:
-        is_hidden |= any(not trace.atoms.mark(atom).is_external for atom in trace.atoms.leaves(layout))
         trace.atoms.add_mark(layout, mark)
+    made = mark if is_hidden or not marks else _EXTERNAL
     for var in eqn.outvars:
-        trace.write(var, [trace.atoms.axis(n, mark if is_hidden else _EXTERNAL) for n in var.aval.shape])
+        trace.write(var, [trace.atoms.axis(n, made) for n in var.aval.shape])
         trace.link_copied(var)
 
 

@@ -141,7 +141,10 @@ def _traced(fn: Any, wide: PyTree, rest: PyTree, example: PyTree) -> Any:
     try:
         first, second = trace(), trace()
     except Exception as error:
-        msg = f"fn(params, example) fails on the example: {type(error).__name__}: {error}"
+        msg = (
+            f"fn(params, example) fails on the example: {type(error).__name__}: {error} Give one example as fn takes it, "
+            "and fn in inference mode if it has random layers."
+        )
         raise InputError(msg) from error
     if _signature(first) != _signature(second):
         raise impure("The function does something else every time it is called.")

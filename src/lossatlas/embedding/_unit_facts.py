@@ -42,6 +42,7 @@ class Facts:
         self._trace, self._roles, self._params = trace, roles, params
         self.from_data = set(trace.from_data)
         self.origin: dict[Any, Any] = {var: var for var in params}
+        self._from_params = set(params)
         self._number: dict[Any, float] = {}
         self._maker = {out: eqn for eqn in trace.eqns for out in eqn.outvars}
         self._users: dict[Any, list[Any]] = collections.defaultdict(list)
@@ -57,6 +58,8 @@ class Facts:
 
     def _note(self, eqn: Any) -> None:
         operands = _variables(eqn)
+        if any(self._through(v) in self._from_params for v in operands):
+            self._from_params.update(eqn.outvars)
         for operand in dict.fromkeys(operands):
             self._users[operand].append(eqn)
         for atom in dict.fromkeys(a for var in (*operands, *eqn.outvars) for a in self._atoms(var)):
@@ -123,7 +126,8 @@ class Facts:
         if num_matrices > 1 and any(eqn.primitive.name == "mul" for eqn in both):
             return "gated"
         act = self.activation(atom)
-        return "linear" if act is not None and act.name == "identity" and self.bias(atom) is None else "neuron"
+        is_linear = act is not None and act.name == "identity" and self.bias(atom) is None and num_matrices == 1
+        return "linear" if is_linear else "neuron"
 
     def _num_matrices(self, atom: int) -> int:
         """How many times units are written by a matrix product or a convolution."""
@@ -151,7 +155,7 @@ class Facts:
             if out not in self.from_data or not self._carries(out, atom):
                 continue
             carrying = [v for v in eqn.invars if self._carries(v, atom)]
-            writes = any(not self._is_from_data(v) for v in carrying)
+            writes = any(not self._is_from_data(v) and self._through(v) in self._from_params for v in carrying)
             joins = eqn.primitive.name in _ADDITIONS and len(carrying) == 2
             if writes or joins:
                 found = out

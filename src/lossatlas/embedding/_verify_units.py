@@ -1,7 +1,6 @@
 """The self-test of discovered unit spaces: what does not hold on random parameters is closed."""
 
 import dataclasses
-import functools as ft
 import itertools
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -43,6 +42,12 @@ class Verifier:
         self._rng = np.random.default_rng(0)
         values: dict[str, Any] = {path: self._random(array) for path, array in named_arrays(network).items()}
         self._network, self._example = replace_parameters(network, values), jax.tree.map(self._random_input, example)
+        self._program: Any = _gradient_and_outputs
+        self._no_gradient: str | None = None
+        try:
+            eqx.filter_eval_shape(_with_gradient, self._network, self._example)
+        except Exception as error:  # noqa: BLE001 - loops and callbacks of users without a derivative
+            self._program, self._no_gradient = _only_outputs, f"the function has no gradient ({str(error).split('. ')[0]})"
         self._outputs, self._gradient = self._run(self._network)
         if not np.isfinite(self._outputs).all():
             self._network, self._example = network, example
@@ -87,6 +92,8 @@ class Verifier:
 
     def not_splittable(self, spaces: list[UnitSpace]) -> dict[str, str]:
         """The spaces whose copied units change outputs or gradients, with the reason."""
+        if self._no_gradient is not None:
+            return {space.name: self._no_gradient for space in spaces}
 
         def fault(some: list[UnitSpace]) -> str | None:
             maps = {space.name: self._copies(space) for space in some}
@@ -211,7 +218,7 @@ class Verifier:
         return jnp.asarray(given + (size or 1.0) * self._rng.standard_normal(given.shape), leaf.dtype)
 
     def _run(self, network: Discovered) -> tuple[np.ndarray, Arrays]:
-        gradient, outputs = _gradient_and_outputs(network, self._example)
+        gradient, outputs = self._program(network, self._example)
         return np.asarray(outputs), {path: np.asarray(value) for path, value in named_parameters(gradient).items()}
 
     def _run_at(self, arrays: Arrays) -> tuple[np.ndarray, Arrays]:
@@ -303,8 +310,7 @@ def _outputs_of(network: Discovered, example: PyTree) -> Any:
     return jnp.concatenate([leaf.astype(wide) for leaf in leaves])
 
 
-@ft.partial(eqx.filter_jit, compiler_options=_QUICK)
-def _gradient_and_outputs(network: Discovered, example: PyTree) -> tuple[Discovered, Any]:
+def _with_gradient(network: Discovered, example: PyTree) -> tuple[Discovered, Any]:
     """The gradient of a loss without symmetry in the outputs, and the outputs."""
 
     def loss(network: Discovered) -> tuple[Any, Any]:
@@ -313,3 +319,11 @@ def _gradient_and_outputs(network: Discovered, example: PyTree) -> tuple[Discove
         return jnp.sum(jnp.real(weights * outputs) + 0.5 * jnp.abs(outputs) ** 2), outputs
 
     return eqx.filter_grad(loss, has_aux=True)(network)
+
+
+def _without_gradient(network: Discovered, example: PyTree) -> tuple[None, Any]:
+    return None, _outputs_of(network, example)
+
+
+_gradient_and_outputs = eqx.filter_jit(_with_gradient, compiler_options=_QUICK)
+_only_outputs = eqx.filter_jit(_without_gradient, compiler_options=_QUICK)
