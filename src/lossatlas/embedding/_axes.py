@@ -102,9 +102,7 @@ class Atoms:
             else:
                 flat += self._resolve_block(parts[0])[0]
         if flat and flat[0] in self._parts:
-            return [
-                made for part in self._parts[flat[0]] for made in self._resolve_block((*part, *flat[1:]))
-            ]
+            return [made for part in self._parts[flat[0]] for made in self._resolve_block((*part, *flat[1:]))]
         return [tuple(flat)]
 
     def leaves(self, layout: Layout | None) -> list[int]:

@@ -418,7 +418,7 @@ def _reduce(trace: Trace, eqn: Any, kind: str = "copied") -> None:
                 trace.atoms.add_mark(given[axis], mark)
 
 
-def _along(trace: Trace, eqn: Any, kind: str, *, parameter: str) -> None:
+def _along(trace: Trace, eqn: Any, *, parameter: str) -> None:
     """The same shape; the entries along one axis are told apart."""
     name = eqn.primitive.name
     along = eqn.params[parameter]
@@ -428,7 +428,7 @@ def _along(trace: Trace, eqn: Any, kind: str, *, parameter: str) -> None:
         given = trace.read(operand)
         trace.write(out, list(given))
         for axis in range(len(given)):
-            trace.link(kind, [(operand, axis)], [(out, axis)], name)
+            trace.link("copied", [(operand, axis)], [(out, axis)], name)
             if axis in taken:
                 trace.atoms.add_mark(given[axis], mark)
 
@@ -526,10 +526,11 @@ RULES: dict[str, Rule] = {
     "conv_general_dilated": _convolution,
     "reduce_sum": ft.partial(_reduce, kind="equal"),
     "psum": ft.partial(_reduce, kind="equal"),
-    **dict.fromkeys(["reduce_max", "reduce_min", "reduce_prod", "reduce_and", "reduce_or", "argmax", "argmin"], _reduce),
-    **dict.fromkeys(["cumsum", "cumprod", "cummax", "cummin", "cumlogsumexp"], ft.partial(_along, kind="copied", parameter="axis")),
-    "rev": ft.partial(_along, kind="copied", parameter="dimensions"),
-    "sort": ft.partial(_along, kind="copied", parameter="dimension"),
+    **dict.fromkeys(["reduce_max", "reduce_min", "reduce_prod", "reduce_and", "reduce_or"], _reduce),
+    **dict.fromkeys(["argmax", "argmin"], _reduce),
+    **dict.fromkeys(["cumsum", "cumprod", "cummax", "cummin", "cumlogsumexp"], ft.partial(_along, parameter="axis")),
+    "rev": ft.partial(_along, parameter="dimensions"),
+    "sort": ft.partial(_along, parameter="dimension"),
     "reduce_window_sum": ft.partial(_window, kind="equal"),
     **dict.fromkeys(["reduce_window_max", "reduce_window_min", "reduce_window"], _window),
     "scan": _scan,

@@ -71,9 +71,7 @@ class Trace:
         """State the axes of a result."""
         self.axes[var] = axes
 
-    def link(
-        self, kind: Any, ins: Iterable[Place], out: Iterable[Place], name: str, before: Layout = ()
-    ) -> None:
+    def link(self, kind: Any, ins: Iterable[Place], out: Iterable[Place], name: str, before: Layout = ()) -> None:
         """Record a link between places that have units."""
         places = tuple(p for p in ins if self.has_units(*p)), tuple(p for p in out if self.has_units(*p))
         if any(places):

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from lossatlas._errors import InputError
-from lossatlas._parameters import named_arrays, path_name, replace_parameters
+from lossatlas._parameters import named_arrays, path_name
 from lossatlas.embedding._axes import Layout, Mark
 from lossatlas.embedding._axis_rules import follow
 from lossatlas.embedding._axis_trace import Trace
@@ -48,8 +48,7 @@ class Discovery(eqx.Module):
         rows = [("space", "kind", "units", "shares", "written by", "read by", "closed")]
         for space in self.spaces.values():
             written, read = (
-                ", ".join(dict.fromkeys(_inner(axis.path) for axis in axes))
-                for axes in (space.writers, space.readers)
+                ", ".join(dict.fromkeys(_inner(axis.path) for axis in axes)) for axes in (space.writers, space.readers)
             )
             rows.append(
                 (space.name, space.kind, str(space.size), space.shares, written, read or "-", space.closed or "no")
@@ -142,8 +141,8 @@ def _traced(fn: Any, wide: PyTree, rest: PyTree, example: PyTree) -> Any:
         first, second = trace(), trace()
     except Exception as error:
         msg = (
-            f"fn(params, example) fails on the example: {type(error).__name__}: {error} Give one example as fn takes it, "
-            "and fn in inference mode if it has random layers."
+            f"fn(params, example) fails on the example: {type(error).__name__}: {error} Give one example as fn takes "
+            "it, and fn in inference mode if it has random layers."
         )
         raise InputError(msg) from error
     if _signature(first) != _signature(second):
@@ -234,9 +233,7 @@ def _written_down(trace: Trace, roles: Roles, facts: Facts, names: dict[Any, str
         for var, path in names.items()
     )
     sizes = {labels[atom]: space.size for atom, space in spaces.items()}
-    made = [
-        placed(dataclasses.replace(space, name=labels[atom]), shapes, sizes) for atom, space in spaces.items()
-    ]
+    made = [placed(dataclasses.replace(space, name=labels[atom]), shapes, sizes) for atom, space in spaces.items()]
     readers = {names[var]: var for var in names}
     made = [
         dataclasses.replace(

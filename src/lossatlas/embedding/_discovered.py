@@ -96,9 +96,7 @@ def placed(space: UnitSpace, shapes: tuple[tuple[str, Shape], ...], sizes: Mappi
             for is_reader, outer, inner, offset in _merged(layout, space.name, sizes):
                 bias = biases.get(path) if is_reader else None
                 found[is_reader].append(Axis(path, axis, outer, inner, offset, bias))
-    return dataclasses.replace(
-        space, size=sizes[space.name], writers=tuple(found[False]), readers=tuple(found[True])
-    )
+    return dataclasses.replace(space, size=sizes[space.name], writers=tuple(found[False]), readers=tuple(found[True]))
 
 
 def axis_length(layout: ShapeAxis, sizes: Mapping[str, int]) -> int:

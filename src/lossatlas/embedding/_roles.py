@@ -99,7 +99,9 @@ class Roles:
         else:
             self._add_each(link.kind, link, ins, *out)
 
-    def _add_each(self, kind: str, link: Link, ins: list[list[int | None]], out: list[int | None] | None = None) -> None:
+    def _add_each(
+        self, kind: str, link: Link, ins: list[list[int | None]], out: list[int | None] | None = None
+    ) -> None:
         longest = max((len(nodes) for nodes in (*ins, out or [])), default=0)
         columns = [nodes for nodes in ins if len(nodes) == longest]
         result = out if out and len(out) == longest else [None] * longest
@@ -139,7 +141,9 @@ class Roles:
 
     def _solve(self) -> None:
         """What must be copied, then what contractions make of it, then what is left open."""
-        forced = [n for kind, ins, out, _ in self._rules if kind == "copied" for n in (*ins, *([] if out is None else [out]))]
+        forced = [
+            n for kind, ins, out, _ in self._rules if kind == "copied" for n in (*ins, *([] if out is None else [out]))
+        ]
         self._spread([(node, COPIED, None) for node in forced], contractions=False)
         known = [(node, colour, None) for node, colour in enumerate(self.colour) if colour is not None]
         self._spread(known, contractions=True)
@@ -170,7 +174,9 @@ class Roles:
                 kind, ins, out, source = self._rules[index]
                 queue.extend((n, c, source) for n, c in self._implied(kind, ins, out, contractions=contractions))
 
-    def _implied(self, kind: str, ins: tuple[int, ...], out: int | None, *, contractions: bool) -> list[tuple[int, int]]:
+    def _implied(
+        self, kind: str, ins: tuple[int, ...], out: int | None, *, contractions: bool
+    ) -> list[tuple[int, int]]:
         """What follows from the colours that one rule already knows."""
         colours = [self.colour[node] for node in ins]
         result = None if out is None else self.colour[out]

@@ -1,9 +1,8 @@
 """The self-test of discovered unit spaces: what does not hold on random parameters is closed."""
 
 import dataclasses
-import itertools
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -12,19 +11,29 @@ import numpy as np
 from jaxtyping import PyTree
 
 from lossatlas._errors import InputError
-from lossatlas._parameters import named_arrays, named_parameters, replace_parameters
+from lossatlas._parameters import named_arrays, named_parameters, num_parameters, replace_parameters
 from lossatlas.embedding._discovered import Discovered, placed
 from lossatlas.networks import Activation, Axis, UnitSpace
 
 
 Arrays = dict[str, np.ndarray]
-Map = tuple[np.ndarray, np.ndarray]
-"""What writers and readers of a space are multiplied by, each of shape (new, old)."""
+
+
+class Map(NamedTuple):
+    """New unit j is made of the old unit `source[j]`, times a factor for its writers and one for its readers."""
+
+    source: np.ndarray
+    writers: np.ndarray
+    readers: np.ndarray
+
 
 FIXED = "width fixed in code"
 
 # A null unit whose output is not zero, and not known either.
 UNKNOWN = Activation("unknown", lambda x: jnp.full_like(x, jnp.nan))
+
+# Below this number of parameters one program that makes gradients too is cheaper than compiling two.
+_SMALL = 100_000
 
 # The programs run a few times only, so compiling them well would cost more than it gains.
 _QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
@@ -42,20 +51,20 @@ class Verifier:
         self._rng = np.random.default_rng(0)
         values: dict[str, Any] = {path: self._random(array) for path, array in named_arrays(network).items()}
         self._network, self._example = replace_parameters(network, values), jax.tree.map(self._random_input, example)
-        self._program: Any = _gradient_and_outputs
         self._no_gradient: str | None = None
         try:
             eqx.filter_eval_shape(_with_gradient, self._network, self._example)
         except Exception as error:  # noqa: BLE001 - loops and callbacks of users without a derivative
-            self._program, self._no_gradient = _only_outputs, f"the function has no gradient ({str(error).split('. ')[0]})"
-        self._outputs, self._gradient = self._run(self._network)
+            self._no_gradient = f"the function has no gradient ({str(error).split('. ')[0]})"
+        self._is_small = self._no_gradient is None and num_parameters(network) < _SMALL
+        self._outputs = self._run(self._network)
         if not np.isfinite(self._outputs).all():
             self._network, self._example = network, example
-            self._outputs, self._gradient = self._run(network)
+            self._outputs = self._run(network)
         if not np.isfinite(self._outputs).all():
             msg = "The outputs of the function on the example are not finite; give finite parameters and example."
             raise InputError(msg)
-        if not np.array_equal(self._outputs, self._run(self._network)[0]):
+        if not np.array_equal(self._outputs, self._run(self._network)):
             raise impure("Two evaluations of the function on the same parameters and example differ.")
         self._arrays: Arrays = {path: np.asarray(array) for path, array in named_arrays(self._network).items()}
 
@@ -65,8 +74,8 @@ class Verifier:
         def fault(some: list[UnitSpace]) -> str | None:
             arrays = dict(self._arrays)
             for space in some:
-                swap = np.roll(np.eye(space.size), 1, axis=0)
-                arrays = _mapped(arrays, space, (swap, swap))
+                one = np.ones(space.size)
+                arrays = _mapped(arrays, space, Map(np.roll(np.arange(space.size), 1), one, one))
             return "outputs change when its units are exchanged" if self._changes(arrays) else None
 
         return _failing(spaces, fault)
@@ -77,11 +86,11 @@ class Verifier:
         def fault(some: list[UnitSpace]) -> str | None:
             silent, changed = dict(self._arrays), dict(self._arrays)
             for space in some:
-                mute, other = np.eye(space.size), np.eye(space.size)
-                mute[0, 0], other[0, 0] = 0.0, 1.7
-                silent = _mapped(silent, space, (np.eye(space.size), mute))
-                changed = _mapped(changed, space, (other, mute))
-            same = self._same(self._run_at(changed)[0], self._run_at(silent)[0])
+                one, mute, other = np.ones((3, space.size))
+                mute[0], other[0] = 0.0, 1.7
+                silent = _mapped(silent, space, Map(np.arange(space.size), one, mute))
+                changed = _mapped(changed, space, Map(np.arange(space.size), other, mute))
+            same = self._same(self._outputs_at(changed), self._outputs_at(silent))
             return None if same else "outputs see its units without its readers"
 
         return _failing(spaces, fault)
@@ -100,15 +109,18 @@ class Verifier:
             wide = self._wide(some, maps, self._arrays)
             if wide is None:
                 return FIXED
-            outputs, gradient = self._run(wide)
+            outputs, gradient = self._outputs_and_gradient(wide)
             if not self._same(outputs, self._outputs):
                 means = any(space.shares == "equal" for space in some)
                 return "outputs change when its units are copied" + (", which enter a sum" if means else "")
             # The duals of copies and shares are the roles exchanged.
-            duals = {name: (readers, writers) for name, (writers, readers) in maps.items()}
-            carried = self._map_all(some, duals, self._gradient)
-            scale = max(float(np.abs(value).max(initial=0.0)) for value in self._gradient.values())
-            kept = all(np.abs(gradient[p] - carried[p]).max(initial=0.0) <= self.tolerance * (1 + scale) for p in carried)
+            duals = {name: Map(step.source, step.readers, step.writers) for name, step in maps.items()}
+            narrow = self._outputs_and_gradient(self._network)[1]
+            carried = self._map_all(some, duals, narrow)
+            scale = max(float(np.abs(value).max(initial=0.0)) for value in narrow.values())
+            kept = all(
+                np.abs(gradient[p] - carried[p]).max(initial=0.0) <= self.tolerance * (1 + scale) for p in carried
+            )
             return None if kept else "gradients do not follow when its units are copied"
 
         return _failing(spaces, fault)
@@ -134,8 +146,8 @@ class Verifier:
         maps = {space.name: self._copies(space) for space in spaces}
         for space in spaces:
             if space.shares == "any":
-                keep = np.eye(space.size + 1, space.size)
-                maps[space.name] = keep, keep
+                keep = np.append(np.ones(space.size), 0.0)
+                maps[space.name] = Map(np.append(np.arange(space.size), 0), keep, keep)
         network = self._wide(spaces, maps, self._arrays)
         if network is None:
             return False
@@ -161,7 +173,7 @@ class Verifier:
                 for arrays in (read, held):
                     arrays[axis.path] = _with_last(arrays[axis.path], axis, wide.size, value)
         first, second = (
-            self._run(replace_parameters(network, {path: jnp.asarray(array) for path, array in arrays.items()}))[0]
+            self._run(replace_parameters(network, {path: jnp.asarray(array) for path, array in arrays.items()}))
             for arrays in (read, held)
         )
         return self._same(first, second)
@@ -170,12 +182,11 @@ class Verifier:
         """One unit split, or all of them doubled."""
         n = space.size
         if space.shares == "equal":
-            copies = np.tile(np.eye(n), (2, 1))
-            return copies, copies / 2
+            return Map(np.tile(np.arange(n), 2), np.ones(2 * n), np.full(2 * n, 0.5))
         unit, share = int(self._rng.integers(n)), float(self._rng.uniform(0.2, 0.8))
-        writers, readers = np.eye(n + 1, n), np.eye(n + 1, n)
-        writers[n, unit], readers[n, unit], readers[unit, unit] = 1.0, share, 1.0 - share
-        return writers, readers
+        readers = np.ones(n + 1)
+        readers[[unit, n]] = 1.0 - share, share
+        return Map(np.append(np.arange(n), unit), np.ones(n + 1), readers)
 
     def _shapes(self, sizes: dict[str, int]) -> Discovered | None:
         """The network of other sizes without values; None where the function does not trace there."""
@@ -187,7 +198,7 @@ class Verifier:
         return wide if outputs.shape == self._outputs.shape else None
 
     def _wide(self, spaces: list[UnitSpace], maps: Mapping[str, Map], arrays: Arrays) -> Discovered | None:
-        wide = self._shapes({space.name: len(maps[space.name][0]) for space in spaces})
+        wide = self._shapes({space.name: len(maps[space.name].source) for space in spaces})
         if wide is None:
             return None
         values: dict[str, Any] = {path: jnp.asarray(a) for path, a in self._map_all(spaces, maps, arrays).items()}
@@ -198,7 +209,7 @@ class Verifier:
         sizes = {space.name: space.size for space in self._network.spaces}
         for space in spaces:
             arrays = _mapped(arrays, placed(space, self._network.shapes, sizes), maps[space.name])
-            sizes[space.name] = len(maps[space.name][0])
+            sizes[space.name] = len(maps[space.name].source)
         return arrays
 
     def _random(self, array: Any) -> Any:
@@ -217,21 +228,28 @@ class Verifier:
         size = float(np.sqrt(np.mean(np.abs(given) ** 2))) if given.size else 0.0
         return jnp.asarray(given + (size or 1.0) * self._rng.standard_normal(given.shape), leaf.dtype)
 
-    def _run(self, network: Discovered) -> tuple[np.ndarray, Arrays]:
-        gradient, outputs = self._program(network, self._example)
+    def _run(self, network: Discovered) -> np.ndarray:
+        if self._is_small:
+            return self._outputs_and_gradient(network)[0]
+        return np.asarray(_only_outputs(network, self._example))
+
+    def _outputs_and_gradient(self, network: Discovered) -> tuple[np.ndarray, Arrays]:
+        gradient, outputs = _gradient_and_outputs(network, self._example)
         return np.asarray(outputs), {path: np.asarray(value) for path, value in named_parameters(gradient).items()}
 
-    def _run_at(self, arrays: Arrays) -> tuple[np.ndarray, Arrays]:
+    def _outputs_at(self, arrays: Arrays) -> np.ndarray:
         values: dict[str, Any] = {path: jnp.asarray(array) for path, array in arrays.items()}
         return self._run(replace_parameters(self._network, values))
 
     def _changes(self, arrays: Arrays) -> bool:
-        return not self._same(self._run_at(arrays)[0], self._outputs)
+        return not self._same(self._outputs_at(arrays), self._outputs)
 
     def _same(self, outputs: np.ndarray, wanted: np.ndarray) -> bool:
         """Whether two results agree up to rounding."""
         scale = 1.0 + float(np.abs(wanted).max(initial=0.0))
-        return outputs.shape == wanted.shape and bool(np.abs(outputs - wanted).max(initial=0.0) <= self.tolerance * scale)
+        return outputs.shape == wanted.shape and bool(
+            np.abs(outputs - wanted).max(initial=0.0) <= self.tolerance * scale
+        )
 
 
 def impure(what: str) -> InputError:
@@ -281,19 +299,15 @@ def _put(array: np.ndarray, axis: Axis, size: int, block: np.ndarray) -> np.ndar
     return np.moveaxis(np.concatenate([moved[..., : axis.offset], flat, moved[..., stop:]], axis=-1), -1, axis.axis)
 
 
-def _mapped(arrays: Arrays, space: UnitSpace, matrices: Map) -> Arrays:
+def _mapped(arrays: Arrays, space: UnitSpace, step: Map) -> Arrays:
     """The arrays with the units of one space mapped; of two blocks in one array the latter goes first."""
-    roles = itertools.chain(zip(space.writers, itertools.repeat(matrices[0])), zip(space.readers, itertools.repeat(matrices[1])))
+    roles = [(axis, step.writers) for axis in space.writers] + [(axis, step.readers) for axis in space.readers]
     made = dict(arrays)
-    for axis, matrix in _from_the_end(roles):
+    for axis, factors in sorted(roles, key=lambda role: -role[0].offset):
         if axis.path in made:  # gradients have no buffers
-            block = np.einsum("wn,...ni->...wi", matrix, _taken(made[axis.path], axis, space.size))
+            block = _taken(made[axis.path], axis, space.size)[..., step.source, :] * factors[:, None]
             made[axis.path] = _put(made[axis.path], axis, space.size, block)
     return made
-
-
-def _from_the_end(roles: Iterable[tuple[Axis, np.ndarray]]) -> list[tuple[Axis, np.ndarray]]:
-    return sorted(roles, key=lambda role: -role[0].offset)
 
 
 def _with_last(array: np.ndarray, axis: Axis, size: int, value: Any) -> np.ndarray:
@@ -321,9 +335,5 @@ def _with_gradient(network: Discovered, example: PyTree) -> tuple[Discovered, An
     return eqx.filter_grad(loss, has_aux=True)(network)
 
 
-def _without_gradient(network: Discovered, example: PyTree) -> tuple[None, Any]:
-    return None, _outputs_of(network, example)
-
-
 _gradient_and_outputs = eqx.filter_jit(_with_gradient, compiler_options=_QUICK)
-_only_outputs = eqx.filter_jit(_without_gradient, compiler_options=_QUICK)
+_only_outputs = eqx.filter_jit(_outputs_of, compiler_options=_QUICK)
