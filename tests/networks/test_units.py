@@ -1,11 +1,10 @@
 """The generic self-test of unit spaces: every architecture that states them is put through it."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from architectures import ARCHITECTURES, KEY
 
 from lossatlas import Landscape
 from lossatlas._errors import InputError
@@ -20,9 +19,6 @@ from lossatlas.networks import (
     Convolution,
     Dense,
     HasUnitSpaces,
-    Recurrent,
-    Residual,
-    Transformer,
     UnitSpace,
     num_parameters,
     put_units,
@@ -75,7 +71,6 @@ ARCHITECTURES = {
     "transformer, causal, gated": (
         Transformer(KEY, 3, 4, 2, **SMALL_TRANSFORMER, gated=True, norm="rms", is_causal=True, activation="silu"),
         (4, 3),
-    ),
     "transformer, no norm": (Transformer(KEY, 3, 4, 2, **SMALL_TRANSFORMER, norm=None, head_size=3), (4, 3)),
     "recurrent": (Recurrent(KEY, 3, 4, 2), (5, 3)),
 }  # fmt: skip

@@ -250,7 +250,7 @@ def _slice(trace: Trace, eqn: Any) -> None:
 def _split(trace: Trace, eqn: Any) -> None:
     operand = eqn.invars[0]
     start = 0
-    for out, size in zip(eqn.outvars, eqn.params["sizes"], strict=True):
+    for out, size in zip(eqn.outvars, map(int, eqn.params["sizes"]), strict=True):
         ranges = [(0, n, 1) for n in operand.aval.shape]
         ranges[eqn.params["axis"]] = (start, start + size, 1)
         _cut(trace, eqn, out, ranges)

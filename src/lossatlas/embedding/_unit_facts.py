@@ -224,7 +224,9 @@ class Facts:
         eqns = self._touching[atom]
         steps = list(eqns[next((i + 1 for i, eqn in enumerate(eqns) if start in eqn.outvars), 0) :])
         read = self._chain(atom, start, steps, jnp.asarray(_GRID))
-        if read is None or any(not np.allclose(read[0], other, rtol=1e-12, atol=1e-12) for other in read[1:]):
+        if read is None or not np.isfinite(read[0]).all():
+            return None
+        if any(not np.allclose(read[0], other, rtol=1e-12, atol=1e-12) for other in read[1:]):
             return None
         tolerance = 1e-10 if start.aval.dtype == jnp.float64 else 1e-5
         for name, values in _known_values().items():

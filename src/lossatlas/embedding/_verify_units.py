@@ -320,7 +320,8 @@ def _with_last(array: np.ndarray, axis: Axis, size: int, value: Any) -> np.ndarr
 def _outputs_of(network: Discovered, example: PyTree) -> Any:
     """All outputs as one vector."""
     leaves = [jnp.ravel(jnp.asarray(leaf)) for leaf in jax.tree.leaves(network(example))]
-    wide = jnp.result_type(*(leaf.dtype for leaf in leaves), jnp.float32)
+    is_complex = any(jnp.iscomplexobj(leaf) for leaf in leaves)
+    wide = jnp.complex128 if is_complex else jnp.float64
     return jnp.concatenate([leaf.astype(wide) for leaf in leaves])
 
 
