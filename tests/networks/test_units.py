@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from architectures import ARCHITECTURES, KEY
 
+from architectures import ARCHITECTURES, KEY
 from lossatlas import Landscape
 from lossatlas._errors import InputError
 from lossatlas._parameters import named_arrays, named_parameters, ravel

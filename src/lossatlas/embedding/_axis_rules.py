@@ -4,8 +4,21 @@ import functools as ft
 from collections.abc import Callable
 from typing import Any
 
-from lossatlas.embedding._axes import Axes, Mark, RegroupError
-from lossatlas.embedding._axis_trace import Trace
+from lossatlas.embedding._axes import Axes, Mark
+from lossatlas.embedding._axis_trace import EXTERNAL, Trace
+from lossatlas.embedding._shape_rules import (
+    broadcast,
+    concatenate,
+    dynamic_slice,
+    gather,
+    pad,
+    positions,
+    reshape,
+    slice_,
+    split,
+    squeeze,
+    transpose,
+)
 from lossatlas.numerics import flat_body, literal_value
 
 
@@ -18,8 +31,6 @@ _NONLINEAR = (
     "gt ge and or xor not lgamma digamma nextafter population_count shift_left shift_right_logical "
     "shift_right_arithmetic"
 )
-_EXTERNAL = Mark(is_external=True)
-
 ELEMENTWISE = frozenset([*_LINEAR.split(), *_NONLINEAR.split(), "add", "sub", "add_any", "mul", "div", "select_n"])
 """Operations that treat every entry alike."""
 
@@ -45,7 +56,7 @@ def unknown(trace: Trace, eqn: Any) -> None:
     mark = Mark(reason=reason, is_strong=is_hidden)
     for layout in layouts:
         trace.atoms.add_mark(layout, mark)
-    made = mark if is_hidden or not marks else _EXTERNAL
+    made = mark if is_hidden or not marks else EXTERNAL
     for var in eqn.outvars:
         trace.write(var, [trace.atoms.axis(n, made) for n in var.aval.shape])
         trace.link_copied(var)
@@ -103,224 +114,8 @@ def _select(trace: Trace, eqn: Any) -> None:
         trace.link("copied", [(chooser, axis)], [(out, axis)] if is_made else [], "select_n")
 
 
-def _broadcast(trace: Trace, eqn: Any) -> None:
-    operand, (out,) = eqn.invars[0], eqn.outvars
-    axes: Axes = [None] * len(out.aval.shape)
-    links = []
-    for source, target in enumerate(map(int, eqn.params["broadcast_dimensions"])):
-        if operand.aval.shape[source] == out.aval.shape[target]:
-            axes[target] = trace.read(operand)[source]
-            links.append((source, target))
-    trace.write(out, axes)
-    for source, target in links:
-        trace.link("equal", [(operand, source)], [(out, target)], "broadcast_in_dim")
-    if trace.is_zero(operand):
-        trace.zeros.add(out)
-
-
-def _transpose(trace: Trace, eqn: Any) -> None:
-    _permute(trace, eqn, list(eqn.params["permutation"]))
-
-
-def _squeeze(trace: Trace, eqn: Any) -> None:
-    gone = eqn.params["dimensions"]
-    _permute(trace, eqn, [axis for axis in range(len(eqn.invars[0].aval.shape)) if axis not in gone])
-
-
-def _permute(trace: Trace, eqn: Any, order: list[int]) -> None:
-    operand, (out,) = eqn.invars[0], eqn.outvars
-    given = trace.read(operand)
-    trace.write(out, [given[axis] for axis in order])
-    for target, source in enumerate(order):
-        trace.link("equal", [(operand, source)], [(out, target)], eqn.primitive.name)
-    if trace.is_zero(operand):
-        trace.zeros.add(out)
-
-
-def _reshape(trace: Trace, eqn: Any) -> None:
-    """The factors of all axes, in order, are grouped anew."""
-    operand, (out,) = eqn.invars[0], eqn.outvars
-    old, new = operand.aval.shape, out.aval.shape
-    layouts = trace.read(operand)
-    if trace.is_zero(operand):
-        trace.zeros.add(out)
-    if all(layout is None for layout in layouts):
-        trace.write(out, [None] * len(new))
-        return
-    axes = _matching(trace, old, new, layouts) or _grouped(trace, operand, new)
-    if axes is None:
-        mark = Mark(reason="a reshape regroups its units", is_strong=True)
-        for layout in layouts:
-            trace.atoms.add_mark(layout, mark)
-        axes = [trace.atoms.axis(n, mark) for n in new]
-    trace.write(out, axes)
-    trace.link("moved", [(operand, a) for a in range(len(old))], [(out, a) for a in range(len(new))], "reshape")
-
-
-def _matching(trace: Trace, old: tuple[int, ...], new: tuple[int, ...], layouts: Axes) -> Axes | None:
-    """The axes of a reshape that only adds or drops axes of one, so that constant ones stay constant."""
-    if [n for n in old if n != 1] != [n for n in new if n != 1]:
-        return None
-    rest = iter([layout for n, layout in zip(old, layouts, strict=True) if n != 1])
-    ones = [layout for n, layout in zip(old, layouts, strict=True) if n == 1]
-    # Where axes of one go, those that may be a space of one unit stay.
-    hidden = [any(not trace.atoms.mark(atom).is_external for atom in trace.atoms.leaves(one)) for one in ones]
-    small = iter([one for one, known in zip(ones, hidden, strict=True) if known or len(ones) <= list(new).count(1)])
-    return [next(small, None) if n == 1 else next(rest) for n in new]
-
-
-def _grouped(trace: Trace, operand: Any, new: tuple[int, ...]) -> Axes | None:
-    """Factors taken in order until each new axis has its size; None where they do not fit."""
-    atoms = trace.atoms
-    if 0 in new:
-        return [atoms.axis(n) for n in new]
-    ndim = len(operand.aval.shape)
-    factors = [atom for axis in range(ndim) for atom in atoms.as_factors(trace.materialised(operand, axis))]
-    factors = [atom for atom in factors if atoms.size((atom,)) > 1]
-    axes: Axes = []
-    try:
-        for size in new:
-            block: tuple[int, ...] = ()
-            while atoms.size(block) < size:
-                missing, first = size // atoms.size(block), factors.pop(0)
-                if atoms.size((first,)) > missing:
-                    first, inner = atoms.split(first, missing)
-                    factors.insert(0, inner)
-                if missing % atoms.size((first,)):
-                    return None
-                block = (*block, first)
-            axes.append((block,) if block else None)
-    except RegroupError:
-        return None
-    return axes
-
-
-def _concatenate(trace: Trace, eqn: Any) -> None:
-    (out,) = eqn.outvars
-    along, axes = eqn.params["dimension"], []
-    for axis in range(len(out.aval.shape)):
-        if axis == along:
-            axes.append(sum((trace.materialised(v, axis) for v in eqn.invars), ()))
-        else:
-            axes.append(trace.unify([trace.read(v)[axis] for v in eqn.invars], "concatenate"))
-    trace.write(out, axes)
-    for axis in range(len(axes)):
-        kind = "moved" if axis == along else "equal"
-        trace.link(kind, [(v, axis) for v in eqn.invars], [(out, axis)], "concatenate")
-    if all(trace.is_zero(v) for v in eqn.invars):
-        trace.zeros.add(out)
-
-
-def _pad(trace: Trace, eqn: Any) -> None:
-    operand, value = eqn.invars
-    (out,) = eqn.outvars
-    axes: Axes = []
-    for axis, (low, high, inner) in enumerate(eqn.params["padding_config"]):
-        layout = trace.read(operand)[axis]
-        if not (low or high or inner):
-            axes.append(layout)
-        elif inner or low < 0 or high < 0:
-            axes.append(_positions(trace, operand, axis, out.aval.shape[axis], "pad"))
-        else:
-            layout = trace.materialised(operand, axis)
-            axes.append((*trace.atoms.axis(low), *layout, *trace.atoms.axis(high)))
-    trace.write(out, axes)
-    for axis in range(len(axes)):
-        trace.link("equal" if trace.is_zero(value) else "copied", [(operand, axis)], [], "pad")
-        trace.link("moved", [(operand, axis)], [(out, axis)], "pad")
-
-
-def _positions(trace: Trace, operand: Any, axis: int, size: int, name: str) -> Any:
-    """The axis that an operation makes out of single entries along an axis."""
-    layout = trace.read(operand)[axis]
-    is_hidden = any(not trace.atoms.mark(atom).is_external for atom in trace.atoms.leaves(layout))
-    # Rows of a table of parameters may be picked: they are no units.
-    is_strong = is_hidden and trace.is_from_data(operand)
-    mark = Mark(reason=f"{name} tells its units apart by their place", is_strong=is_strong)
-    trace.atoms.add_mark(layout, mark)
-    return trace.atoms.axis(size, mark if is_strong else _EXTERNAL)
-
-
-def _slice(trace: Trace, eqn: Any) -> None:
-    starts, stops = eqn.params["start_indices"], eqn.params["limit_indices"]
-    steps = eqn.params["strides"] or (1,) * len(starts)
-    _cut(trace, eqn, eqn.outvars[0], list(zip(starts, stops, steps, strict=True)))
-
-
-def _split(trace: Trace, eqn: Any) -> None:
-    operand = eqn.invars[0]
-    start = 0
-    for out, size in zip(eqn.outvars, map(int, eqn.params["sizes"]), strict=True):
-        ranges = [(0, n, 1) for n in operand.aval.shape]
-        ranges[eqn.params["axis"]] = (start, start + size, 1)
-        _cut(trace, eqn, out, ranges)
-        start += size
-
-
-def _cut(trace: Trace, eqn: Any, out: Any, ranges: list[tuple[int, int, int]]) -> None:
-    operand, name = eqn.invars[0], eqn.primitive.name
-    axes: Axes = []
-    links = []
-    for axis, (start, stop, step) in enumerate(ranges):
-        layout, size = trace.read(operand)[axis], operand.aval.shape[axis]
-        if layout is None or (start, stop, step) == (0, size, 1):
-            axes.append(layout)
-            links.append((axis, ()))
-            continue
-        try:
-            if step != 1:
-                raise RegroupError  # noqa: TRY301
-            before, rest = trace.atoms.cut(layout, start)
-            axes.append(trace.atoms.cut(rest, stop - start)[0])
-            links.append((axis, before))
-        except RegroupError:
-            axes.append(_positions(trace, operand, axis, out.aval.shape[axis], name))
-    trace.write(out, axes)
-    for axis, before in links:
-        trace.link("slice", [(operand, axis)], [(out, axis)], name, before)
-    if trace.is_zero(operand):
-        trace.zeros.add(out)
-
-
-def _dynamic_slice(trace: Trace, eqn: Any) -> None:
-    operand, (out,) = eqn.invars[0], eqn.outvars
-    axes: Axes = []
-    for axis, (old, new) in enumerate(zip(operand.aval.shape, out.aval.shape, strict=True)):
-        layout = trace.read(operand)[axis]
-        axes.append(layout if old == new or layout is None else _positions(trace, operand, axis, new, "dynamic_slice"))
-    trace.write(out, axes)
-    for axis in range(len(axes)):
-        if axes[axis] is trace.read(operand)[axis]:
-            trace.link("equal", [(operand, axis)], [(out, axis)], "dynamic_slice")
-
-
 def _gather(trace: Trace, eqn: Any) -> None:
-    """Rows of a table by their numbers; axes that are taken whole stay."""
-    numbers = eqn.params["dimension_numbers"]
-    if numbers.operand_batching_dims:
-        unknown(trace, eqn)
-        return
-    operand, indices = eqn.invars
-    (out,) = eqn.outvars
-    axes: Axes = [None] * len(out.aval.shape)
-    batch = [axis for axis in range(len(axes)) if axis not in numbers.offset_dims]
-    for source, target in enumerate(batch):
-        axes[target] = trace.read(indices)[source]
-    kept = [axis for axis in range(len(operand.aval.shape)) if axis not in numbers.collapsed_slice_dims]
-    links = []
-    for axis, layout in enumerate(trace.read(operand)):
-        if axis in kept and eqn.params["slice_sizes"][axis] == operand.aval.shape[axis]:
-            links.append((axis, numbers.offset_dims[kept.index(axis)]))
-            axes[links[-1][1]] = layout
-            continue
-        made = _positions(trace, operand, axis, eqn.params["slice_sizes"][axis], "gather")
-        if axis in kept:
-            axes[numbers.offset_dims[kept.index(axis)]] = made
-    trace.write(out, axes)
-    for source, target in links:
-        trace.link("equal", [(operand, source)], [(out, target)], "gather")
-    for source, target in enumerate(batch):
-        trace.link("copied", [(indices, source)], [(out, target)], "gather")
+    (unknown if eqn.params["dimension_numbers"].operand_batching_dims else gather)(trace, eqn)
 
 
 def _iota(trace: Trace, eqn: Any) -> None:
@@ -379,8 +174,8 @@ def _convolution(trace: Trace, eqn: Any) -> None:
         if plain and tuple(params["padding"][at]) == (0, 0):
             axes[o] = trace.read(image)[i]
         else:
-            axes[o] = _positions(trace, image, i, out.aval.shape[o], "a convolution")
-        trace.atoms.add_mark(trace.read(kernel)[k], _EXTERNAL)
+            axes[o] = positions(trace, image, i, out.aval.shape[o], "a convolution")
+        trace.atoms.add_mark(trace.read(kernel)[k], EXTERNAL)
     filters, entering = trace.materialised(kernel, k_out), trace.materialised(kernel, k_in)
     axes[o_feature] = filters
     group = trace.atoms.fresh(groups)
@@ -439,7 +234,7 @@ def _window(trace: Trace, eqn: Any, kind: str = "copied") -> None:
     for axis, layout in enumerate(trace.read(operand)):
         plain = params["window_dimensions"][axis] == 1 and params["window_strides"][axis] == 1
         plain = plain and tuple(params["padding"][axis]) == (0, 0) and params["base_dilation"][axis] == 1
-        axes.append(layout if plain else _positions(trace, operand, axis, out.aval.shape[axis], name))
+        axes.append(layout if plain else positions(trace, operand, axis, out.aval.shape[axis], name))
     trace.write(out, axes)
     for axis, layout in enumerate(trace.read(operand)):
         if axes[axis] is layout:
@@ -486,7 +281,7 @@ def _scan(trace: Trace, eqn: Any) -> None:
             if layout is None and not trace.is_zero(result):
                 trace.link("copied", [(var, axis)], [], "scan")
     for result, out in zip(results[num_carry:], eqn.outvars[num_carry:], strict=True):
-        length = trace.atoms.axis(eqn.params["length"], _EXTERNAL) if along is None else along
+        length = trace.atoms.axis(eqn.params["length"], EXTERNAL) if along is None else along
         trace.write(out, [length, *trace.read(result)])
         for axis in range(len(result.aval.shape)):
             trace.link("equal", [(result, axis)], [(out, axis + 1)], "scan")
@@ -511,15 +306,15 @@ RULES: dict[str, Rule] = {
     "mul": ft.partial(_elementwise, kind="product"),
     "div": _divide,
     "select_n": _select,
-    "broadcast_in_dim": _broadcast,
-    "transpose": _transpose,
-    "squeeze": _squeeze,
-    "reshape": _reshape,
-    "concatenate": _concatenate,
-    "pad": _pad,
-    "slice": _slice,
-    "split": _split,
-    "dynamic_slice": _dynamic_slice,
+    "broadcast_in_dim": broadcast,
+    "transpose": transpose,
+    "squeeze": squeeze,
+    "reshape": reshape,
+    "concatenate": concatenate,
+    "pad": pad,
+    "slice": slice_,
+    "split": split,
+    "dynamic_slice": dynamic_slice,
     "gather": _gather,
     "iota": _iota,
     "dot_general": _dot_general,

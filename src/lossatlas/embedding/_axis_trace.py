@@ -13,6 +13,8 @@ from lossatlas.numerics import literal_value
 Place = tuple[Any, int]
 """A variable and one of its axes."""
 
+EXTERNAL = Mark(is_external=True)
+
 
 @dataclasses.dataclass(frozen=True)
 class Link:

@@ -13,18 +13,15 @@ from jaxtyping import PyTree
 
 from lossatlas._errors import InputError
 from lossatlas._parameters import named_arrays, path_name
-from lossatlas.embedding._axes import Layout, Mark
+from lossatlas.embedding._axes import Layout
 from lossatlas.embedding._axis_rules import follow
-from lossatlas.embedding._axis_trace import Trace
+from lossatlas.embedding._axis_trace import EXTERNAL, Trace
 from lossatlas.embedding._discovered import Discovered, Shape, Units, placed
 from lossatlas.embedding._roles import COPIED, SHARED, Roles
 from lossatlas.embedding._unit_facts import Facts, parameters_of
 from lossatlas.embedding._verify_units import Verifier, impure
 from lossatlas.networks import UnitSpace
 from lossatlas.numerics import flat_jaxpr, literal_value
-
-
-_EXTERNAL = Mark(is_external=True)
 
 
 class Discovery(eqx.Module):
@@ -176,13 +173,13 @@ def _analyse(closed: Any, wide: PyTree) -> _Found:
     for var, value in zip(jaxpr.constvars, closed.consts, strict=True):
         trace.add_constant(var, value)
     for var in jaxpr.invars:
-        mark = None if var in names else _EXTERNAL
+        mark = None if var in names else EXTERNAL
         trace.write(var, [trace.atoms.axis(size, mark) for size in var.aval.shape])
     trace.from_data.update(jaxpr.invars[len(paths) :])
     follow(trace, jaxpr)
     for var in jaxpr.outvars:
         for layout in trace.read(var):
-            trace.atoms.add_mark(layout, _EXTERNAL)
+            trace.atoms.add_mark(layout, EXTERNAL)
     roles = Roles(trace, params)
     facts = Facts(trace, roles, names)
     return _written_down(trace, roles, facts, names)
