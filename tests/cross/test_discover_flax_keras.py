@@ -11,8 +11,11 @@ from lossatlas import Landscape
 from lossatlas.embedding import discover_units, split
 
 
-def _places(axes):
-    return {(axis.path, axis.axis, axis.outer, axis.inner) for axis in axes}
+@pytest.fixture(autouse=True)
+def _promotion():
+    """Other libraries rely on promotion, which our tests forbid."""
+    with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
+        yield
 
 
 def _flax(make):
