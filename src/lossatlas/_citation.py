@@ -102,6 +102,8 @@ _SOURCES: dict[str, tuple[str, ...]] = {
     "workbench.survey": _SURVEY,
     "embedding.add_null_unit": _WIDTH,
     "embedding.split": _SPLIT,
+    "embedding.discover_units": _WIDTH,
+    "embedding.Discovery": _WIDTH,
     "embedding.plan_growth": (*_WIDTH, "liu2019splitting"),
     "embedding.Growth": (*_WIDTH, "liu2019splitting"),
     "embedding.match": ("ainsworth2023rebasin",),

@@ -74,7 +74,9 @@ def test_all_maps_work_on_a_discovered_function():
     assert isinstance(network, HasUnitSpaces)
     np.testing.assert_array_equal(network(X), _between(jax.nn.sigmoid)(TWO, X))
     (name,) = discovery.spaces
-    assert discovery.spaces[name].activation.name == "sigmoid"
+    act = discovery.spaces[name].activation
+    assert act is not None
+    assert act.name == "sigmoid"
     landscape = Landscape(_normal(3, 9, 3), _normal(4, 9, 2))
     wide, record = split(network, name, 2, 0.3, landscape=landscape)
     _certified(record)
@@ -194,11 +196,13 @@ def test_a_space_is_closed_with_the_reason(name):
 @pytest.mark.parametrize("act", [jnp.tanh, lambda h: h])
 def test_tied_weights_are_closed(act):
     (space,) = discover_units(lambda p, x: p["w"].T @ act(p["w"] @ x), {"w": _normal(0, 4, 3)}, X).spaces.values()
+    assert space.closed is not None
     assert "tied weights" in space.closed
 
 
 def test_units_that_are_only_summed_are_closed():
     (space,) = discover_units(lambda p, x: jnp.sum(jnp.tanh(_affine(p, x))), TWO[0], X).spaces.values()
+    assert space.closed is not None
     assert "reduce_sum sums its units" in space.closed
 
 

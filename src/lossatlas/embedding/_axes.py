@@ -97,10 +97,11 @@ class Atoms:
         flat: list[int] = []
         for atom in map(self.find, block):
             parts = self._parts.get(atom)
-            if parts is None or len(parts) > 1:
-                flat.append(atom)
+            if parts is not None and len(parts) == 1:
+                (block,) = parts
+                flat += self._resolve_block(block)[0]
             else:
-                flat += self._resolve_block(parts[0])[0]
+                flat.append(atom)
         if flat and flat[0] in self._parts:
             return [made for part in self._parts[flat[0]] for made in self._resolve_block((*part, *flat[1:]))]
         return [tuple(flat)]
@@ -222,7 +223,8 @@ class Atoms:
         parts = self._parts.get(atom)
         if parts is None or len(parts) > 1:
             return (atom,)
-        return tuple(made for part in parts[0] for made in self._product(part))
+        (block,) = parts
+        return tuple(made for part in block for made in self._product(part))
 
     def _join(self, p: int, q: int) -> None:
         p, q = self.find(p), self.find(q)

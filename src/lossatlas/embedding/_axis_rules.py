@@ -62,9 +62,9 @@ def unknown(trace: Trace, eqn: Any) -> None:
         trace.link_copied(var)
 
 
-def _elementwise(trace: Trace, eqn: Any, kind: str = "copied", operands: list[Any] | None = None) -> None:
+def _elementwise(trace: Trace, eqn: Any, kind: str = "copied", among: list[Any] | None = None) -> None:
     """One axis of the result is that axis of every operand which does not broadcast."""
-    operands = eqn.invars if operands is None else operands
+    operands: list[Any] = eqn.invars if among is None else among
     (out,) = eqn.outvars
     name, axes = eqn.primitive.name, []
     for axis, size in enumerate(out.aval.shape):
@@ -254,7 +254,7 @@ def _scan(trace: Trace, eqn: Any) -> None:
         _enter(trace, var, outer, trace.read(outer), range(len(var.aval.shape)))
     carried = inner[num_consts : num_consts + num_carry]
     for var, start in zip(carried, starts, strict=True):
-        axes = [trace.materialised(start, axis) for axis in range(len(var.aval.shape))]
+        axes: Axes = [trace.materialised(start, axis) for axis in range(len(var.aval.shape))]
         _enter(trace, var, start, axes, range(len(axes)))
         trace.zeros.discard(var)
         for axis in range(len(axes)):

@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from lossatlas.embedding._axis_trace import Link, Place, Trace
@@ -158,7 +159,7 @@ class Roles:
             if is_sum:
                 self.sums.append(Sum(self._atom[ins[0]], link.name, tuple(var for var, _ in link.ins)))
 
-    def _spread(self, start: list[tuple[int, int, Link | None]], *, contractions: bool) -> None:
+    def _spread(self, start: Sequence[tuple[int, int, Link | None]], *, contractions: bool) -> None:
         queue = collections.deque(start)
         while queue:
             node, colour, link = queue.popleft()
@@ -182,7 +183,7 @@ class Roles:
         result = None if out is None else self.colour[out]
         if kind == "equal":
             nodes = (*ins, *([] if out is None else [out]))
-            known = [self.colour[node] for node in nodes if self.colour[node] is not None]
+            known = [colour for node in nodes if (colour := self.colour[node]) is not None]
             return [(node, known[0]) for node in nodes if self.colour[node] != known[0]] if known else []
         if kind == "product":
             assert out is not None

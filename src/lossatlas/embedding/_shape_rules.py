@@ -58,7 +58,7 @@ def reshape(trace: Trace, eqn: Any) -> None:
         mark = Mark(reason="a reshape regroups its units", is_strong=True)
         for layout in layouts:
             trace.atoms.add_mark(layout, mark)
-        axes = [trace.atoms.axis(n, mark) for n in new]
+        axes = list[Layout | None](trace.atoms.axis(n, mark) for n in new)
     trace.write(out, axes)
     trace.link("moved", [(operand, a) for a in range(len(old))], [(out, a) for a in range(len(new))], "reshape")
 

@@ -1,6 +1,7 @@
 """The self-test of discovered unit spaces: what does not hold on random parameters is closed."""
 
 import dataclasses
+import functools as ft
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -336,5 +337,7 @@ def _with_gradient(network: Discovered, example: PyTree) -> tuple[Discovered, An
     return eqx.filter_grad(loss, has_aux=True)(network)
 
 
-_gradient_and_outputs = eqx.filter_jit(_with_gradient, compiler_options=_QUICK)
-_only_outputs = eqx.filter_jit(_outputs_of, compiler_options=_QUICK)
+# Equinox passes what it does not know on to jax.jit; its types do not say so.
+_quick_jit: Any = ft.partial(eqx.filter_jit, compiler_options=_QUICK)  # pyright: ignore[reportCallIssue]
+_gradient_and_outputs = _quick_jit(_with_gradient)
+_only_outputs = _quick_jit(_outputs_of)
