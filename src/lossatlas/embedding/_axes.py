@@ -223,8 +223,7 @@ class Atoms:
         parts = self._parts.get(atom)
         if parts is None or len(parts) > 1:
             return (atom,)
-        (block,) = parts
-        return tuple(made for part in block for made in self._product(part))
+        return tuple(made for block in parts for part in block for made in self._product(part))
 
     def _join(self, p: int, q: int) -> None:
         p, q = self.find(p), self.find(q)

@@ -53,12 +53,12 @@ def reshape(trace: Trace, eqn: Any) -> None:
     if all(layout is None for layout in layouts):
         trace.write(out, [None] * len(new))
         return
-    axes = _matching(trace, old, new, layouts) or _grouped(trace, operand, new)
+    axes: Axes | None = _matching(trace, old, new, layouts) or _grouped(trace, operand, new)
     if axes is None:
         mark = Mark(reason="a reshape regroups its units", is_strong=True)
         for layout in layouts:
             trace.atoms.add_mark(layout, mark)
-        axes = list[Layout | None](trace.atoms.axis(n, mark) for n in new)
+        axes = [trace.atoms.axis(n, mark) for n in new]
     trace.write(out, axes)
     trace.link("moved", [(operand, a) for a in range(len(old))], [(out, a) for a in range(len(new))], "reshape")
 
