@@ -24,7 +24,7 @@ from lossatlas.numerics import flat_body, literal_value
 
 Rule = Callable[[Trace, Any], None]
 
-_LINEAR = "neg copy convert_element_type stop_gradient reduce_precision real imag name device_put"
+_LINEAR = "neg copy copy_p convert_element_type stop_gradient reduce_precision real imag name device_put"
 _NONLINEAR = (
     "tanh logistic exp exp2 log log1p expm1 sin cos tan asin acos atan atan2 sinh cosh asinh acosh atanh erf erfc "
     "erf_inv sqrt rsqrt cbrt abs sign floor ceil round is_finite integer_pow pow square max min rem clamp eq ne lt le "
