@@ -4,13 +4,28 @@ from typing import Any
 
 import jax
 
-from lossatlas.networks import Conv, Dense, Recurrent, Residual, Transformer
+from lossatlas.networks import (
+    Affine,
+    Conv,
+    ConvLayer,
+    Convolution,
+    Dense,
+    Recurrent,
+    Residual,
+    Transformer,
+)
 
 
 KEY = jax.random.key(0)
 IMAGE = (2, 6, 6)
 SMALL_CONV: dict[str, Any] = {"image": IMAGE, "channels": [3, 4], "widths": [2]}
 SMALL_TRANSFORMER: dict[str, Any] = {"num_stream": 5, "num_heads": 2, "num_hidden": 4, "num_blocks": 1}
+_CONV = Conv(KEY, IMAGE, [3, 4], [3, 2], padding="VALID")
+NO_BIASES = Conv.from_layers(
+    [ConvLayer(None, Convolution(layer.conv.weight, None, padding="VALID"), None) for layer in _CONV.convs],
+    [Affine(layer.weight, None) for layer in _CONV.layers],
+    image=IMAGE,
+)
 ARCHITECTURES = {
     "dense": (Dense(KEY, [3, 4, 3, 2]), (3,)),
     "linear units": (Dense(KEY, [3, 4, 3, 2], num_linear=[1, 2], activation="sigmoid"), (3,)),
@@ -27,6 +42,7 @@ ARCHITECTURES = {
     "conv, separable batch norm": (
         Conv(KEY, **SMALL_CONV, norm="batch", batch_statistics=True, separable=True), IMAGE,
     ),
+    "conv, no biases": (NO_BIASES, IMAGE),
     "residual, plain": (Residual(KEY, 3, 4, 2), (3,)),
     "residual, pre-activation": (Residual(KEY, 3, 4, 2, num_hidden=5, activation="relu"), (3,)),
     "residual, layer norm": (Residual(KEY, 3, 4, 2, num_hidden=5, norm="layer"), (3,)),

@@ -61,7 +61,7 @@ class UnitMap(eqx.Module):
         space = find_space(network, self.space)
         _check_size(self, space)
         values = _map_units(network, space, named_arrays(network), self.writers, self.readers)
-        new = _rebuild(network, self, values)
+        new = _rebuild(network, {self.space: self.writers.shape[0]}, values)
         if not self.offsets:
             return new
         values = named_arrays(new)
@@ -70,7 +70,6 @@ class UnitMap(eqx.Module):
                 block = take_units(values[axis.path], axis, self.writers.shape[0])
                 offset = self.offsets[axis.path].astype(block.dtype)
                 values[axis.path] = put_units(values[axis.path], axis, self.writers.shape[0], block + offset)
-        return _rebuild(network, {self.space: self.writers.shape[0]}, values)
         return replace_parameters(new, values)
 
     def apply_gradient(self, network: Network, gradient: Network) -> Network:

@@ -5,5 +5,5 @@ from lossatlas.numerics._jaxpr import Var as Var
 from lossatlas.numerics._jaxpr import evaluate as evaluate
 from lossatlas.numerics._jaxpr import flat_body as flat_body
 from lossatlas.numerics._jaxpr import flat_jaxpr as flat_jaxpr
-from lossatlas.numerics._jaxpr import shape_of as shape_of
 from lossatlas.numerics._jaxpr import literal_value as literal_value
+from lossatlas.numerics._jaxpr import shape_of as shape_of

@@ -39,9 +39,11 @@ def shape_of(var: Var) -> jax.ShapeDtypeStruct:
     """Shape and type of the value of a variable."""
     aval: Any = var.aval
     return jax.ShapeDtypeStruct(aval.shape, aval.dtype)
+
+
 def flat_body(body: ClosedJaxpr) -> ClosedJaxpr:
     """The body of a loop without calls; its variables are new ones at every call."""
-    structs = [jax.ShapeDtypeStruct(var.aval.shape, var.aval.dtype) for var in body.jaxpr.invars]  # pyright: ignore
+    structs = [shape_of(var) for var in body.jaxpr.invars]
     return jax.make_jaxpr(lambda *leaves: _run(body.jaxpr, body.consts, leaves, 0, {}, {}))(*structs)
 
 
