@@ -12,6 +12,12 @@ if TYPE_CHECKING:
     from lossatlas.atlas._catalogue import make_catalogue as make_catalogue
     from lossatlas.atlas._config import BIG as BIG
     from lossatlas.atlas._config import SurveyConfig as SurveyConfig
+    from lossatlas.atlas._diagnose import diagnose as diagnose
+    from lossatlas.atlas._diagnosis import Diagnosis as Diagnosis
+    from lossatlas.atlas._diagnosis import LayerDiagnosis as LayerDiagnosis
+    from lossatlas.atlas._diagnosis import SmallNetwork as SmallNetwork
+    from lossatlas.atlas._diagnosis import Standing as Standing
+    from lossatlas.atlas._diagnosis import WayOut as WayOut
     from lossatlas.atlas._entry import Entry as Entry
     from lossatlas.atlas._export import survey_arrays as survey_arrays
     from lossatlas.atlas._export import survey_tables as survey_tables
@@ -33,18 +39,24 @@ _NAMES = {
     "BIG": "lossatlas.atlas._config",
     "BigTraining": "lossatlas.atlas._training",
     "Catalogue": "lossatlas.atlas._catalogue",
+    "Diagnosis": "lossatlas.atlas._diagnosis",
     "Entry": "lossatlas.atlas._entry",
     "FULL": "lossatlas.atlas._search",
     "HeldOut": "lossatlas.atlas._selection",
     "QUICK": "lossatlas.atlas._search",
+    "LayerDiagnosis": "lossatlas.atlas._diagnosis",
     "Search": "lossatlas.atlas._search",
     "Selection": "lossatlas.atlas._selection",
     "SlowDown": "lossatlas.atlas._visits",
+    "SmallNetwork": "lossatlas.atlas._diagnosis",
+    "Standing": "lossatlas.atlas._diagnosis",
     "Survey": "lossatlas.atlas._survey",
     "SurveyConfig": "lossatlas.atlas._config",
     "Visit": "lossatlas.atlas._visits",
     "Visits": "lossatlas.atlas._visits",
+    "WayOut": "lossatlas.atlas._diagnosis",
     "check_config": "lossatlas.atlas._survey",
+    "diagnose": "lossatlas.atlas._diagnose",
     "find_visits": "lossatlas.atlas._visits",
     "make_catalogue": "lossatlas.atlas._catalogue",
     "survey": "lossatlas.atlas._survey",

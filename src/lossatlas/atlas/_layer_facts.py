@@ -1,0 +1,143 @@
+"""What can be said of every unit space of a network: constant, unread and copied units, condensation, linearity."""
+
+import dataclasses
+import math
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from lossatlas._errors import InputError
+from lossatlas._types import Network
+from lossatlas.atlas._diagnosis import LayerDiagnosis
+from lossatlas.embedding import MergeLayer, Reduction
+from lossatlas.embedding._condensed import copies
+from lossatlas.embedding._unit_map import reader_norms
+from lossatlas.geometry import condensation, linearization
+from lossatlas.geometry._hidden import state_batches
+from lossatlas.geometry._neurons import neuron_weights
+from lossatlas.landscape import Landscape
+from lossatlas.networks import Activation, Dense, HasUnitSpaces, UnitSpace
+
+
+_FLAT = 1e-10  # of the largest output of the space
+_COPY = 1e-6
+_KINK = 1e-9  # of the largest pre-activation
+_NO_SYMMETRY = Activation("none", jnp.tanh)
+
+
+def measure_layers(
+    network: Network, landscape: Landscape, scale: float, share: float
+) -> tuple[tuple[LayerDiagnosis, ...], tuple[str, ...]]:
+    """The facts of every unit space, and what was not measured in words.
+
+    **Arguments:**
+    - `scale`: one unit of distance, in output units. `share`: what a linear layer may change, in these.
+    """
+    if not isinstance(network, HasUnitSpaces):
+        return (), (f"layers: a {type(network).__name__} states no unit spaces (unit_spaces())",)
+    is_dense = isinstance(network, Dense)
+    spaces = [s for s in network.unit_spaces().values() if s.size and not (is_dense and s.kind == "linear")]
+    layers = [_of_parameters(network, space) for space in spaces]
+    if not isinstance(network, Dense):
+        kind = type(network).__name__
+        return tuple(layers), (
+            f"constant and dead units: the outputs of the units of a {kind} are not followed",
+            f"condensation, linearization, the small network behind: known for Dense, not for {kind}",
+        )
+    layers = [dataclasses.replace(layer, linear_units=network.num_linear[_index(layer)]) for layer in layers]
+    facts = _of_outputs(network, landscape)
+    layers = [dataclasses.replace(layer, **facts[layer.name]) for layer in layers]
+    linear = linearization(network, landscape)
+    layers = [
+        dataclasses.replace(
+            layer,
+            linearization=linear[layer.name],
+            linear_change=linear[layer.name].max_change / scale,
+            is_linear=linear[layer.name].max_change <= share * scale,
+        )
+        for layer in layers
+    ]
+    try:
+        condensed = condensation(network, landscape)
+    except InputError as error:
+        return tuple(layers), (f"condensation: {error}",)
+    return tuple(dataclasses.replace(layer, condensation=condensed[layer.name]) for layer in layers), ()
+
+
+def with_widths(
+    layers: tuple[LayerDiagnosis, ...], exact: tuple[Dense, Reduction], practical: tuple[Dense, Reduction]
+) -> tuple[LayerDiagnosis, ...]:
+    """The layers of a `Dense` with the widths that two reductions leave."""
+    sizes = []
+    for network, reduction in (exact, practical):
+        pairs = zip(network.widths[1:-1], network.num_linear, strict=True)
+        sizes.append({f"hidden[{j}]": pair for j, pair in zip(surviving_layers(reduction), pairs, strict=True)})
+    return tuple(
+        dataclasses.replace(layer, exact=sizes[0].get(layer.name, (0, 0)), effective=sizes[1].get(layer.name, (0, 0)))
+        for layer in layers
+    )
+
+
+def surviving_layers(reduction: Reduction) -> list[int]:
+    """Which hidden layers of the big network a reduction has left, by their old index."""
+    assert isinstance(reduction.start, Dense)
+    left = list(range(len(reduction.start.layers) - 1))
+    for step in reduction.plan:
+        if isinstance(step, MergeLayer):
+            del left[step.layer]
+    return left
+
+
+def kink_caution(layers: tuple[LayerDiagnosis, ...]) -> str | None:
+    """That derivatives are one-sided, where examples lie on kinks."""
+    pairs = sum(layer.near_kinks for layer in layers)
+    if not pairs:
+        return None
+    return (
+        f"{pairs:,} pairs of a neuron and an example lie at a kink of the activation: derivatives there are one-sided, "
+        "so gradient and curvature hold for one side only, and nothing is certified by them."
+    )
+
+
+def _index(layer: LayerDiagnosis) -> int:
+    return int(layer.name.removeprefix("hidden[").removesuffix("]"))
+
+
+def _of_parameters(network: Network, space: UnitSpace) -> LayerDiagnosis:
+    """What the parameters alone say, for every architecture."""
+    unread = np.flatnonzero(reader_norms(network, space) == 0)
+    found, missing = None, ()
+    if space.shares == "any":
+        writers = np.asarray(neuron_weights(network, space)[0], float)
+        # Where a normalisation stands between, or no activation, only equal weights are copies for sure.
+        known = space.activation if not space.is_normalised and space.kind == "neuron" else None
+        leaders, _ = copies(writers, known or _NO_SYMMETRY, _COPY)
+        members = [_tuple(np.flatnonzero(leaders == head)) for head in np.unique(leaders)]
+        found = tuple(group for group in members if len(group) > 1)
+    else:
+        missing = (f"copies: the units of {space.name} cannot be shared out one by one",)
+    return LayerDiagnosis(space.name, space.kind, space.size, unread=_tuple(unread), copies=found, unmeasured=missing)
+
+
+def _of_outputs(network: Dense, landscape: Landscape) -> dict[str, dict]:
+    """By space what the outputs of its units say: constant and dead units, and pairs near a kink."""
+    num = len(network.layers) - 1
+    low, high, near = [np.asarray(math.inf)] * num, [np.asarray(-math.inf)] * num, [0] * num
+    for states in state_batches(network, landscape):
+        for i, state in enumerate(states):
+            low[i] = np.minimum(low[i], np.min(state.after, axis=0))
+            high[i] = np.maximum(high[i], np.max(state.after, axis=0))
+            reach = _KINK * np.abs(state.before).max(initial=1.0)
+            near[i] += sum(int(np.sum(np.abs(state.before - kink) <= reach)) for kink in network.activation.kinks)
+    return {f"hidden[{i}]": _facts(*parts) for i, parts in enumerate(zip(low, high, near, strict=True))}
+
+
+def _facts(low: Float[np.ndarray, " m"], high: Float[np.ndarray, " m"], near: int) -> dict:
+    largest = max(np.abs(low).max(initial=0.0), np.abs(high).max(initial=0.0))
+    constant = np.flatnonzero(high - low <= _FLAT * largest)
+    return {"constant": _tuple(constant), "dead": _tuple(np.flatnonzero((low == 0) & (high == 0))), "near_kinks": near}
+
+
+def _tuple(index: np.ndarray) -> tuple[int, ...]:
+    return tuple(int(i) for i in index)
