@@ -93,10 +93,14 @@ _DEPTH = ("bai2024depth",)
 _SPLIT = (*_WIDTH, "fukumizu2000local")
 _REDUCE = (*_WIDTH, *_DEPTH, "chen2024condensation")
 _CONDENSATION = ("zhou2022condensation", "luo2021phase", "leinster2012diversity")
+_DIAGNOSIS = (*_REDUCE, *_CONDENSATION, "liu2019splitting")
 _SURVEY = (*_REDUCE, *_CONDENSATION, "baldi1989linear", "nadeau2003inference")
 
 _SOURCES: dict[str, tuple[str, ...]] = {
+    "atlas.Diagnosis": _DIAGNOSIS,
+    "atlas.Monitor": (*_REDUCE, "leinster2012diversity"),
     "atlas.Survey": _SURVEY,
+    "atlas.diagnose": _DIAGNOSIS,
     "atlas.survey": _SURVEY,
     "workbench.SurveyRun": _SURVEY,
     "workbench.survey": _SURVEY,

@@ -5,7 +5,6 @@ import time
 from typing import Any
 
 import equinox as eqx
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
@@ -23,7 +22,7 @@ from lossatlas.atlas._placement import Placement, equal_placement, own_placement
 from lossatlas.atlas._small_network import NEAR, Candidate, find_small
 from lossatlas.atlas._verdict import state_of, verdict_of
 from lossatlas.atlas._ways_out import Patient, along_own_curvature, from_small, with_runs
-from lossatlas.embedding import Reduction, reduce
+from lossatlas.embedding import reduce
 from lossatlas.geometry import Inertia, inertia, spectrum
 from lossatlas.landscape import Landscape
 from lossatlas.networks import Dense
@@ -71,12 +70,12 @@ def diagnose(
     - `progress`: `"none"`, `"text"`, `"rich"` or a meter.
 
     **Returns:**
-    A [`lossatlas.atlas.Diagnosis`][]; `print(diagnosis)` says the verdict. Cost: two reductions (tens of passes for each
-    layer), some hundred Hessians of the small network, some hundred Hessian products of the big one, and
+    A [`lossatlas.atlas.Diagnosis`][]; `print(diagnosis)` says the verdict. Cost: two reductions (tens of passes for
+    each layer), some hundred Hessians of the small network, some hundred Hessian products of the big one, and
     `num_steps` gradients for up to `num_ways` + 1 runs.
 
-    **Raises:** `InputError` for float32, data without targets, inputs that the network cannot read, parameters or a loss
-    that are not finite, and numbers out of range.
+    **Raises:** `InputError` for float32, data without targets, inputs that the network cannot read, parameters or a
+    loss that are not finite, and numbers out of range.
 
     !!! cite
         Zhang et al. 2021, arXiv 2105.14573 (width); Bai et al. 2022, arXiv 2205.13283 (depth, and the trap of spurious
@@ -102,13 +101,15 @@ def diagnose(
                 reduce(network, landscape, tolerance=_EXACT * max(unit, 1.0)),
                 reduce(network, landscape, tolerance=tolerance * unit),
             ]
-            layers = with_widths(layers, *reductions)
-            depth = sum(k > 0 for k in reductions[1][0].widths[1:-1])
             exact = reductions[0][1]
             clock.note("reduction")
             task.update(3, "the small network")
             found = find_small(network, landscape, reductions, scale=scale, max_size=max_small, max_steps=max_steps)
             placement = _placement(found.small, network)
+            # A more linear small network is the practical reduction, one step on.
+            left = found.small.network if found.small.linearised else reductions[1][0]
+            layers = with_widths(layers, reductions[0], (left, reductions[1][1]))
+            depth = sum(layer.effective is not None and layer.effective[0] > 0 for layer in layers)
             clock.note("the small network")
         standing = _stand(
             network, landscape, float(loss), gradient, pairs, found, placement, _WRITTEN * unit, max_dense
@@ -126,7 +127,7 @@ def diagnose(
     state = state_of(standing, float(loss) / constant, interpolation=_INTERPOLATION)
     small = None if found is None else found.small
     return Diagnosis(
-        verdict=verdict_of(state, network, small, standing, tuple(ways)),
+        verdict=verdict_of(state, network, small, standing, tuple(ways), control),
         state=state,
         network=network,
         layers=layers,

@@ -110,9 +110,10 @@ class Standing(eqx.Module):
 class WayOut(eqx.Module):
     """A step that leaves, taken in the big network's own architecture.
 
-    - `kind`: `"split"` or `"null unit"` (a unit is added to the small network, `space`, `unit`, `share`, and moved
-      along the curvature that this opens), `"curvature of the small network"` (along a negative eigenvalue of the
-      critical point itself), `"curvature"` (along the lowest eigenvalue of the big network's own Hessian).
+    - `words`: what is done. `kind`: `"split"` or `"null unit"` (a unit is added to the small network, `space`, `unit`,
+      `share`, and moved along the curvature that this opens), `"curvature of the small network"` (along a negative
+      eigenvalue of the critical point itself), `"curvature"` (along the lowest eigenvalue of the big network's own
+      Hessian).
     - `curvature`: along the step, at unit length; `step`: its length, with its sign.
     - `predicted`: how much the loss of the big network falls by the quadratic model at that step; `realised`: how much
       it falls. A prediction far from what comes true says that the step is long, and that curvature misleads.
@@ -141,7 +142,8 @@ class Diagnosis(eqx.Module):
     - `verdict`: in plain words; `state` in one. `network`: the patient.
     - `layers`: its unit spaces. `effective_depth`: hidden layers that still hold neurons at the practical tolerance.
     - `exact`: the reduction at the exact tolerance; `small`: the small network behind; None for other architectures.
-    - `standing`: where it stands. `ways`: the ways out, the largest realised decrease first.
+    - `standing`: where it stands. `ways`: the ways out; first those that were followed by a short run, the lowest loss
+      after it first, then the others by their realised decrease.
     - `control`: the loss after the same short run without a step.
     - `scale`: one unit of distance: root mean square deviation of the targets from their mean (at least 1 for logits).
     - `caution`: at kinks, that derivatives are one-sided; else None. `unmeasured`: what was not measured, and why.

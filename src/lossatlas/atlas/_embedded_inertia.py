@@ -24,7 +24,7 @@ def embedded_inertia(
     tolerance: float,
     max_size: int,
 ) -> tuple[tuple[int, int, int] | None, Inertia | None, str]:
-    """Theory's counts for the point embedded as the big network's own copies lie, those of the full Hessian, and why not.
+    """The counts of the point embedded as the big network's own copies lie: predicted, measured, and why not.
 
     Each split adds the inertia of a small block to that of the narrower network. What nothing reads has no place in
     that theory unless it is a null unit, so networks with such units are measured only.

@@ -72,7 +72,9 @@ def with_widths(
     sizes = []
     for network, reduction in (exact, practical):
         pairs = zip(network.widths[1:-1], network.num_linear, strict=True)
-        sizes.append({f"hidden[{j}]": pair for j, pair in zip(surviving_layers(reduction), pairs, strict=True)})
+        kept = surviving_layers(reduction)
+        # A network of no hidden layer may have been given one of linear units; the first layer holds it.
+        sizes.append({f"hidden[{j}]": pair for j, pair in zip(kept or [0], pairs, strict=False)})
     return tuple(
         dataclasses.replace(layer, exact=sizes[0].get(layer.name, (0, 0)), effective=sizes[1].get(layer.name, (0, 0)))
         for layer in layers
@@ -94,9 +96,10 @@ def kink_caution(layers: tuple[LayerDiagnosis, ...]) -> str | None:
     pairs = sum(layer.near_kinks for layer in layers)
     if not pairs:
         return None
+    what = "pair of a neuron and an example lies" if pairs == 1 else "pairs of a neuron and an example lie"
     return (
-        f"{pairs:,} pairs of a neuron and an example lie at a kink of the activation: derivatives there are one-sided, "
-        "so gradient and curvature hold for one side only, and nothing is certified by them."
+        f"{pairs:,} {what} at a kink of the activation: derivatives there are one-sided, so gradient and "
+        "curvature hold on one side only."
     )
 
 

@@ -47,7 +47,8 @@ class Placement:
 
 def equal_placement(small: Dense, big: Dense, hidden: tuple[int, ...]) -> Placement | None:
     """Every small neuron by as many equal copies as there is room for; None where the big network is too narrow or
-    has linear units of its own."""
+    has linear units of its own.
+    """
     if any(big.num_linear):
         return None
     plans = []

@@ -20,6 +20,8 @@ from lossatlas.networks import Dense, DenseLayer
 NEAR = 0.15
 """The distance of two functions below which one stands for the other, as for the visits of a survey."""
 
+_ROUNDING = 1e-12
+
 
 @dataclasses.dataclass(frozen=True)
 class Candidate:
@@ -54,7 +56,7 @@ def find_small(
     found: list[Candidate] = []
     seen: set[str] = set()
     for small, reduction in reductions:
-        variants = [(as_bottleneck(small, landscape), False)]
+        variants = [(as_bottleneck(small, landscape, reduction.tolerance), False)]
         if reduction is reductions[-1][1]:
             variants += [(linear, True) for linear in _more_linear(variants[0][0], landscape, there, scale)]
         for candidate, linearised in variants:
@@ -91,17 +93,19 @@ def describe(network: Dense) -> str:
     return layers[0] if len(layers) == 1 else f"{len(layers)} hidden layers of {', '.join(layers)}"
 
 
-def as_bottleneck(network: Dense, landscape: Landscape, tolerance: float = 1e-9) -> Dense:
-    """An affine network as one hidden layer of linear units, as few as its outputs on the data need."""
-    if len(network.layers) > 1:
+def as_bottleneck(network: Dense, landscape: Landscape, tolerance: float) -> Dense:
+    """An affine network as one hidden layer of linear units, as few as keep its outputs within the tolerance."""
+    layer, *others = network.layers
+    if others:
         return network
-    (layer,) = network.layers
     inputs = np.asarray(landscape.inputs)
     weight = np.asarray(layer.weight)
     mean = inputs.mean(0) if layer.bias is not None else np.zeros(inputs.shape[1])
     moved = (inputs - mean) @ weight.T
     _, values, right = np.linalg.svd(moved, full_matrices=False)
-    rank = int(np.sum(values > tolerance * max(values.max(initial=0.0), 1e-300)))
+    rank = 0
+    while rank < len(values) and np.abs(moved - moved @ right[:rank].T @ right[:rank]).max() > tolerance:
+        rank += 1
     basis = right[:rank]
     bias = None if layer.bias is None else np.asarray(layer.bias) + (weight - basis.T @ basis @ weight) @ mean
     first = DenseLayer(
@@ -138,7 +142,7 @@ def _more_linear(network: Dense, landscape: Landscape, there: Float[np.ndarray, 
                 linear = Linearise(i, chosen, slope, offset).apply(linear)
         if _distance(landscape, linear, there, scale) <= NEAR:
             exact, _ = reduce(linear, landscape)
-            return [as_bottleneck(exact, landscape)]
+            return [as_bottleneck(exact, landscape, _ROUNDING * scale)]
     return []
 
 

@@ -22,7 +22,12 @@ def state_of(standing: Standing, unexplained: float, *, interpolation: float) ->
 
 
 def verdict_of(
-    state: State, network: Network, small: SmallNetwork | None, standing: Standing, ways: tuple[WayOut, ...]
+    state: State,
+    network: Network,
+    small: SmallNetwork | None,
+    standing: Standing,
+    ways: tuple[WayOut, ...],
+    control: float | None,
 ) -> str:
     """The sentences."""
     total = num_parameters(network)
@@ -33,27 +38,29 @@ def verdict_of(
     if state == "not stuck":
         near = ""
         if small is not None and standing.is_near and standing.point is not None:
-            near = f" Nearby is the level {float(standing.point.loss):.4g} of {small.words}, at distance {_short(standing.distance)}."
+            level = f"the level {float(standing.point.loss):.4g} of {small.words}"
+            near = f" Nearby is {level}, at distance {_short(standing.distance)}."
         return f"Not stuck: the gradient is {_times(ratio)} what a stall would have (loss {loss:.4g}).{near}"
     if state == "stalled":
-        where = "no critical point of a small network was found nearby"
-        return f"Training is slow (the gradient is {_times(ratio)} what a stall may have), but {where}.{_best(ways, loss)}"
+        slow = f"Training is slow (the gradient is {_times(ratio)} what a stall may have, loss {loss:.4g})"
+        return f"{slow}, but no critical point of a small network was found nearby.{_best(ways, loss, control)}"
     assert small is not None
     assert standing.point is not None
     if state == "at infinity":
         return (
             f"A level at infinity, no critical point: {_sized(small, total)}, whose weights run away: "
             f"{standing.runaway or 'how is not known'}; the loss tends to {float(standing.point.loss):.4g}."
-            f"{_best(ways, loss)}"
+            f"{_best(ways, loss, control)}"
         )
-    return f"Training is stuck at {_sized(small, total)}: {_kind(standing)}.{_best(ways, loss)}"
+    return f"Training is stuck at {_sized(small, total)}: {_kind(standing)}.{_best(ways, loss, control)}"
 
 
 def _sized(small: SmallNetwork, total: int) -> str:
     what = small.words
     if not what.startswith("a "):
         what = f"a network of {what}"
-    return f"{what} ({small.num_parameters:,} parameters of {total:,})"
+    number = small.num_parameters
+    return f"{what} ({number:,} parameter{'' if number == 1 else 's'} of {total:,})"
 
 
 def _kind(standing: Standing) -> str:
@@ -62,23 +69,37 @@ def _kind(standing: Standing) -> str:
     if standing.point.status is not Status.CONVERGED or counted is None:
         return "near a critical point that is not certified"
     if counted.is_strict_saddle is Certificate.YES:
-        return f"a strict saddle with {counted.negative} negative eigenvalue{'' if counted.negative == 1 else 's'}"
+        return f"a strict saddle with {_negative(counted.negative)}"
     if counted.is_minimum is Certificate.YES:
-        return "a minimum of that small network"
+        return f"a minimum of that small network{_in_the_big_one(standing)}"
     if counted.certificate is Certificate.YES:
         return f"a critical point of it without negative curvature, {counted.zero} eigenvalues zero"
     return "a critical point whose inertia is not certified"
 
 
-def _best(ways: tuple[WayOut, ...], loss: float) -> str:
+def _in_the_big_one(standing: Standing) -> str:
+    """Whether the minimum of the small network is one of the big network; only what is certified."""
+    for counted in (standing.here, standing.measured):
+        if counted is not None and counted.is_strict_saddle is Certificate.YES:
+            return f", but of the big one a strict saddle with {_negative(counted.negative)}"
+    return ""
+
+
+def _negative(number: int) -> str:
+    return f"{number} negative eigenvalue{'' if number == 1 else 's'}"
+
+
+def _best(ways: tuple[WayOut, ...], loss: float, control: float | None) -> str:
+    """The best step, what it saves, and what a short run makes of it."""
     if not ways or not ways[0].realised > 0:
         return " No step was found that leaves."
     best = ways[0]
-    verb = best.words if best.kind != "curvature" else f"goes {best.words}"
-    verb = verb.replace("split", "splits", 1).replace("add", "adds", 1) if best.kind in ("split", "null unit") else verb
-    if best.kind == "curvature of the small network":
-        verb = f"goes {best.words}"
-    return f" The best step {verb}: loss falls from {loss:.3g} to {best.loss:.3g}."
+    verb = {"split": "splits", "null unit": "adds"}.get(best.kind)
+    words = f"goes {best.words}" if verb is None else f"{verb}{best.words.removeprefix('split').removeprefix('add')}"
+    after = ""
+    if best.loss_after is not None and control is not None:
+        after = f", and to {best.loss_after:.3g} after a short run of gradient descent ({control:.3g} without the step)"
+    return f" The best step {words}: the loss falls from {loss:.3g} to {best.loss:.3g}{after}."
 
 
 def _times(ratio: float) -> str:

@@ -1,8 +1,7 @@
 """The ways out of a plateau, each taken in the big network and measured there."""
 
-from typing import Any
-
 import dataclasses
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -89,9 +88,7 @@ def from_small(
             continue
         loss = float(_loss(landscape, made))
         how = _OWN if where is not None and where.is_own else _ANEW
-        ways.append(
-            dataclasses.replace(way, realised=patient.loss - loss, loss=loss, network=made, how=how)
-        )
+        ways.append(dataclasses.replace(way, realised=patient.loss - loss, loss=loss, network=made, how=how))
     return ways, left_out
 
 
@@ -100,24 +97,38 @@ def with_runs(
 ) -> tuple[list[WayOut], float | None, dict[str, Any]]:
     """The ways with the loss after a short run of gradient descent, and that of the same run without a step.
 
+    The first `num_runs` ways are followed, and the big network's own curvature; the lowest loss after it comes first.
     The learning rate is one over the largest sharpness at the starts, the same for all.
     """
     if not num_steps or not ways:
         return ways, None, {}
-    chosen = [i for i, way in enumerate(ways[:num_runs]) if way.realised > 0]
+    chosen = [i for i, way in enumerate(ways) if way.realised > 0 and (i < num_runs or way.kind == "curvature")]
     steepest = [_sharpness(ways[i].network, patient.landscape) for i in chosen]
     rate = 1 / max([sharpness, *steepest])
     losses = []
     for done, network in enumerate([patient.network, *(ways[i].network for i in chosen)]):
         task.update(done, "short runs")
         run = train(
-            jax.random.key(0), network, patient.landscape, learning_rate=rate, num_steps=num_steps, snapshots=[num_steps]
+            jax.random.key(0),
+            network,
+            patient.landscape,
+            learning_rate=rate,
+            num_steps=num_steps,
+            snapshots=[num_steps],
         )
         losses.append(float(run.loss[-1]))
     control, *after = losses
     found = dict(zip(chosen, after, strict=True))
     ways = [dataclasses.replace(way, loss_after=found.get(i)) for i, way in enumerate(ways)]
+    ways = sorted(ways, key=_after)
     return ways, control, {"optimizer": "gd", "learning_rate": rate, "num_steps": num_steps}
+
+
+def _after(way: WayOut) -> tuple[bool, float]:
+    """Followed ways first, the lowest loss first; a run that diverged comes last of them."""
+    if way.loss_after is None:
+        return True, -way.realised
+    return False, way.loss_after if np.isfinite(way.loss_after) else np.inf
 
 
 def _sharpness(network: Network, landscape: Landscape) -> float:
