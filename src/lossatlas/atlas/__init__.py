@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from lossatlas.atlas._entry import Entry as Entry
     from lossatlas.atlas._export import survey_arrays as survey_arrays
     from lossatlas.atlas._export import survey_tables as survey_tables
+    from lossatlas.atlas._monitor import Monitor as Monitor
+    from lossatlas.atlas._monitor import Observation as Observation
     from lossatlas.atlas._search import FULL as FULL
     from lossatlas.atlas._search import QUICK as QUICK
     from lossatlas.atlas._search import Search as Search
@@ -43,6 +45,8 @@ _NAMES = {
     "Entry": "lossatlas.atlas._entry",
     "FULL": "lossatlas.atlas._search",
     "HeldOut": "lossatlas.atlas._selection",
+    "Monitor": "lossatlas.atlas._monitor",
+    "Observation": "lossatlas.atlas._monitor",
     "QUICK": "lossatlas.atlas._search",
     "LayerDiagnosis": "lossatlas.atlas._diagnosis",
     "Search": "lossatlas.atlas._search",

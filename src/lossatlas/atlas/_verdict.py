@@ -55,12 +55,16 @@ def verdict_of(
     return f"Training is stuck at {_sized(small, total)}: {_kind(standing)}.{_best(ways, loss, control)}"
 
 
+def counted_parameters(number: int) -> str:
+    """`13 parameters`."""
+    return f"{number:,} parameter{'' if number == 1 else 's'}"
+
+
 def _sized(small: SmallNetwork, total: int) -> str:
     what = small.words
     if not what.startswith("a "):
         what = f"a network of {what}"
-    number = small.num_parameters
-    return f"{what} ({number:,} parameter{'' if number == 1 else 's'} of {total:,})"
+    return f"{what} ({counted_parameters(small.num_parameters)} of {total:,})"
 
 
 def _kind(standing: Standing) -> str:
