@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from lossatlas.atlas._diagnosis import SmallNetwork as SmallNetwork
     from lossatlas.atlas._diagnosis import Standing as Standing
     from lossatlas.atlas._diagnosis import WayOut as WayOut
+    from lossatlas.atlas._diagnosis_tables import diagnosis_tables as diagnosis_tables
     from lossatlas.atlas._entry import Entry as Entry
     from lossatlas.atlas._export import survey_arrays as survey_arrays
     from lossatlas.atlas._export import survey_tables as survey_tables
@@ -61,6 +62,7 @@ _NAMES = {
     "WayOut": "lossatlas.atlas._diagnosis",
     "check_config": "lossatlas.atlas._survey",
     "diagnose": "lossatlas.atlas._diagnose",
+    "diagnosis_tables": "lossatlas.atlas._diagnosis_tables",
     "find_visits": "lossatlas.atlas._visits",
     "make_catalogue": "lossatlas.atlas._catalogue",
     "survey": "lossatlas.atlas._survey",

@@ -62,6 +62,13 @@ app.command(
 
 What is written runs without LossAtlas.""",
 )
+app.command(
+    "lossatlas.cli._diagnose:diagnose",
+    name="diagnose",
+    help="""Say which small network a model is stuck at, where that stands on the loss landscape, and which steps leave.
+
+Writes a page (one HTML file that works offline) and the network after the best step; prints the verdict.""",
+)
 app.command("lossatlas.cli._info:info", name="info", help="Print versions, devices, precision, caches and threads.")
 app.register_install_completion_command(help="Install completion for your shell (bash, zsh, fish).")
 

@@ -40,6 +40,13 @@ def print_survey(result: Any) -> None:
         sys.stdout.write(f"{label}: {os.fspath(path)}\n")
 
 
+def print_rows(rows: Sequence[Mapping[str, Any]]) -> None:
+    """A table of rows by column name; nothing for no rows."""
+    if rows:
+        console = _console()
+        console.print(_table(rows, console.width))
+
+
 def _console():
     from rich.console import Console
 

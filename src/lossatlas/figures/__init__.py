@@ -1,6 +1,13 @@
 """One theme and every figure, from plain tables, numpy and xarray; plotly figures out."""
 
 from lossatlas.figures._atlas import atlas_figure as atlas_figure
+from lossatlas.figures._curves import training_curve as training_curve
+from lossatlas.figures._diagnosis import eigenvalues_figure as eigenvalues_figure
+from lossatlas.figures._diagnosis import groups_figure as groups_figure
+from lossatlas.figures._diagnosis import monitor_figure as monitor_figure
+from lossatlas.figures._diagnosis import stall_figure as stall_figure
+from lossatlas.figures._diagnosis import ways_figure as ways_figure
+from lossatlas.figures._diagnosis import widths_figure as widths_figure
 from lossatlas.figures._distance import distance_figure as distance_figure
 from lossatlas.figures._entries import shown_training as shown_training
 from lossatlas.figures._numbers import format_number as format_number

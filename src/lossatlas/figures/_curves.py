@@ -43,3 +43,13 @@ def read_curves(tables: Row, arrays: "xr.DataTree") -> Curves:
         [str(n) for n in training["layer"].to_numpy()],
         *(np.asarray(training[name].to_numpy(), float) for name in names),
     )
+
+
+def training_curve(tables: Row, arrays: "xr.DataTree") -> tuple[np.ndarray, np.ndarray]:
+    """Steps and losses of the run that a survey shows.
+
+    **Arguments:**
+    - `tables`, `arrays`: of a survey.
+    """
+    curves = read_curves(tables, arrays)
+    return curves.step[curves.shown], curves.loss[curves.shown]

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from lossatlas.workbench._export import export as export
     from lossatlas.workbench._grow import Grown as Grown
     from lossatlas.workbench._grow import grow as grow
+    from lossatlas.workbench._diagnose import Diagnosed as Diagnosed
+    from lossatlas.workbench._diagnose import diagnose as diagnose
     from lossatlas.workbench._load import load as load
     from lossatlas.workbench._model import Model as Model
     from lossatlas.workbench._model import save_model as save_model
@@ -27,12 +29,15 @@ if TYPE_CHECKING:
 _NAMES = {
     "Examples": "lossatlas.workbench._data",
     "Grown": "lossatlas.workbench._grow",
+    "Diagnosed": "lossatlas.workbench._diagnose",
     "Model": "lossatlas.workbench._model",
     "Shrunk": "lossatlas.workbench._shrink",
     "Size": "lossatlas.workbench._shrink",
     "SurveyRun": "lossatlas.workbench._run",
     "export": "lossatlas.workbench._export",
     "grow": "lossatlas.workbench._grow",
+    "diagnose": "lossatlas.workbench._diagnose",
+    "grow": "lossatlas.workbench._resize",
     "load": "lossatlas.workbench._load",
     "read_examples": "lossatlas.workbench._data",
     "save_model": "lossatlas.workbench._model",

@@ -1,16 +1,12 @@
 """The report of a survey: one HTML file that works offline, made of figures, sentences and tables."""
 
-import json
-import math
 import os
 import pathlib
-import tempfile
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from lossatlas.figures import (
     atlas_figure,
-    dark_colours,
     distance_figure,
     reduction_figure,
     selection_figure,
@@ -19,6 +15,7 @@ from lossatlas.figures import (
 )
 from lossatlas.workbench import _report_tables as cells
 from lossatlas.workbench import _report_words as words
+from lossatlas.workbench._page import render_page, sized_figures, write_page
 
 
 if TYPE_CHECKING:
@@ -50,17 +47,7 @@ def write_report(
     The path. About 5 MB, nearly all of it plotly.js.
     """
     path = pathlib.Path(path)
-    text = render_report(tables, arrays, regenerate=regenerate, versions=versions, folder=path.parent)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-    new = pathlib.Path(name)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        new.chmod(0o666 & ~_umask())  # mkstemp's files are private; a report is not
-        new.replace(path)
-    except BaseException:
-        new.unlink(missing_ok=True)
-        raise
+    write_page(path, render_report(tables, arrays, regenerate=regenerate, versions=versions, folder=path.parent))
     return path
 
 
@@ -73,26 +60,14 @@ def render_report(
     folder: pathlib.Path,
 ) -> str:
     """The text of the report; `folder` is where it will stand, beside the networks that it names."""
-    import jinja2
-    from markupsafe import Markup
-    from plotly.offline import get_plotlyjs
-
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parent / "templates"),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    return environment.get_template("report.html").render(
+    return render_page(
+        "report.html",
+        _figures(tables, arrays),
         **_content(tables),
         tables=tables,
         regenerate=regenerate,
         versions=versions,
         recommended_file=RECOMMENDED if (folder / RECOMMENDED).exists() else None,
-        figures=Markup(_script_json(_figures(tables, arrays))),
-        dark=Markup(_script_json(dark_colours())),
-        plotly=Markup(get_plotlyjs()),
         words=words,
         cells=cells,
     )
@@ -136,27 +111,4 @@ def _figures(tables: Mapping[str, Any], arrays: "xr.DataTree") -> dict[str, dict
         "reduction": lambda compact: reduction_figure(tables, compact=compact),
         "selection": lambda compact: selection_figure(tables, compact=compact),
     }
-    return {
-        name: {size: json.loads(str(make(size == "narrow").to_json())) for size in ("wide", "narrow")}
-        for name, make in makers.items()
-    }
-
-
-def _script_json(value: Any) -> str:
-    """JSON that cannot end the script element it stands in."""
-    text = json.dumps(_finite(value), allow_nan=False, separators=(",", ":"), ensure_ascii=True)
-    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _finite(item) for name, item in value.items()}
-    if isinstance(value, list):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+    return sized_figures(makers)
