@@ -52,7 +52,7 @@ def verdict_of(
             f"{standing.runaway or 'how is not known'}; the loss tends to {float(standing.point.loss):.4g}."
             f"{_best(ways, loss, control)}"
         )
-    return f"Training is stuck at {_sized(small, total)}: {_kind(standing)}.{_best(ways, loss, control)}"
+    return f"Training is stuck at {_sized(small, total)}: {_kind(standing, ways)}.{_best(ways, loss, control)}"
 
 
 def counted_parameters(number: int) -> str:
@@ -67,7 +67,7 @@ def _sized(small: SmallNetwork, total: int) -> str:
     return f"{what} ({counted_parameters(small.num_parameters)} of {total:,})"
 
 
-def _kind(standing: Standing) -> str:
+def _kind(standing: Standing, ways: tuple[WayOut, ...]) -> str:
     assert standing.point is not None
     counted = standing.inertia
     if standing.point.status is not Status.CONVERGED or counted is None:
@@ -75,18 +75,19 @@ def _kind(standing: Standing) -> str:
     if counted.is_strict_saddle is Certificate.YES:
         return f"a strict saddle with {_negative(counted.negative)}"
     if counted.is_minimum is Certificate.YES:
-        return f"a minimum of that small network{_in_the_big_one(standing)}"
+        return f"a minimum of that small network{_in_wider_ones(standing, ways)}"
     if counted.certificate is Certificate.YES:
         return f"a critical point of it without negative curvature, {counted.zero} eigenvalues zero"
     return "a critical point whose inertia is not certified"
 
 
-def _in_the_big_one(standing: Standing) -> str:
-    """Whether the minimum of the small network is one of the big network; only what is certified."""
+def _in_wider_ones(standing: Standing, ways: tuple[WayOut, ...]) -> str:
+    """Whether the minimum of the small network is one of wider networks."""
     for counted in (standing.here, standing.measured):
         if counted is not None and counted.is_strict_saddle is Certificate.YES:
             return f", but of the big one a strict saddle with {_negative(counted.negative)}"
-    return ""
+    opened = min((way.curvature for way in ways if way.kind in ("split", "null unit")), default=0.0)
+    return f", but one unit more opens a way down (curvature {opened:.2g})" if opened < 0 else ""
 
 
 def _negative(number: int) -> str:

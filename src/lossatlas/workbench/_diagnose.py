@@ -33,8 +33,8 @@ class Diagnosed:
     """A diagnosis that was written down.
 
     - `diagnosis`: what was found. `tables`: the same as plain tables; see `lossatlas.atlas.diagnosis_tables`.
-    - `page`: one HTML file that works offline. `after_step`: the model file of the network after the best step, to train
-      from; None where no step leaves. `small`: that of the small network behind; None where there is none.
+    - `page`: one HTML file that works offline. `after_step`: the model file of the network after the best step, to
+      train from; None where no step leaves. `small`: that of the small network behind; None where there is none.
     """
 
     diagnosis: "Diagnosis"

@@ -187,11 +187,11 @@ def behind_sentence(tables: Row) -> str:
     if small is None:
         return "The small network behind is known for fully connected networks only."
     certificate = small["reduction"]
-    total = tables["network"]["parameters"]
+    total, size = tables["network"]["parameters"], words.plural(small["parameters"], "parameter")
     text = (
-        f"Behind {total:,} parameters stands {_article(small['words'])}, {words.plural(small['parameters'], 'parameter')}: "
-        f"on these data no output changes by more than {_share(certificate['largest_change'])} of the spread of the "
-        f"targets when it takes over (allowed: {_share(certificate['tolerance'])})."
+        f"Behind {total:,} parameters stands {_article(small['words'])}, {size}: on these data no output changes by "
+        f"more than {_share(certificate['largest_change'])} of the spread of the targets when the reduced one takes "
+        f"over (allowed: {_share(certificate['tolerance'])})."
     )
     if small["linearised"]:
         text += (
