@@ -20,6 +20,13 @@ X = jnp.linspace(-1.0, 1.0, 40)[:, None]
 DATA = Landscape(X, jnp.sin(3 * X))
 
 
+def look(monitor: atlas.Monitor, step: int, network, loss=None) -> atlas.Observation:
+    """A look that is due."""
+    seen = monitor(step, network, loss)
+    assert seen is not None
+    return seen
+
+
 @pytest.fixture(scope="module")
 def plateau() -> Dense:
     """Two neurons in a layer of five."""
@@ -30,7 +37,7 @@ def plateau() -> Dense:
 
 
 def test_copies_are_seen_as_one_small_network(plateau):
-    seen = atlas.Monitor(DATA, every=10)(20, plateau, 0.25)
+    seen = look(atlas.Monitor(DATA, every=10), 20, plateau, 0.25)
     assert (seen.step, seen.loss, seen.words, seen.neurons, seen.depth) == (20, 0.25, "2 neurons", (2,), 1)
     assert seen.parameters == 7
     assert seen.effective_neurons[0] < 2.5
@@ -43,7 +50,7 @@ def test_steps_between_two_looks_cost_nothing(plateau):
 
 
 def test_missing_loss_is_measured_on_the_probe(plateau):
-    seen = atlas.Monitor(DATA, every=1, rows=1000)(0, plateau)
+    seen = look(atlas.Monitor(DATA, every=1, rows=1000), 0, plateau)
     assert seen.loss == pytest.approx(float(DATA(plateau)))
 
 
@@ -85,7 +92,7 @@ def test_history_is_labelled(plateau):
 
 def test_parameters_that_are_not_finite_end_no_loop(plateau):
     lost = eqx.tree_at(lambda n: n.layers[0].bias, plateau, jnp.full(5, jnp.nan))
-    assert atlas.Monitor(DATA, every=1)(0, lost, float("nan")).words == "not finite"
+    assert look(atlas.Monitor(DATA, every=1), 0, lost, float("nan")).words == "not finite"
 
 
 def test_torch_module_is_watched_through_a_converter():
@@ -101,7 +108,7 @@ def test_torch_module_is_watched_through_a_converter():
         return Dense.from_layers([DenseLayer(weight, bias, None) for weight, bias in arrays], "tanh")
 
     data = Landscape(X.astype(jnp.float32), DATA.targets.astype(jnp.float32))
-    seen = atlas.Monitor(data, every=1, convert=convert, tolerance=1e-3)(0, module)
+    seen = look(atlas.Monitor(data, every=1, convert=convert, tolerance=1e-3), 0, module)
     assert seen.neurons[0] + seen.linear[0] <= 3
     assert np.isfinite(seen.loss)
 

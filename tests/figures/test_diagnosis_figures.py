@@ -22,7 +22,7 @@ def layer(name: str, **changes) -> dict:
         "effective": [1, 1],
         "constant": 1,
         "unread": 0,
-        "groups": [[0, 1], [2]],
+        "groups": 2,
         "similarity": [[1.0, 0.9, 0.0], [0.9, 1.0, 0.0], [0.0, 0.0, 1.0]],
         "neurons_shown": [0, 1, 2],
     } | changes
@@ -66,9 +66,9 @@ def test_ways_stand_beside_the_control(compact):
     assert bars["measured"] == [-0.1, 0.03]
     assert bars["after a short run"][0] is None
     assert bars["after a short run"][1] == pytest.approx(0.145)
-    texts = [note.text for note in figure.layout.annotations]
-    assert "the run without a step" in texts
-    low, high = figure.layout.xaxis.range
+    layout = figure.to_plotly_json()["layout"]
+    assert "the run without a step" in [note["text"] for note in layout["annotations"]]
+    low, high = layout["xaxis"]["range"]
     assert low < -0.1
     assert high > 0.155
 

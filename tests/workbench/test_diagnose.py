@@ -39,7 +39,8 @@ def test_page_says_the_verdict_and_asks_nothing_of_the_network(written):
     assert "<h1>Stuck</h1>" in text
     assert "default-src 'none'" in text
     assert not re.search(r"<(?:script|img|link)[^>]+(?:src|href)=", text)
-    figures = json.loads(re.search(r'<script id="figures" type="application/json">(.*?)</script>', text, re.S)[1])
+    (found,) = re.findall(r'<script id="figures" type="application/json">(.*?)</script>', text, re.S)
+    figures = json.loads(found)
     assert set(figures) == {"widths", "groups", "ways", "eigenvalues"}
     assert set(figures["ways"]) == {"wide", "narrow"}
 

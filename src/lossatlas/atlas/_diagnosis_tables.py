@@ -11,6 +11,7 @@ from lossatlas.embedding import Reduction
 from lossatlas.geometry import CriticalPoint, Inertia
 
 
+_APART = 15.0  # degrees
 _MOST_SHOWN = 200  # neurons of a layer whose cosines are kept
 
 
@@ -58,7 +59,9 @@ def _layer(layer: LayerDiagnosis) -> dict[str, Any]:
     similarity = None
     if grouping is not None and len(grouping.active) <= _MOST_SHOWN:
         order = np.asarray(grouping.order)
-        similarity = np.round(np.asarray(grouping.similarity)[order][:, order], 4).tolist()
+        cosines = np.asarray(grouping.similarity)[order][:, order]
+        cosines = np.abs(cosines) if condensed is not None and condensed.are_lines else cosines
+        similarity = np.round(cosines, 4).tolist()
     return {
         "name": layer.name,
         "kind": layer.kind,
@@ -70,7 +73,8 @@ def _layer(layer: LayerDiagnosis) -> dict[str, Any]:
         "copies": layer.num_copies,
         "effective_number": layer.effective_number,
         "random_number": None if grouping is None else float(grouping.null_number),
-        "groups": None if condensed is None else [list(cluster.members) for cluster in condensed.clusters],
+        "groups": None if grouping is None else grouping.counts[_APART],
+        "clusters": None if condensed is None else [list(cluster.members) for cluster in condensed.clusters],
         "masses": None if condensed is None else [cluster.mass for cluster in condensed.clusters],
         "similarity": similarity,
         "neurons_shown": None

@@ -69,7 +69,7 @@ def groups_figure(tables: Row, *, compact: bool = False) -> go.Figure:
     rows = max(1, -(-len(layers) // columns))
     side = 300 if compact else max(260, 640 // columns)
     base = new_figure(height=rows * side + 50, margin={"l": 44, "r": 14, "t": 34, "b": 34}, compact=compact)
-    titles = [f"{layer['name']}: {len(layer['groups'])} groups" for layer in layers]
+    titles = [f"{layer['name']}: {format_number(layer['effective_number'], 2)} of {layer['size']}" for layer in layers]
     figure = make_subplots(rows=rows, cols=columns, subplot_titles=titles or None, horizontal_spacing=0.08)
     figure.update_layout(base.layout)
     for i, layer in enumerate(layers):
@@ -79,7 +79,7 @@ def groups_figure(tables: Row, *, compact: bool = False) -> go.Figure:
             x=list(range(len(shown))),
             y=list(range(len(shown))),
             customdata=[[f"{a} and {b}" for b in shown] for a in shown],
-            zmin=-1,
+            zmin=min(0.0, *(value for row in layer["similarity"] for value in row)),
             zmax=1,
             colorscale="Cividis",
             showscale=i == 0,
@@ -106,7 +106,7 @@ def ways_figure(tables: Row, *, compact: bool = False) -> go.Figure:
     """
     ways = list(reversed(tables["ways"]))
     loss, control = tables["standing"]["loss"], tables["control"]
-    room = {"l": 20 if compact else 330, "r": 20, "t": 64 if compact else 46, "b": 52}
+    room = {"l": 20 if compact else 330, "r": 20, "t": 78 if compact else 46, "b": 52}
     figure = new_figure(height=110 + (84 if compact else 64) * max(len(ways), 1), margin=room, compact=compact)
     names = [_wrapped(way["words"], 40) for way in ways]
     after = [None if way["loss_after"] is None else loss - way["loss_after"] for way in ways]
@@ -131,9 +131,11 @@ def ways_figure(tables: Row, *, compact: bool = False) -> go.Figure:
         figure.add_vline(x=value, line={"color": colour, "width": 1.5, "dash": "dot"})
         figure.add_annotation(
             x=value,
+            xanchor="left" if value < 0.5 * loss else "right",
             y=1,
             yref="paper",
             yanchor="bottom",
+            yshift=12 if compact else 0,
             text=words,
             showarrow=False,
             font={"color": colour, "size": 11},
@@ -168,7 +170,7 @@ def eigenvalues_figure(tables: Row, *, compact: bool = False) -> go.Figure:
     values, threshold = np.asarray(counted["eigenvalues"], float), counted["threshold"]
     sizes = np.maximum(np.abs(values), _LOST)
     kinds = np.where(values > threshold, "positive", np.where(values < -threshold, "negative", "zero"))
-    figure = new_figure(height=300 if compact else 320, margin={"l": 74, "r": 14, "t": 40, "b": 46}, compact=compact)
+    figure = new_figure(height=300 if compact else 320, margin={"l": 98, "r": 14, "t": 40, "b": 46}, compact=compact)
     looks = {"positive": (PALETTE[0], "circle"), "zero": (MUTED, "x"), "negative": (PALETTE[1], "triangle-down")}
     for kind, (colour, symbol) in looks.items():
         chosen = np.flatnonzero(kinds == kind)

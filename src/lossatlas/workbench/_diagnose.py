@@ -87,12 +87,13 @@ def diagnose(
     }
     folder.mkdir(parents=True, exist_ok=True)
     best = found.ways[0].network if found.ways and found.ways[0].realised > 0 else None
-    behind = None if found.small is None else found.small.network
     files = {
         STEP: None if best is None else dataclasses.replace(read, network=best, summary=_after(read, found)),
         SMALL: None
-        if behind is None
-        else dataclasses.replace(read, network=behind, summary=f"behind {read.summary}: {tables['small']['words']}"),
+        if found.small is None
+        else dataclasses.replace(
+            read, network=found.small.network, summary=f"behind {read.summary}: {found.small.words}"
+        ),
     }
     for name, content in files.items():
         if content is not None:

@@ -80,7 +80,7 @@ def layers_table(tables: Row) -> Table:
         Cell("units", "neurons (or channels, ...), and linear units beside them", True),
         Cell("effectively different", "effective number of neurons, by the direction of their weights", True),
         Cell("if random", "what a random layer of this size would show", True),
-        Cell("groups", "of neurons that point the same way", True),
+        Cell("groups", "of neurons that point the same way, within 15 degrees", True),
         Cell("copies", "units made by the same weights as another", True),
         Cell("constant", "units that put out the same on all rows", True),
         Cell("unread", "units whose readers are all zero", True),
@@ -94,7 +94,7 @@ def layers_table(tables: Row) -> Table:
             Cell(sizes_text((layer["size"], layer["linear_units"])), "", True),
             number(layer["effective_number"], 3),
             number(layer["random_number"], 3),
-            number(None if layer["groups"] is None else len(layer["groups"])),
+            number(layer["groups"]),
             number(layer["copies"]),
             number(layer["constant"]),
             number(layer["unread"]),
@@ -159,6 +159,8 @@ def facts_table(tables: Row) -> Table:
         rows.append([Cell("inertia in the big network, predicted"), Cell(counts_text(standing["predicted"]))])
     rows += _inertia_rows("inertia in the big network, measured", standing["measured"])
     rows += _inertia_rows("inertia of the network as it is", standing["here"])
+    # Numbers and words in one column: all to the left.
+    rows = [[cell._replace(is_number=False) for cell in row] for row in rows]
     return Table("Where it stands", [Cell("what"), Cell("value")], rows)
 
 
@@ -166,8 +168,8 @@ def standing_sentence(tables: Row) -> str:
     """Whether it stands still, and by what measure."""
     standing = tables["standing"]
     text = (
-        f"A gradient step of the largest sensible length would save {_share(standing['progress'])} of the loss; a "
-        "thousandth is where a stall begins."
+        f"A gradient step of the largest sensible length would save {_share(standing['progress'])} of the loss; below "
+        "0.1 % is a stall."
     )
     point = standing["point"]
     if point is None or not standing["is_near"]:
