@@ -150,6 +150,7 @@ def test_level_at_infinity_is_no_critical_point():
     assert found.standing.inertia is None
 
 
+@pytest.mark.slow
 def test_constant_network_is_found_behind_a_wide_one():
     rng = np.random.default_rng(1)
     small = dense(1e-5 * rng.normal(size=(5, 1)), np.zeros(5), 1e-5 * rng.normal(size=(1, 5)), [float(Y.mean())])

@@ -95,6 +95,7 @@ def test_parameters_that_are_not_finite_end_no_loop(plateau):
     assert look(atlas.Monitor(DATA, every=1), 0, lost, float("nan")).words == "not finite"
 
 
+@pytest.mark.slow
 def test_torch_module_is_watched_through_a_converter():
     torch = pytest.importorskip("torch")
     module = torch.nn.Sequential(torch.nn.Linear(1, 6), torch.nn.Tanh(), torch.nn.Linear(6, 1))
