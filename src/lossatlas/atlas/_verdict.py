@@ -38,7 +38,8 @@ def verdict_of(
     if state == "not stuck":
         near = ""
         if small is not None and standing.is_near and standing.point is not None:
-            level = f"the level {float(standing.point.loss):.4g} of {small.words}"
+            kind = "level at infinity" if standing.point.status is Status.AT_INFINITY else "level"
+            level = f"the {kind} {float(standing.point.loss):.4g} of {small.words}"
             near = f" Nearby is {level}, at distance {_short(standing.distance)}."
         return f"Not stuck: the gradient is {_times(ratio)} what a stall would have (loss {loss:.4g}).{near}"
     if state == "stalled":

@@ -76,7 +76,7 @@ def diagnose(
     read = model if isinstance(model, Model) else load_model(model, network=network)
     folder = pathlib.Path(out).expanduser() if out is not None else store_root() / "diagnosis"
     check_folder(folder)
-    words = [] if isinstance(model, Model) else [str(model), "--data", str(table), "--network", network]
+    words = [] if isinstance(model, Model) else _options(str(model), data=table, network=network, out=out, **options)
     with jax.enable_x64(True):
         point = jax.tree.map(lambda a: jnp.asarray(a, float) if hasattr(a, "dtype") else a, read.network)
         found = atlas.diagnose(point, _landscape(read, table), progress=progress, **options)
@@ -109,6 +109,14 @@ def diagnose(
     write_page(folder / PAGE, text)
     paths = {name: folder / name if content is not None else None for name, content in files.items()}
     return Diagnosed(found, tables, folder / PAGE, paths[STEP], paths[SMALL])
+
+
+def _options(model: str, **values: Any) -> list[str]:
+    """The words of a shell for a model and what was asked for."""
+    words = [model]
+    for name, value in values.items():
+        words += [] if value is None else [f"--{name.replace('_', '-')}", str(value)]
+    return words
 
 
 def _after(model: Model, found: "Diagnosis") -> str:
