@@ -59,8 +59,8 @@ class SmallNetwork(eqx.Module):
     """The small network behind the big one.
 
     - `network`, `num_parameters`, `words`: what it is.
-    - `reduction`: how it was found, with its certificate; `linearised` says that neurons of the reduced network
-      were replaced by linear units after that, which brings it nearer to a critical point.
+    - `reduction`: how it was found, with its certificate; `linearised` says that the network is
+      more linear than the reduced one, which brings it nearer to a critical point.
     - `distance`: of the functions, root mean square over data and outputs, in units of `Diagnosis.scale`.
     """
 

@@ -43,9 +43,10 @@ def find_small(
 ) -> Candidate:
     """The reduced network, or a more linear one, whose critical point is the nearest in function.
 
-    The exactly reduced network, the practically reduced one, and the latter with as many neurons as possible replaced
-    by linear units (a neuron of small weights acts as a linear unit, whose level is finite where that of the neuron is
-    at infinity) are polished by Levenberg-Marquardt on the gradient, then Newton: to a critical point of any index.
+    The exactly reduced network, the practically reduced one, the linear network of least rank that computes nearly the
+    same, and the reduced one with as many neurons as possible replaced by linear units (a neuron of small weights acts
+    as one, whose level is finite where that of the neuron is at infinity) are polished by Levenberg-Marquardt on the
+    gradient, then Newton: to a critical point of any index.
 
     **Arguments:**
     - `reductions`: the exact one and the practical one.
@@ -58,7 +59,9 @@ def find_small(
     for small, reduction in reductions:
         variants = [(as_bottleneck(small, landscape, reduction.tolerance), False)]
         if reduction is reductions[-1][1]:
-            variants += [(linear, True) for linear in _more_linear(variants[0][0], landscape, there, scale)]
+            linear = [*_linear_fit(network, landscape, there, scale)]
+            linear += _more_linear(variants[0][0], landscape, there, scale)
+            variants += [(candidate, True) for candidate in linear]
         for candidate, linearised in variants:
             if describe(candidate) in seen:
                 continue
@@ -120,6 +123,24 @@ def as_bottleneck(network: Dense, landscape: Landscape, tolerance: float) -> Den
 def _layer_words(neurons: int, linear: int) -> str:
     one = f"{neurons} neuron{'' if neurons == 1 else 's'}"
     return one if not linear else f"{one} beside {linear} linear unit{'' if linear == 1 else 's'}"
+
+
+def _linear_fit(network: Dense, landscape: Landscape, there: Float[np.ndarray, "n o"], scale: float) -> list[Dense]:
+    """The linear network of least rank whose function is near that of the network, by reduced-rank regression."""
+    if network.layers[-1].bias is None:
+        return []
+    inputs = np.asarray(landscape.inputs)
+    mean = inputs.mean(0)
+    outputs = np.asarray(landscape.predictions(network)).reshape(len(inputs), -1)
+    weight = np.linalg.lstsq(inputs - mean, outputs - outputs.mean(0), rcond=None)[0].T
+    _, values, right = np.linalg.svd((inputs - mean) @ weight.T, full_matrices=False)
+    for rank in range(len(values) + 1):
+        through = right[:rank].T @ right[:rank] @ weight
+        bias = jnp.asarray(outputs.mean(0) - through @ mean)
+        affine = Dense.from_layers([DenseLayer(jnp.asarray(through), bias, None)], network.activation)
+        if _distance(landscape, affine, there, scale) <= NEAR:
+            return [as_bottleneck(affine, landscape, _ROUNDING * scale)]
+    return []
 
 
 def _more_linear(network: Dense, landscape: Landscape, there: Float[np.ndarray, "n o"], scale: float) -> list[Dense]:

@@ -197,7 +197,7 @@ def behind_sentence(tables: Row) -> str:
     )
     if small["linearised"]:
         text += (
-            " Some of its neurons act so linearly that they were replaced by linear units after that; the functions "
+            " The reduced network acts so linearly that a more linear one stands for it; the functions "
             f"are then {format_number(small['distance'], 2)} of the spread apart, in the root mean square."
         )
     return text
