@@ -17,7 +17,7 @@ from lossatlas._types import Network
 from lossatlas.atlas._diagnosis import Diagnosis, SmallNetwork, Standing
 from lossatlas.atlas._embedded_inertia import embedded_inertia
 from lossatlas.atlas._entry import describe_runaway, linked_targets
-from lossatlas.atlas._layer_facts import kink_caution, measure_layers, surviving_layers, with_widths
+from lossatlas.atlas._layer_facts import kink_caution, measure_layers, surviving_layers, with_sizes, with_widths
 from lossatlas.atlas._placement import Placement, equal_placement, own_placement
 from lossatlas.atlas._small_network import NEAR, Candidate, find_small
 from lossatlas.atlas._verdict import state_of, verdict_of
@@ -25,7 +25,7 @@ from lossatlas.atlas._ways_out import Patient, along_own_curvature, from_small, 
 from lossatlas.embedding import reduce
 from lossatlas.geometry import Inertia, inertia, spectrum
 from lossatlas.landscape import Landscape
-from lossatlas.networks import Dense
+from lossatlas.networks import Dense, HasUnitSpaces
 
 
 _EXACT = 1e-10
@@ -111,6 +111,11 @@ def diagnose(
             layers = with_widths(layers, reductions[0], (left, reductions[1][1]))
             depth = sum(layer.effective is not None and layer.effective[0] > 0 for layer in layers)
             clock.note("the small network")
+        elif isinstance(network, HasUnitSpaces):
+            task.update(2, "reduction")
+            small, exact = reduce(network, landscape, tolerance=_EXACT * max(unit, 1.0))
+            layers = with_sizes(layers, small, reduce(small, landscape, tolerance=tolerance * unit)[0])
+            clock.note("reduction")
         standing = _stand(
             network, landscape, float(loss), gradient, pairs, found, placement, _WRITTEN * unit, max_dense
         )

@@ -13,7 +13,7 @@ from lossatlas.atlas._diagnosis import LayerDiagnosis
 from lossatlas.embedding import MergeLayer, Reduction
 from lossatlas.embedding._condensed import copies
 from lossatlas.embedding._unit_map import reader_norms
-from lossatlas.geometry import condensation, linearization
+from lossatlas.geometry import condensation, find_taps, linearization, unit_batches
 from lossatlas.geometry._hidden import state_batches
 from lossatlas.geometry._neurons import neuron_weights
 from lossatlas.landscape import Landscape
@@ -40,9 +40,11 @@ def measure_layers(
     spaces = [s for s in network.unit_spaces().values() if s.size and not (is_dense and s.kind == "linear")]
     layers = [_of_parameters(network, space) for space in spaces]
     if not isinstance(network, Dense):
+        facts, hidden = _of_readings(network, landscape)
+        layers = [dataclasses.replace(layer, **facts.get(layer.name, {})) for layer in layers]
         kind = type(network).__name__
         return tuple(layers), (
-            f"constant and dead units: the outputs of the units of a {kind} are not followed",
+            *(f"constant and dead units of {name}: {reason}" for name, reason in hidden.items()),
             f"condensation, linearization, the small network behind: known for Dense, not for {kind}",
         )
     layers = [dataclasses.replace(layer, linear_units=network.num_linear[_index(layer)]) for layer in layers]
@@ -78,6 +80,14 @@ def with_widths(
     return tuple(
         dataclasses.replace(layer, exact=sizes[0].get(layer.name, (0, 0)), effective=sizes[1].get(layer.name, (0, 0)))
         for layer in layers
+    )
+
+
+def with_sizes(layers: tuple[LayerDiagnosis, ...], exact: Network, practical: Network) -> tuple[LayerDiagnosis, ...]:
+    """The layers of any network with the units that two reductions leave in each space."""
+    left = [{name: (space.size, 0) for name, space in net.unit_spaces().items()} for net in (exact, practical)]
+    return tuple(
+        dataclasses.replace(layer, exact=left[0][layer.name], effective=left[1][layer.name]) for layer in layers
     )
 
 
@@ -121,6 +131,17 @@ def _of_parameters(network: Network, space: UnitSpace) -> LayerDiagnosis:
     else:
         missing = (f"copies: the units of {space.name} cannot be shared out one by one",)
     return LayerDiagnosis(space.name, space.kind, space.size, unread=_tuple(unread), copies=found, unmeasured=missing)
+
+
+def _of_readings(network: Network, landscape: Landscape) -> tuple[dict[str, dict], dict[str, str]]:
+    """The same for any architecture, from what its readers read; and the spaces that cannot be seen, with reasons."""
+    taps = find_taps(network, landscape.inputs[0])
+    low, high = ({name: np.asarray(start) for name in taps.taps} for start in (math.inf, -math.inf))
+    for _, seen in unit_batches(taps, network, landscape.inputs):
+        for name, values in seen.items():
+            low[name] = np.minimum(low[name], values.min(axis=(0, 1)))
+            high[name] = np.maximum(high[name], values.max(axis=(0, 1)))
+    return {name: _facts(low[name], high[name], 0) for name in taps.taps}, taps.hidden
 
 
 def _of_outputs(network: Dense, landscape: Landscape) -> dict[str, dict]:

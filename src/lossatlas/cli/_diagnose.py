@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
+from lossatlas.cli._model import ModelOptions
 from lossatlas.cli._run import prepare_jax
 
 
@@ -14,7 +15,8 @@ def diagnose(
     /,
     *,
     data: Annotated[str, Parameter(required=True)],
-    network: str = "big",
+    target: str | None = None,
+    options: ModelOptions = ModelOptions(network="big"),  # noqa: B008
     tolerance: float = 0.1,
     num_steps: int = 500,
     out: pathlib.Path | None = None,
@@ -26,11 +28,14 @@ def diagnose(
     Parameters
     ----------
     model
-        The folder of a survey, or a model file (.safetensors).
+        The folder of a survey, a model file (.safetensors), or package.module:factory, a function without arguments
+        that returns an estimator or a network.
     data
-        The training data with the target: a data set's name, or a CSV, TSV or Parquet file.
-    network
-        Which network of a survey: big, recommended, or a name of its catalogue like "(1,1)".
+        The training data with the target: a data set's name, or a CSV, TSV, Parquet or NPZ file.
+    target
+        The column of the targets; by default the one that the model was trained on.
+    options
+        Which network, and what the model does not say itself.
     tolerance
         How far an output may change in the practical reduction, as a share of the spread of the targets.
     num_steps
@@ -49,7 +54,15 @@ def diagnose(
 
     meter = progress or ("rich" if sys.stderr.isatty() else "none")
     found = diagnose_model(
-        model, data, network=network, out=out, progress=meter, tolerance=tolerance, num_steps=num_steps
+        options.load(model),
+        data,
+        origin=model,
+        network=options.network,
+        target=target,
+        out=out,
+        progress=meter,
+        tolerance=tolerance,
+        num_steps=num_steps,
     )
     files = {"page": found.page, "after the step": found.after_step, "small network": found.small}
     paths = {name: str(path) for name, path in files.items() if path is not None}

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from lossatlas.workbench._data import Examples as Examples
     from lossatlas.workbench._data import read_examples as read_examples
+    from lossatlas.workbench._diagnose import Diagnosed as Diagnosed
+    from lossatlas.workbench._diagnose import diagnose as diagnose
     from lossatlas.workbench._export import export as export
     from lossatlas.workbench._grow import Grown as Grown
     from lossatlas.workbench._grow import grow as grow
-    from lossatlas.workbench._diagnose import Diagnosed as Diagnosed
-    from lossatlas.workbench._diagnose import diagnose as diagnose
     from lossatlas.workbench._load import load as load
     from lossatlas.workbench._model import Model as Model
     from lossatlas.workbench._model import save_model as save_model
@@ -37,7 +37,6 @@ _NAMES = {
     "export": "lossatlas.workbench._export",
     "grow": "lossatlas.workbench._grow",
     "diagnose": "lossatlas.workbench._diagnose",
-    "grow": "lossatlas.workbench._resize",
     "load": "lossatlas.workbench._load",
     "read_examples": "lossatlas.workbench._data",
     "save_model": "lossatlas.workbench._model",

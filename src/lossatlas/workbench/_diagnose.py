@@ -13,7 +13,8 @@ import numpy as np
 from lossatlas._errors import InputError
 from lossatlas._progress import ProgressLike
 from lossatlas._version import __version__
-from lossatlas.data import DataSet, Preprocessing, data_names, load, read_table
+from lossatlas.data import DataSet
+from lossatlas.workbench._data import read_examples
 from lossatlas.workbench._folder import check_folder, store_root
 from lossatlas.workbench._load import load as load_model
 from lossatlas.workbench._model import Model, save_model
@@ -48,7 +49,9 @@ def diagnose(
     model: Model | str | os.PathLike[str],
     table: Any,
     *,
+    origin: str | None = None,
     network: str = "big",
+    target: str | None = None,
     out: str | os.PathLike[str] | None = None,
     progress: ProgressLike = "none",
     **options: Any,
@@ -60,8 +63,9 @@ def diagnose(
     **Arguments:**
     - `model`: a model, or what [`lossatlas.load`][] reads: a folder of a survey (whose loss curve the page shows) or a
       model file.
-    - `table`: the training data with the target: a data set's name, a file, or a DataFrame.
-    - `network`: which network of a survey.
+    - `table`: the training data with the target; see [`lossatlas.workbench.read_examples`][].
+    - `target`: the column of the targets; default the one that the model was trained on.
+    - `network`: which network of a survey. `origin`: where a model that was loaded before comes from.
     - `out`: the folder to write into; default `diagnosis` in the folder of runs.
     - `progress`: a meter. `options`: of [`lossatlas.atlas.diagnose`][], such as `tolerance`.
 
@@ -73,26 +77,28 @@ def diagnose(
     from lossatlas import atlas
     from lossatlas.workbench._diagnosis_page import render_diagnosis
 
-    read = model if isinstance(model, Model) else load_model(model, network=network)
+    if not isinstance(model, Model):
+        origin, model = str(model), load_model(model, network=network)
     folder = pathlib.Path(out).expanduser() if out is not None else store_root() / "diagnosis"
     check_folder(folder)
-    words = [] if isinstance(model, Model) else _options(str(model), data=table, network=network, out=out, **options)
+    named = {"data": table, "target": target, "network": network, "out": out}
+    words = [] if origin is None else _options(origin, **named, **options)
     with jax.enable_x64(True):
-        point = jax.tree.map(lambda a: jnp.asarray(a, float) if hasattr(a, "dtype") else a, read.network)
-        found = atlas.diagnose(point, _landscape(read, table), progress=progress, **options)
+        point = jax.tree.map(lambda a: jnp.asarray(a, float) if hasattr(a, "dtype") else a, model.network)
+        found = atlas.diagnose(point, _landscape(model, table, target), progress=progress, **options)
     tables = atlas.diagnosis_tables(found) | {
-        "name": read.summary,
+        "name": model.summary,
         "data": table.name if isinstance(table, DataSet) else str(table) if isinstance(table, str) else "a table",
-        "loss": read.loss,
+        "loss": model.loss,
     }
     folder.mkdir(parents=True, exist_ok=True)
     best = found.ways[0].network if found.ways and found.ways[0].realised > 0 else None
     files = {
-        STEP: None if best is None else dataclasses.replace(read, network=best, summary=_after(read, found)),
+        STEP: None if best is None else dataclasses.replace(model, network=best, summary=_after(model, found)),
         SMALL: None
         if found.small is None
         else dataclasses.replace(
-            read, network=found.small.network, summary=f"behind {read.summary}: {found.small.words}"
+            model, network=found.small.network, summary=f"behind {model.summary}: {found.small.words}"
         ),
     }
     for name, content in files.items():
@@ -101,7 +107,7 @@ def diagnose(
     command = shlex.join(["lossatlas", "diagnose", *words]) if words else "lossatlas.workbench.diagnose(model, table)"
     text = render_diagnosis(
         tables,
-        curve=_curve(model, network),
+        curve=_curve(origin, network),
         regenerate=command,
         versions={"lossatlas": __version__, "jax": jax.__version__},
         files={name: content is not None for name, content in files.items()},
@@ -123,47 +129,23 @@ def _after(model: Model, found: "Diagnosis") -> str:
     return f"{model.summary}; after a step: {found.ways[0].words}"
 
 
-def _landscape(model: Model, table: Any) -> "Landscape":
-    """The rows as the model was trained on them."""
-    from lossatlas.landscape import Landscape
-
-    preprocessing = model.preprocessing
-    if isinstance(table, str) and table in data_names():
-        table = load(table)
-    if isinstance(table, DataSet):
-        inputs, targets = _of_data_set(preprocessing, table, model.loss)
-    else:
-        frame = read_table(pathlib.Path(table)) if isinstance(table, str | os.PathLike) else table
-        inputs = preprocessing.inputs(frame)
-        columns = list(getattr(frame, "columns", ()))
-        if preprocessing.target not in columns:
-            has = ", ".join(str(c) for c in columns[:6]) or "none that are named"
-            msg = (
-                f"A diagnosis needs the target column {preprocessing.target!r} beside the inputs; the data have {has}. "
-                "Give the table that the model was trained on."
-            )
-            raise InputError(msg)
-        targets = preprocessing.targets(frame[preprocessing.target], model.loss)
-    return Landscape(jnp.asarray(inputs, float), jnp.asarray(targets), loss=model.loss)
-
-
-def _of_data_set(preprocessing: Preprocessing, data: DataSet, loss: str) -> tuple[np.ndarray, np.ndarray]:
-    theirs = data.preprocessing
-    if theirs.encoded_columns != preprocessing.encoded_columns:
-        ours, given = (", ".join(p.encoded_columns[:6]) for p in (preprocessing, theirs))
-        msg = f"The model reads {ours}; {data.name} has {given}."
+def _landscape(model: Model, table: Any, target: str | None) -> "Landscape":
+    """The rows as the model was trained on them, in float64."""
+    examples = read_examples(model, table, target=target)
+    if examples.targets is None:
+        name = "targets" if model.preprocessing is None else f"the target column {model.preprocessing.target!r}"
+        msg = f"A diagnosis needs {name} beside the inputs. Give the data that the model was trained on."
         raise InputError(msg)
-    if (theirs.kind, theirs.classes) != (preprocessing.kind, preprocessing.classes):
-        msg = f"The model predicts {preprocessing.target!r}; the target of {data.name} is {theirs.target!r}."
-        raise InputError(msg)
-    return preprocessing.standardise(data.features), preprocessing.encode_targets(data.target, loss)
+    landscape = examples._replace(inputs=examples.inputs.astype(float)).landscape()
+    assert landscape is not None
+    return landscape
 
 
-def _curve(model: Any, network: str) -> tuple[np.ndarray, np.ndarray] | None:
+def _curve(origin: str | None, network: str) -> tuple[np.ndarray, np.ndarray] | None:
     """The loss curve of the run that the big network comes from, as the survey shows it."""
-    if isinstance(model, Model) or network != "big":
+    if origin is None or network != "big":
         return None
-    folder = pathlib.Path(model).expanduser()
+    folder = pathlib.Path(origin).expanduser()
     if not folder.is_dir():
         return None
     try:
