@@ -79,7 +79,8 @@ def test_a_tolerance_lets_units_stand_in_for_others_and_is_kept():
 
 def test_antiparallel_units_merge_where_the_sign_is_a_symmetry_only():
     plain: dict[str, Any] = {"image": (1, 5, 5), "channels": [2], "widths": [2]}
-    for options, merges in (({}, True), ({"pool": "max"}, False), ({"activation": "relu"}, False)):
+    cases: list[tuple[dict[str, Any], bool]] = [({}, True), ({"pool": "max"}, False), ({"activation": "relu"}, False)]
+    for options, merges in cases:
         network = _filled(Conv(KEY, **plain, **options))
         conv = network.convs[0].conv
         turned = {"convs[0].conv.weight": conv.weight.at[1].set(-conv.weight[0])}
