@@ -199,11 +199,11 @@ class Verifier:
         return wide if outputs.shape == self._outputs.shape else None
 
     def _wide(self, spaces: list[UnitSpace], maps: Mapping[str, Map], arrays: Arrays) -> Discovered | None:
-        wide = self._shapes({space.name: len(maps[space.name].source) for space in spaces})
-        if wide is None:
+        sizes = {space.name: len(maps[space.name].source) for space in spaces}
+        if self._shapes(sizes) is None:
             return None
         values: dict[str, Any] = {path: jnp.asarray(a) for path, a in self._map_all(spaces, maps, arrays).items()}
-        return replace_parameters(wide, values)
+        return replace_parameters(self._network.with_sizes(sizes), values)  # integer arrays have values too
 
     def _map_all(self, spaces: list[UnitSpace], maps: Mapping[str, Map], arrays: Arrays) -> Arrays:
         """The arrays with one space after the other mapped."""
