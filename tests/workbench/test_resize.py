@@ -1,3 +1,5 @@
+# pyright: reportOptionalMemberAccess=false
+
 """Models made smaller and larger, from the shell and from Python."""
 
 import dataclasses
@@ -151,6 +153,25 @@ def test_a_convolutional_network_in_float32_is_shrunk_with_its_accuracy():
     after = jax.vmap(found.model.network)(rows)
     assert after.dtype == np.float32
     assert np.abs(np.asarray(after) - np.asarray(jax.vmap(wide)(rows))).max() < 1e-4
+
+
+def test_a_foreign_module_is_shrunk_by_the_units_that_are_discovered_in_it():
+    rows = np.random.default_rng(0).normal(size=(150, 3))
+    module = eqx.nn.MLP(3, 2, 4, 1, activation=jnp.tanh, key=jax.random.key(0))
+    twins = [
+        module.layers[0].weight.at[3].set(module.layers[0].weight[0]),
+        module.layers[0].bias.at[3].set(module.layers[0].bias[0]),
+    ]
+    module = eqx.tree_at(lambda m: [m.layers[0].weight, m.layers[0].bias], module, twins)
+    found = shrink(Model(module, None, "mse", "a test"), data.Arrays(rows, None), tolerance=1e-6)
+    assert (found.before.num_parameters, found.chosen.num_parameters) == (26, 20)
+    small = found.model.network.params
+    assert type(small) is eqx.nn.MLP
+    np.testing.assert_allclose(jax.vmap(small)(rows), jax.vmap(module)(rows), atol=1e-6)
+    with pytest.raises(InputError, match="can be resized"):
+        shrink(
+            Model(eqx.nn.Linear(3, 2, key=jax.random.key(0)), None, "mse", ""), data.Arrays(rows, None), tolerance=1.0
+        )
 
 
 @pytest.mark.parametrize(

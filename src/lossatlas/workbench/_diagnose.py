@@ -1,5 +1,6 @@
 """Diagnose a stored model on its training data, and write what was found as a page beside the networks after a step."""
 
+import contextlib
 import dataclasses
 import os
 import pathlib
@@ -7,7 +8,6 @@ import shlex
 from typing import TYPE_CHECKING, Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from lossatlas._errors import InputError
@@ -20,6 +20,7 @@ from lossatlas.workbench._load import load as load_model
 from lossatlas.workbench._model import Model, save_model
 from lossatlas.workbench._page import write_page
 from lossatlas.workbench._run import SurveyRun
+from lossatlas.workbench._units import as_float64, with_unit_spaces
 
 
 if TYPE_CHECKING:
@@ -84,8 +85,10 @@ def diagnose(
     named = {"data": table, "target": target, "network": network, "out": out}
     words = [] if origin is None else _options(origin, **named, **options)
     with jax.enable_x64(True):
-        point = jax.tree.map(lambda a: jnp.asarray(a, float) if hasattr(a, "dtype") else a, model.network)
-        found = atlas.diagnose(point, _landscape(model, table, target), progress=progress, **options)
+        landscape, point = _landscape(model, table, target), as_float64(model.network)
+        with contextlib.suppress(InputError):  # without unit spaces less is measured, and said to be missing
+            point = with_unit_spaces(point, landscape.inputs[0])
+        found = atlas.diagnose(point, landscape, progress=progress, **options)
     tables = atlas.diagnosis_tables(found) | {
         "name": model.summary,
         "data": table.name if isinstance(table, DataSet) else str(table) if isinstance(table, str) else "a table",

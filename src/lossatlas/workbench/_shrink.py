@@ -14,9 +14,10 @@ from lossatlas._errors import InputError
 from lossatlas._parameters import named_arrays, num_parameters, replace_parameters
 from lossatlas._types import Network
 from lossatlas.landscape import Landscape
-from lossatlas.networks import Dense, HasUnitSpaces, size_words
+from lossatlas.networks import Dense, size_words
 from lossatlas.workbench._data import Examples, read_examples
 from lossatlas.workbench._model import Model
+from lossatlas.workbench._units import as_float64, with_unit_spaces
 
 
 COVERAGE, CONFIDENCE = 0.95, 0.95
@@ -97,7 +98,9 @@ def shrink(
     rows that the reduction has not seen. In float64 whatever the global setting; the result has the model's precision.
 
     **Arguments:**
-    - `model`: of a survey or a file, [`lossatlas.load`][].
+    - `model`: of a survey or a file, [`lossatlas.load`][]. Unit spaces of foreign modules are discovered; the network
+      of the result is then a [`lossatlas.embedding.Discovered`][] (`.params` is the smaller module;
+      [`lossatlas.interop.to_torch`][] gives a PyTorch module back).
     - `table`: raw rows like those that it will see: a data set's name, a file, a DataFrame, or an array of its columns;
       see [`lossatlas.workbench.read_examples`][].
     - `tolerance`: the largest allowed change of any output on the rows seen, in output units (of the target for
@@ -108,20 +111,14 @@ def shrink(
 
     **Returns:** A [`lossatlas.workbench.Shrunk`][]; its model may be as large as before, where nothing can go.
 
-    **Raises:** `InputError` for rows that the model cannot read, fewer than ten, networks without unit spaces, both or
-    none of tolerance and parameters, a tolerance that is not positive, and a size that is too small.
+    **Raises:** `InputError` for rows that the model cannot read, fewer than ten, networks in which no unit space
+    can be resized, both or none of tolerance and parameters, a tolerance that is not positive, and sizes too small.
     """
     if (tolerance is None) == (parameters is None):
         msg = "Give a tolerance (--tolerance) or a number of parameters (--parameters), and not both."
         raise InputError(msg)
     if tolerance is not None and not 0 < tolerance < np.inf:
         msg = f"tolerance (--tolerance) must be a positive number in output units, got {tolerance}."
-        raise InputError(msg)
-    if not isinstance(model.network, HasUnitSpaces):
-        msg = (
-            f"A {type(model.network).__name__} states no unit spaces; give the network that "
-            "lossatlas.embedding.discover_units makes of it."
-        )
         raise InputError(msg)
     examples = read_examples(model, table, target=target)
     if len(examples.inputs) < 10:
@@ -153,8 +150,8 @@ def _shrink(
     from lossatlas.embedding import pruning_path, reduce
 
     unit = model.output_unit
-    start = _as_float64(model.network)
-    rows, held = (jnp.asarray(_as_float64(examples.inputs[index])) for index in (seen, fresh))
+    start = with_unit_spaces(as_float64(model.network), examples.inputs[0])
+    rows, held = (jnp.asarray(as_float64(examples.inputs[index])) for index in (seen, fresh))
     judge = _Judge(unit, start, rows, held, examples, fresh)
     exact, reduction = reduce(start, rows)
     steps = reduction.notes
@@ -197,7 +194,7 @@ def _shrink(
 
 
 def _sizes_words(network: Network, sizes: dict[str, int]) -> str:
-    return size_words(jax.eval_shape(lambda: network.with_sizes(sizes)))
+    return size_words(eqx.filter_eval_shape(lambda: network.with_sizes(sizes)))
 
 
 class _Judge:
@@ -248,10 +245,6 @@ def covering(values: Float[np.ndarray, " n"]) -> float | None:
 
 def _notes(plan: tuple[Any, ...]) -> tuple[str, ...]:
     return tuple(f"{step.space}: {step.note}" for step in plan if step.note)
-
-
-def _as_float64(tree: Any) -> Any:
-    return jax.tree.map(lambda a: a.astype(np.float64) if eqx.is_inexact_array_like(a) else a, tree)
 
 
 def _like(network: Network, model: Network) -> Network:
