@@ -217,3 +217,16 @@ def test_convolutions_agree_with_a_loop_over_positions():
 def test_convolutional_layers_that_do_not_fit_are_refused():
     with pytest.raises(InputError, match=r"the last maps have shape \(4, 2, 2\), so it needs 16 columns"):
         Conv.from_layers(NO_BIASES.convs, NO_BIASES.layers[1:], image=IMAGE)
+
+
+def test_unit_spaces_of_convolutions_do_not_trace_the_network():
+    calls = []
+
+    def act(x):
+        calls.append(x)
+        return jnp.tanh(x)
+
+    network = Conv(KEY, (1, 7, 6), [2, 3], [4, 2], pool="average", activation=act)
+    calls.clear()
+    (reader,) = network.unit_spaces()["channels[1]"].readers
+    assert (reader.inner, calls) == (1, [])

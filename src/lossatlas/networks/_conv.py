@@ -236,8 +236,8 @@ class Conv(eqx.Module):
                 bias = f"{norm}.shift"
             act, following = self.activation, self.convs[i + 1] if i + 1 < len(self.convs) else None
             if following is None:
-                _, height, width = self._map_shape()
-                inner = height * width if self.head == "flatten" else 1
+                # The positions of a map, without tracing the network again.
+                inner = self.layers[0].weight.shape[1] // layer.conv.weight.shape[0]
                 reader = Axis("layers[0].weight", 1, inner=inner, bias=_bias_of(self.layers[0], "layers[0]"))
             else:
                 # Padded zeros stand beside a constant map, so no bias can hold it.
