@@ -396,12 +396,12 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a few epochs")
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args()
-    console, results = Console(), {}
+    results, log = {}, Console(stderr=True).log
     for name in names if asked.architecture == "all" else (asked.architecture,):
-        with console.status(name) as status:
-            tell = lambda what, name=name: status.update(f"{name}: {what}")  # noqa: E731
-            results[name] = run(settings(name, quick=asked.quick), asked.seed, tell)
-    show(console, results)
+        results[name] = run(
+            settings(name, quick=asked.quick), asked.seed, lambda what, name=name: log(f"{name}: {what}")
+        )
+    show(Console(), results)
 
 
 if __name__ == "__main__":
