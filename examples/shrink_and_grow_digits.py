@@ -1,6 +1,7 @@
 """A small convolutional network and a small transformer on digits, shrunk and grown, ours and PyTorch's.
 
-    python examples/shrink_and_grow_digits.py [--architecture cnn|transformer|torch-cnn|torch-transformer|all] [--quick] [--json FILE]
+    python examples/shrink_and_grow_digits.py [--architecture cnn|transformer|torch-cnn|torch-transformer|all]
+        [--quick] [--seed N] [--json FILE]
 
 The 1,797 digits of scikit-learn, 8 x 8 grey values: 1,200 to train on, 597 held out from everything. A network with
 BatchNorm reads them as an image, a transformer of two blocks as 8 tokens of 8 numbers.
