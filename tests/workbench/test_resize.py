@@ -1,4 +1,4 @@
-# pyright: reportOptionalMemberAccess=false
+# pyright: reportOptionalMemberAccess=false, reportOptionalSubscript=false
 
 """Models made smaller and larger, from the shell and from Python."""
 
@@ -167,7 +167,8 @@ def test_a_foreign_module_is_shrunk_by_the_units_that_are_discovered_in_it():
     assert (found.before.num_parameters, found.chosen.num_parameters) == (26, 20)
     small = found.model.network.params
     assert type(small) is eqx.nn.MLP
-    np.testing.assert_allclose(jax.vmap(small)(rows), jax.vmap(module)(rows), atol=1e-6)
+    inputs = jnp.asarray(rows)
+    np.testing.assert_allclose(jax.vmap(small)(inputs), jax.vmap(module)(inputs), atol=1e-6)
     with pytest.raises(InputError, match="can be resized"):
         shrink(
             Model(eqx.nn.Linear(3, 2, key=jax.random.key(0)), None, "mse", ""), data.Arrays(rows, None), tolerance=1.0
