@@ -118,7 +118,7 @@ def compress_linear(state: ReductionState, layer: int, allowance: float) -> bool
     sure = r - min(present, r)
 
     def fits(extra: int) -> bool:
-        return state.measure(_carried(state, steps(sure + extra)), layer) <= allowance
+        return state.fits(_carried(state, steps(sure + extra)), layer, allowance)
 
     dropped = sure + largest_prefix(r - sure, fits)
     return dropped > 0 and state.attempt(steps(dropped), layer, allowance)
@@ -140,7 +140,7 @@ def merge_linear_layer(state: ReductionState, layer: int, allowance: float, *, m
 
 def _take(state: ReductionState, steps, count: int, layer: int, allowance: float) -> bool:
     """Carry out as many of the ordered candidates as the allowance permits."""
-    best = largest_prefix(count, lambda p: state.measure(_carried(state, steps(p)), layer) <= allowance)
+    best = largest_prefix(count, lambda p: state.fits(_carried(state, steps(p)), layer, allowance))
     return best > 0 and state.attempt(steps(best), layer, allowance)
 
 

@@ -80,14 +80,23 @@ class FitProblem:
         return np.concatenate([part.reshape(n * o, -1) for part in parts], axis=1)
 
 
+def can_polish(problem: FitProblem, fit: LayerFit) -> bool:
+    """Whether one step is within the work allowed: rows times outputs times parameters squared at most 2e9."""
+    return _num_steps(problem, fit) > 0
+
+
+def _num_steps(problem: FitProblem, fit: LayerFit) -> int:
+    return int(min(_MAX_STEPS, _WORK / max(problem.offset.size * fit.flat().size ** 2, 1)))
+
+
 def polish(problem: FitProblem, fit: LayerFit, goal: float) -> LayerFit:
     """Decrease the mean square residual until its largest entry is below the goal or no progress is made.
 
-    The number of steps is limited by work (rows times parameters squared); damping starts at 1e-3 of the diagonal.
+    The number of steps is limited by work, rows times outputs times parameters squared, 2e9 in all; damping starts at
+    1e-3 of the diagonal.
     """
     vector = fit.flat()
-    rows = problem.offset.size
-    steps = int(min(_MAX_STEPS, _WORK / max(rows * vector.size**2, 1)))
+    steps = _num_steps(problem, fit)
     residual, pre, outputs = problem.residual(fit)
     value, damping = np.mean(residual**2), 1e-3
     for _ in range(steps):

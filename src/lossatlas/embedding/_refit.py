@@ -7,7 +7,7 @@ import numpy as np
 from lossatlas.embedding._constants import can_shift
 from lossatlas.embedding._layer_steps import Refit
 from lossatlas.embedding._measure import output_jacobian
-from lossatlas.embedding._polish import FitProblem, LayerFit, polish
+from lossatlas.embedding._polish import FitProblem, LayerFit, can_polish, polish
 from lossatlas.embedding._reduction_state import ReductionState
 
 
@@ -28,19 +28,21 @@ def refit_layer(state: ReductionState, layer: int, allowance: float) -> bool:
     units = here.num_units
     if units == 0 or not can_shift(state.layers, layer + 1):
         return False
-    start = _starts(state, layer)
     problem = _problem(state, layer)
+    start = _starts(state, layer, problem)
     most = min(state.features[layer].shape[1], problem.target.shape[1])
 
     def within(fit: LayerFit) -> Refit | None:
         step = _step(layer, here.num_neurons, fit)
-        return step if state.measure(step.on_arrays(state.layers), layer) <= allowance else None
+        return step if state.fits(step.on_arrays(state.layers), layer, allowance) else None
 
     def polished(total: int) -> Refit | None:
         """The step with the fewest neurons that fits at this number of units."""
         for k in range(max(0, total - most), min(total, here.num_neurons) + 1):
             rough = start(k)(total - k)
-            step = within(rough) or within(polish(problem, rough, 0.5 * allowance))
+            step = within(rough)
+            if step is None and can_polish(problem, rough):
+                step = within(polish(problem, rough, 0.5 * allowance))
             if step is not None:
                 return step
         return None
@@ -80,49 +82,61 @@ def _problem(state: ReductionState, layer: int) -> FitProblem:
     return FitProblem(state.features[layer], target, jacobian, offset, state.activation)
 
 
-def _starts(state: ReductionState, layer: int) -> Callable[[int], Callable[[int], LayerFit]]:
+def _starts(state: ReductionState, layer: int, problem: FitProblem) -> Callable[[int], Callable[[int], LayerFit]]:
     """For k neurons, for rank r: the least-squares fit to what the next layer receives."""
     import scipy.linalg
 
     here = state.layers[layer]
-    entering, neurons = state.features[layer], state.features[layer + 1][:, : here.num_neurons]
-    problem = _problem(state, layer)
+    neurons = state.features[layer + 1][:, : here.num_neurons]
     # Root mean square sensitivity of the outputs to each receiving unit; units that do not matter keep a little.
-    weights = np.sqrt((problem.jacobian**2).sum(1).mean(0))
+    weights = np.sqrt((problem.jacobian**2).sum(1, dtype=float).mean(0))
     top = weights.max(initial=0.0)
     weights = np.maximum(weights / top, 1e-3) if top > 0 else np.ones_like(weights)
-    mean = problem.target.mean(0)
-    target = problem.target - mean
+    parts = (problem.entering, neurons, problem.target * weights)
+    entering_mean, neurons_mean, target_mean = (part.mean(0, dtype=float) for part in parts)
+    # One QR of all columns, the constant first: what follows needs their inner products, not their rows.
+    data = np.concatenate([np.ones((len(neurons), 1)), *parts], axis=1)
+    bounds = np.cumsum([part.shape[1] for part in parts])[:-1]
+    entering, neurons, target = np.split(np.linalg.qr(data, mode="r")[1:, 1:], bounds, axis=1)
+    frame, scales, axes = _thin_svd(entering)
     readers = state.layers[layer + 1].readers[:, : here.num_neurons]
-    columns = (neurons - neurons.mean(0)) * np.linalg.norm(readers * weights[:, None], axis=0)
-    affine = np.concatenate([np.ones((len(entering), 1)), entering], axis=1)
-    curved = columns - affine @ np.linalg.lstsq(affine, columns, rcond=_RCOND)[0]
-    order = scipy.linalg.qr(curved, mode="r", pivoting=True)[-1] if neurons.shape[1] else np.empty(0, int)
+    columns = neurons * np.linalg.norm(readers * weights[:, None], axis=0)
+    curved = columns - frame @ (frame.T @ columns)
+    order = scipy.linalg.qr(curved, mode="r", pivoting=True)[-1] if curved.size else np.arange(here.num_neurons)
 
     def with_neurons(k: int) -> Callable[[int], LayerFit]:
         kept = np.sort(order[:k])
-        basis = np.concatenate([np.ones((len(entering), 1)), neurons[:, kept]], axis=1)
-
-        def off(values):
-            return values - basis @ np.linalg.lstsq(basis, values, rcond=_RCOND)[0]
-
-        left = off(entering)
-        slopes = np.linalg.lstsq(left, off(target * weights), rcond=_RCOND)[0]
-        directions = np.linalg.svd(left @ slopes, full_matrices=False)[2]
+        basis, sizes, mix = _thin_svd(neurons[:, kept])
+        # Regress what the neurons leave of the target on what they leave of the entering features, frame - basis M.
+        overlap = basis.T @ frame
+        _, cosines, turned = np.linalg.svd(overlap, full_matrices=False)
+        squares = 1 - cosines**2
+        inverse = np.where(squares > _RCOND, 1 / np.where(squares > _RCOND, squares, 1.0), 0.0)
+        rest = frame.T @ (target - basis @ (basis.T @ target))
+        slopes = rest + turned.T @ ((inverse - 1)[:, None] * (turned @ rest))
+        directions = np.linalg.svd(frame @ slopes - basis @ (overlap @ slopes), full_matrices=False)[2]
 
         def with_rank(rank: int) -> LayerFit:
-            linear = (slopes @ directions[:rank].T).T
-            from_linear = directions[:rank] / weights
-            rest = target - entering @ linear.T @ from_linear
-            coefficients = np.linalg.lstsq(basis, rest, rcond=_RCOND)[0]
+            chosen = slopes @ directions[:rank].T
+            linear = (axes.T @ (chosen / scales[:, None])).T
+            left = target - frame @ chosen @ directions[:rank]
+            coefficients = mix.T @ (basis.T @ left / sizes[:, None])
+            shift = target_mean - neurons_mean[kept] @ coefficients - entering_mean @ linear.T @ directions[:rank]
             return LayerFit(
                 weight=here.weight[kept],
                 bias=None if here.bias is None else here.bias[kept],
                 linear=linear,
-                readers=np.concatenate([coefficients[1:].T, from_linear.T], axis=1),
-                shift=coefficients[0] + mean,
+                readers=np.concatenate([coefficients, directions[:rank]]).T / weights[:, None],
+                shift=shift / weights,
             )
 
         return with_rank
 
     return with_neurons
+
+
+def _thin_svd(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The singular value decomposition without directions of relative size below `_RCOND`."""
+    left, values, right = np.linalg.svd(matrix, full_matrices=False)
+    rank = int(np.sum(values > _RCOND * values.max(initial=0.0)))
+    return left[:, :rank], values[:rank], right[:rank]
