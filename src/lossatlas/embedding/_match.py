@@ -14,7 +14,7 @@ from lossatlas.networks import Axis, Conv, Dense, UnitSpace, apply_reflection, p
 
 
 _SAME = 1e-9
-_GAIN = 1e-12
+_GAIN = 100  # in units of rounding
 _MAX_SWEEPS = 100
 
 
@@ -91,10 +91,14 @@ def match(network: Network, reference: Network, *, landscape: Data = None) -> tu
             axes = [a for a in _axes(space) if sweeps > 1 or _others(a, name, spaces) <= settled]
             if axes:
                 settled.add(name)
-            score = _score(named_arrays(moved), wanted, axes, space.size)
+            arrays = named_arrays(moved)
+            # Equal rows match best as they stand: sum |w_i - f_j|^2 is 0.
+            if all(np.array_equal(arrays[axis.path], wanted[axis.path]) for axis in _axes(space)):
+                continue
+            score = _score(arrays, wanted, axes, space.size)
             order, sign = _assign(score, can_reflect(moved, space))
             gain = np.sum(sign * score[np.arange(space.size), order]) - np.trace(score)
-            if gain <= _GAIN * np.abs(score).sum():
+            if gain <= _GAIN * np.finfo(score.dtype).eps * np.abs(score).sum():
                 continue
             moved = _reflected(_permuted(moved, space, order), space, sign)
             orders[name], signs[name] = orders[name][order], signs[name][order] * sign
@@ -146,7 +150,7 @@ def _others(axis: Axis, name: str, spaces: dict[str, UnitSpace]) -> set[str]:
 
 
 def _rows(arrays: dict[str, Array], axis: Axis, size: int) -> Float[np.ndarray, "units _"]:
-    block = np.asarray(take_units(arrays[axis.path], axis, size), float)
+    block = np.asarray(take_units(arrays[axis.path], axis, size))
     return np.moveaxis(block, -2, 0).reshape(size, -1)
 
 
@@ -154,10 +158,8 @@ def _score(
     found: dict[str, Array], wanted: dict[str, Array], axes: list[Axis], size: int
 ) -> Float[np.ndarray, "units units"]:
     """How well unit j of the network stands for unit i of the reference."""
-    total = np.zeros((size, size))
-    for axis in axes:
-        total += _rows(wanted, axis, size) @ _rows(found, axis, size).T
-    return total
+    products = [_rows(wanted, axis, size) @ _rows(found, axis, size).T for axis in axes]
+    return sum(products, start=np.zeros((size, size), products[0].dtype if products else float))
 
 
 def _assign(score: np.ndarray, can_reflect: bool) -> tuple[np.ndarray, np.ndarray]:

@@ -10,6 +10,7 @@ from lossatlas.networks import Activation
 
 _MAX_STEPS = 40
 _WORK = 2e9
+_MAX_ROWS = 1024
 _MAX_DAMPING = 1e8
 _LEAST_DROP = 1e-4
 
@@ -55,6 +56,14 @@ class FitProblem:
     offset: np.ndarray
     activation: Activation
 
+    def some_rows(self, most: int) -> "FitProblem":
+        """The problem on at most so many examples, spread evenly."""
+        if len(self.offset) <= most:
+            return self
+        rows = np.linspace(0, len(self.offset) - 1, most).astype(int)
+        fields = (self.entering, self.target, self.jacobian, self.offset)
+        return FitProblem(*(field[rows] for field in fields), self.activation)
+
     def residual(self, fit: LayerFit) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The residual (n, o), with pre-activations and unit outputs."""
         pre = self.entering @ fit.weight.T + (0.0 if fit.bias is None else fit.bias)
@@ -92,11 +101,12 @@ def _num_steps(problem: FitProblem, fit: LayerFit) -> int:
 def polish(problem: FitProblem, fit: LayerFit, goal: float) -> LayerFit:
     """Decrease the mean square residual until its largest entry is below the goal or no progress is made.
 
-    The number of steps is limited by work, rows times outputs times parameters squared, 2e9 in all; damping starts at
-    1e-3 of the diagonal.
+    The number of steps is limited by work, rows times outputs times parameters squared, 2e9 in all; of more than 1,024
+    rows, 1,024 spread evenly are fitted (the caller tests the fit on all). Damping starts at 1e-3 of the diagonal.
     """
     vector = fit.flat()
     steps = _num_steps(problem, fit)
+    problem = problem.some_rows(_MAX_ROWS)
     residual, pre, outputs = problem.residual(fit)
     value, damping = np.mean(residual**2), 1e-3
     for _ in range(steps):

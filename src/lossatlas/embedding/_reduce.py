@@ -33,6 +33,7 @@ from lossatlas.networks import Dense
 _EXACT = 1e-10
 _REFIT_FROM = 1e-6
 _MAX_ROUNDS = 50
+_LEAST_SAVED = 0.01
 
 
 class ReductionCertificate(eqx.Module):
@@ -233,7 +234,7 @@ def _merge_layer(state: ReductionState, layer: int, allowance: float, *, merge_a
 
 
 def _approximate_rounds(state: ReductionState, tolerance: float, *, use_refit: bool, **steps: bool) -> None:
-    """With a growing share of the allowance layer by layer, then with all of it until nothing changes.
+    """With a growing share of the allowance layer by layer, then with all of it until a round saves under a hundredth.
 
     Refits are tried front to back and back to front: the first keeps what the first layers found, the second lets the
     last layers ask little of them. The one that leaves fewer parameters is kept.
@@ -250,10 +251,11 @@ def _approximate_rounds(state: ReductionState, tolerance: float, *, use_refit: b
         for i in range(count):
             refit_layer(trial, count - 1 - i if backwards else i, (i + 1) / count * tolerance)
         for _ in range(_MAX_ROUNDS):
-            changed = _exact_rounds(trial, tolerance, **steps)
+            before = trial.num_parameters
+            _exact_rounds(trial, tolerance, **steps)
             for layer in reversed(range(trial.num_hidden)):
-                changed |= refit_layer(trial, layer, tolerance)
-            if not changed:
+                refit_layer(trial, layer, tolerance)
+            if trial.num_parameters > (1 - _LEAST_SAVED) * before:
                 break
     best = min(trials, key=lambda trial: (trial.num_parameters, trial.change))
     for field in dataclasses.fields(state):

@@ -14,12 +14,14 @@ class Selection(eqx.Module):
     Splits, null units and prunings are such matrices, merges are transposes of them: applied at the cost of a copy.
 
     - `size`: the number of columns. `is_transposed`: that the transpose is meant, of shape (size, k).
+    - `is_in_place`: that the first `size` rows select 0 to `size - 1` in order, so that only the rest are added up.
     """
 
     units: Int[Array | np.ndarray, " k"]
     factors: Float[Array | np.ndarray, " k"]
     size: int = eqx.field(static=True)
     is_transposed: bool = eqx.field(static=True, default=False)
+    is_in_place: bool = eqx.field(static=True, default=False)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -35,7 +37,7 @@ class Selection(eqx.Module):
     @property
     def T(self) -> "Selection":  # noqa: N802
         """The transpose."""
-        return Selection(self.units, self.factors, self.size, not self.is_transposed)
+        return Selection(self.units, self.factors, self.size, not self.is_transposed, self.is_in_place)
 
     def __array__(self, dtype=None, copy=None) -> np.ndarray:
         """All entries, as numpy sees them."""
@@ -63,10 +65,14 @@ def on_units(matrix: UnitMatrix, block: Any, axis: int = 0) -> Any:
     column = (*[1] * axis, -1, *[1] * (block.ndim - axis - 1))
     factors = jnp.asarray(matrix.factors, block.dtype).reshape(column)
     if matrix.is_transposed or matrix.size == 0:
+        lead = (slice(None),) * axis
+        if matrix.is_transposed and matrix.is_in_place:
+            first, rest = (*lead, slice(matrix.size)), (*lead, slice(matrix.size, None))
+            head, tail = factors[first], factors[rest]
+            return (block[first] * head).at[(*lead, units[matrix.size :])].add(block[rest] * tail)
         shape = (*block.shape[:axis], matrix.shape[0], *block.shape[axis + 1 :])
         new = jnp.zeros(shape, block.dtype)
-        where = (*[slice(None)] * axis, units)
-        return new.at[where].add(block * factors) if matrix.is_transposed else new
+        return new.at[(*lead, units)].add(block * factors) if matrix.is_transposed else new
     return jnp.take(block, units, axis=axis, mode="clip") * factors
 
 
@@ -90,5 +96,6 @@ def product(outer: UnitMatrix, inner: UnitMatrix) -> UnitMatrix:
     if isinstance(outer, Selection) and isinstance(inner, Selection) and not outer.is_transposed | inner.is_transposed:
         units = jnp.asarray(outer.units)
         factors = outer.factors * jnp.asarray(inner.factors)[units]
-        return Selection(jnp.asarray(inner.units)[units], factors, inner.size)
+        is_in_place = outer.is_in_place and inner.is_in_place
+        return Selection(jnp.asarray(inner.units)[units], factors, inner.size, is_in_place=is_in_place)
     return on_units(outer, inner if not isinstance(inner, Selection) else jnp.asarray(np.asarray(inner)))

@@ -127,8 +127,8 @@ def replicate(network: Network, space: str, times: int, *, landscape: Data = Non
         msg = f"times must be at least 2, got {times}."
         raise InputError(msg)
     units = jnp.tile(jnp.arange(found.size), times)
-    copies = Selection(units, jnp.ones(units.shape, float), found.size)
-    shared = Selection(units, jnp.full(units.shape, 1 / times, float), found.size)
+    copies = Selection(units, jnp.ones(units.shape, float), found.size, is_in_place=True)
+    shared = Selection(units, jnp.full(units.shape, 1 / times, float), found.size, is_in_place=True)
     step = UnitMap(space, copies, shared, shared, copies, note=f"every unit copied {times} times")
     return make_record(network, (step,), landscape, None)
 
@@ -223,7 +223,9 @@ def _split_map(space: UnitSpace, unit: int, shares: np.ndarray, *, homogeneous: 
         scales = outgoing = np.sqrt(shares)
     units = jnp.asarray(np.concatenate([np.arange(n), np.full(k - 1, unit)]))
     rows = np.array([unit, *range(n, n + k - 1)])
-    wide, narrow = (Selection(units, jnp.ones(n + k - 1, float).at[rows].set(f), n) for f in (scales, outgoing))
+    wide, narrow = (
+        Selection(units, jnp.ones(n + k - 1, float).at[rows].set(f), n, is_in_place=True) for f in (scales, outgoing)
+    )
     note = f"unit {unit} split with shares {', '.join(f'{s:.6g}' for s in shares)}"
     return UnitMap(space.name, wide, narrow, narrow, wide, note=note)
 
@@ -275,7 +277,7 @@ def _null_map(network: Network, space: UnitSpace, incoming, bias: float) -> tupl
         msg = f"The units of {space.name} have no bias, so bias must be 0, got {bias}."
         raise InputError(msg)
     output = 0.0 if space.activation is None else float(space.activation(jnp.asarray(bias, float)))
-    keep = Selection(jnp.append(jnp.arange(n), 0), jnp.ones(n + 1, float).at[-1].set(0.0), n)
+    keep = Selection(jnp.append(jnp.arange(n), 0), jnp.ones(n + 1, float).at[-1].set(0.0), n, is_in_place=True)
     constants, caution = None, None
     if not zero_incoming:
         caution = "The null unit has incoming weights: the gradient of its readers need not vanish."
