@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lossatlas._parameters import named_arrays
 from lossatlas.embedding import add_null_unit, replicate, split
 from lossatlas.embedding._selection import Selection, on_units, product
-from lossatlas.networks import Dense, Transformer
+from lossatlas.networks import Conv, Dense
 
 
 @st.composite
@@ -113,16 +114,14 @@ def test_maps_marked_in_place_are(made):
         assert np.array_equal(matrix.units[: matrix.size], np.arange(matrix.size))
 
 
-def test_blocked_axis_keeps_outer_and_inner_parts_apart():
-    """Queries of every head share one space: its units lie between the heads and nothing or other coordinates."""
-    network = Transformer(jax.random.key(0), 3, 4, 2, num_stream=8, num_heads=2)
-    spaces = {s.name: s for s in network.unit_spaces().values() if s.closed is None and s.shares == "any"}
-    blocked = [s for s in spaces.values() if any(a.outer > 1 or a.inner > 1 for a in (*s.writers, *s.readers))]
-    assert blocked
-    for space in blocked:
-        wide, record = split(network, space.name, 0, 0.3)
-        x = jnp.linspace(-1.0, 1.0, 12).reshape(4, 3)
-        assert jnp.abs(wide(x) - network(x)).max() < 1e-13
-        back = record.inverse(wide)
-        for old, new in zip(jax.tree.leaves(network), jax.tree.leaves(back), strict=True):
-            assert np.allclose(old, new, atol=1e-14)
+def test_blocked_axis_keeps_positions_of_a_channel_together():
+    """A dense layer reads the positions of each channel one after the other: the units are blocks of one axis."""
+    network = Conv(jax.random.key(0), (2, 3, 3), [3], [2])
+    space = network.unit_spaces()["channels[0]"]
+    assert any(axis.outer > 1 or axis.inner > 1 for axis in (*space.writers, *space.readers))
+    wide, record = split(network, space.name, 1, 0.3)
+    x = jnp.linspace(-1.0, 1.0, 18).reshape(2, 3, 3)
+    assert jnp.abs(wide(x) - network(x)).max() < 1e-14
+    back = record.inverse(wide)
+    for old, new in zip(named_arrays(network).values(), named_arrays(back).values(), strict=True):
+        assert np.allclose(old, new, atol=1e-14)
