@@ -115,6 +115,15 @@ def _starts(state: ReductionState, layer: int, problem: FitProblem) -> Callable[
         rest = frame.T @ (target - basis @ (basis.T @ target))
         slopes = rest + turned.T @ ((inverse - 1)[:, None] * (turned @ rest))
         directions = np.linalg.svd(frame @ slopes - basis @ (overlap @ slopes), full_matrices=False)[2]
+        basis = np.concatenate([np.ones((len(entering), 1)), neurons[:, kept]], axis=1)
+
+        def off(values):
+            return values - basis @ np.linalg.lstsq(basis, values, rcond=_RCOND)[0]
+
+        left = off(entering)
+        slopes = np.linalg.lstsq(left, off(target * weights), rcond=_RCOND)[0]
+        # Of the small factor, not of the tall product of low rank, on which LAPACK's gesdd may not converge.
+        directions = np.linalg.svd(np.linalg.qr(left, mode="r") @ slopes, full_matrices=False)[2]
 
         def with_rank(rank: int) -> LayerFit:
             chosen = slopes @ directions[:rank].T

@@ -87,5 +87,8 @@ from lossatlas.networks._units import (
     put_units as put_units,
 )
 from lossatlas.networks._units import (
+    resized as resized,
+)
+from lossatlas.networks._units import (
     take_units as take_units,
 )

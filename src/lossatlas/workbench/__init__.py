@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from lossatlas.workbench._run import SurveyRun as SurveyRun
     from lossatlas.workbench._shrink import Shrunk as Shrunk
     from lossatlas.workbench._shrink import Size as Size
+    from lossatlas.workbench._shrink import covering as covering
     from lossatlas.workbench._shrink import shrink as shrink
     from lossatlas.workbench._shrink_page import write_shrink_page as write_shrink_page
     from lossatlas.workbench._survey import survey as survey
@@ -34,6 +35,7 @@ _NAMES = {
     "Shrunk": "lossatlas.workbench._shrink",
     "Size": "lossatlas.workbench._shrink",
     "SurveyRun": "lossatlas.workbench._run",
+    "covering": "lossatlas.workbench._shrink",
     "export": "lossatlas.workbench._export",
     "grow": "lossatlas.workbench._grow",
     "diagnose": "lossatlas.workbench._diagnose",
