@@ -337,9 +337,8 @@ def show(net: str, module: nn.Module, images: Images, results: list[Result], sec
         before = module(images.fresh)
     accuracy = float((before.argmax(1) == images.fresh_labels).double().mean())
     spread = float((before - before.mean(0)).norm(dim=1).square().mean().sqrt())
-    print(
-        f"\n{net}: {size(module):,} parameters, accuracy {accuracy:.3f}, rms of the logits about their mean {spread:.3g}"
-    )
+    print(f"\n{net}: {size(module):,} parameters, accuracy {accuracy:.3f}")
+    print(f"rms of the logits about their mean on the images held out: {spread:.3g}")
     print("rms change / largest change / accuracy on the images held out")
     print(f"{'':<28}" + "".join(f"{f'{percent} %':>21}" for percent in PERCENTS))
     for method in METHODS:

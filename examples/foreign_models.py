@@ -57,6 +57,7 @@ class Emulator(eqx.Module):
     gamma: tuple[Array, ...]
 
     def __call__(self, x: Float[Array, " n"]) -> Float[Array, " o"]:
+        """The standardised spectra of standardised parameters."""
         for layer, beta, gamma in zip(self.layers, self.beta, self.gamma, strict=False):
             x = layer.weight @ x + layer.bias
             x = (gamma + (1 - gamma) * jax.nn.sigmoid(beta * x)) * x
@@ -86,6 +87,7 @@ class FaceFilter(eqx.Module):
     slopes: tuple[Array, ...]
 
     def __call__(self, x: Float[Array, "c h w"]) -> Float[Array, " o"]:
+        """Logits and box of one patch."""
         for i, (conv, slope) in enumerate(zip(self.convs, self.slopes, strict=False)):
             x = convolved(x, conv.weight) + conv.bias[:, None, None]
             x = jnp.where(x >= 0, x, slope[:, None, None] * x)
@@ -129,6 +131,7 @@ class Pitch(eqx.Module):
     classifier: Affine
 
     def __call__(self, x: Float[Array, " t"]) -> Float[Array, " o"]:
+        """Logits of one window of 1,024 samples."""
         x = x[None, :, None]
         for i, (conv, scale, shift) in enumerate(zip(self.convs, self.scales, self.shifts, strict=True)):
             x = jnp.pad(x, ((0, 0), (254, 254) if i == 0 else (31, 32), (0, 0)))
@@ -246,7 +249,7 @@ def emu_pk() -> Foreign:
 
 
 def facenet() -> Foreign:
-    """Patches of scikit-image, half of them faces, and of photographs, 24 x 24, (x - 127.5) / 128 as in `detect_face`."""
+    """Patches, some of them faces, 24 x 24, scaled to (x - 127.5) / 128 as in `detect_face`."""
     import torch
 
     state = torch.load(folder("facenet_pytorch") / "data" / "rnet.pt", weights_only=True, map_location="cpu")
@@ -274,7 +277,7 @@ def facenet() -> Foreign:
 
 
 def faces() -> np.ndarray:
-    """`skimage.data.lfw_subset`: 100 grey faces and 100 patches without one, 25 x 25, less their last row and column."""
+    """`skimage.data.lfw_subset`: 100 grey faces and 100 patches without one, 25 x 25, cut to 24 x 24."""
     grey = np.load(folder("skimage") / "data" / "lfw_subset.npy", allow_pickle=False)[:, :24, :24]
     return np.repeat((255 * grey.astype(float)[:, None] - 127.5) / 128, 3, axis=1)
 
