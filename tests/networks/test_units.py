@@ -1,15 +1,19 @@
 """The generic self-test of unit spaces: every architecture that states them is put through it."""
 
+from typing import Any
+
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jaxtyping import Array
 
 from architectures import ARCHITECTURES, IMAGE, KEY, NO_BIASES
 from lossatlas import Landscape
 from lossatlas._errors import InputError
 from lossatlas._parameters import named_arrays, named_parameters, ravel
-from lossatlas.embedding import add_null_unit, replicate, split
+from lossatlas.embedding import add_null_unit, reduce, replicate, split
 from lossatlas.embedding._record import outputs
 from lossatlas.networks import (
     Axis,
@@ -19,6 +23,7 @@ from lossatlas.networks import (
     num_parameters,
     put_units,
     replace_parameters,
+    resized,
     take_units,
 )
 
@@ -230,3 +235,32 @@ def test_unit_spaces_of_convolutions_do_not_trace_the_network():
     calls.clear()
     (reader,) = network.unit_spaces()["channels[1]"].readers
     assert (reader.inner, calls) == (1, [])
+class Gated(eqx.Module):
+    """A module of a user's own: each neuron has a gate."""
+
+    first: Array
+    gate: Array
+    last: Array
+
+    def __call__(self, x):
+        return self.last @ (self.gate * jnp.tanh(self.first @ x))
+
+    def unit_spaces(self):
+        writers = (Axis("first", 0), Axis("gate", 0))
+        return {"hidden": UnitSpace("hidden", len(self.gate), "neuron", writers, (Axis("last", 1),), None)}
+
+    def with_sizes(self, sizes):
+        return resized(self, sizes)
+
+
+def test_a_module_of_the_user_is_resized_and_reduced():
+    first, last = jax.random.normal(jax.random.key(0), (2, 2)), jax.random.normal(jax.random.key(1), (3, 2))
+    own = Gated(first[jnp.array([0, 1, 0])], jnp.array([0.5, 2.0, 0.5]), last[:, jnp.array([0, 1, 1])])
+    smaller = own.with_sizes({"hidden": 1})
+    assert (smaller.first.shape, smaller.gate.shape, smaller.last.shape) == ((1, 2), (1,), (3, 1))
+    rows = jax.random.normal(jax.random.key(2), (20, 2))
+    reduced, _ = reduce(own, rows)
+    assert reduced.gate.shape == (2,)
+    np.testing.assert_allclose(outputs(reduced, rows), outputs(own, rows), atol=1e-12)
+    with pytest.raises(InputError, match="at least 1"):
+        own.with_sizes({"hidden": 0})
