@@ -428,7 +428,7 @@ def study(name: str, console: Console) -> dict:
             cells.append(f"{100 * line['same']:.2f} %")
         table.add_row(*cells)
         lines.append(line)
-        console.print(f"  {json.dumps(line)}", highlight=False)
+        console.print(f"  {json.dumps(line)}", highlight=False, soft_wrap=True)
     console.print(table)
     counts = (len(foreign.seen), len(foreign.held), len(foreign.further))
     console.print("  rows: {:,} seen, {:,} held back, {:,} further".format(*counts))
