@@ -1,7 +1,5 @@
 """The generic self-test of unit spaces: every architecture that states them is put through it."""
 
-from typing import Any
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -235,6 +233,8 @@ def test_unit_spaces_of_convolutions_do_not_trace_the_network():
     calls.clear()
     (reader,) = network.unit_spaces()["channels[1]"].readers
     assert (reader.inner, calls) == (1, [])
+
+
 class Gated(eqx.Module):
     """A module of a user's own: each neuron has a gate."""
 

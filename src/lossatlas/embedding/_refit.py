@@ -114,22 +114,15 @@ def _starts(state: ReductionState, layer: int, problem: FitProblem) -> Callable[
         inverse = np.where(squares > _RCOND, 1 / np.where(squares > _RCOND, squares, 1.0), 0.0)
         rest = frame.T @ (target - basis @ (basis.T @ target))
         slopes = rest + turned.T @ ((inverse - 1)[:, None] * (turned @ rest))
-        directions = np.linalg.svd(frame @ slopes - basis @ (overlap @ slopes), full_matrices=False)[2]
-        basis = np.concatenate([np.ones((len(entering), 1)), neurons[:, kept]], axis=1)
-
-        def off(values):
-            return values - basis @ np.linalg.lstsq(basis, values, rcond=_RCOND)[0]
-
-        left = off(entering)
-        slopes = np.linalg.lstsq(left, off(target * weights), rcond=_RCOND)[0]
-        # Of the small factor, not of the tall product of low rank, on which LAPACK's gesdd may not converge.
-        directions = np.linalg.svd(np.linalg.qr(left, mode="r") @ slopes, full_matrices=False)[2]
+        left = frame @ slopes - basis @ (overlap @ slopes)
+        # gesdd, numpy's way, may not converge on products of low rank.
+        directions = scipy.linalg.svd(left, full_matrices=False, lapack_driver="gesvd")[2]
 
         def with_rank(rank: int) -> LayerFit:
             chosen = slopes @ directions[:rank].T
             linear = (axes.T @ (chosen / scales[:, None])).T
-            left = target - frame @ chosen @ directions[:rank]
-            coefficients = mix.T @ (basis.T @ left / sizes[:, None])
+            unfitted = target - frame @ chosen @ directions[:rank]
+            coefficients = mix.T @ (basis.T @ unfitted / sizes[:, None])
             shift = target_mean - neurons_mean[kept] @ coefficients - entering_mean @ linear.T @ directions[:rank]
             return LayerFit(
                 weight=here.weight[kept],
