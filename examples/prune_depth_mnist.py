@@ -5,14 +5,14 @@
 Tanh networks 784-50x10-10 are trained on 7,000 images (Adam 1e-3, batches of 100) with each weight decay. Hidden layers
 whose minimal Pearson correlation (MPC) exceeds 0.99 on the training images are removed, each neuron replaced by its
 line. On 1,000 validation images the decay is chosen: the fewest hidden layers left among those whose pruned network is
-within one standard error of the best. The chosen network then meets 2,000 images that nothing has seen; beside the
+within one standard error of the best. The chosen network then meets the 2,000 other images; beside the
 removal of layers stands `embedding.reduce`, which is asked for a largest change of a logit on the training images that
 it looks at, and gives none on others.
 
-It is weight decay that makes the layers linear: it keeps pre-activations where tanh is a line. Without it no layer is
-linear in a network of good accuracy. Bai et al. 2022 (arXiv 2205.13283, Figure 7), on 60,000 images and with another
-optimiser, report 10 -> 5 hidden layers, an agreement of 98.54 % and an accuracy of 95.4 -> 95.27 %. LOSSATLAS_DATA is a
-folder with the MNIST files; without it they are fetched from OpenML.
+It is weight decay that makes the layers linear: it keeps pre-activations where tanh is a line. Without it no layer was
+linear in a network of good accuracy here. Bai et al. 2022 (arXiv 2205.13283, Figure 7), on 60,000 images and with
+another optimiser, report 10 -> 5 hidden layers, an agreement of 98.54 % and an accuracy of 95.4 -> 95.27 %.
+LOSSATLAS_DATA is a folder with the MNIST files; without it they are fetched from OpenML.
 """
 
 import argparse
