@@ -44,6 +44,7 @@ def _check(result, share):
     assert all(np.isfinite(value) for value in grown["losses"].values())
 
 
+@pytest.mark.slow
 def test_digits_networks_are_shrunk_and_grown(example):
     given = _tiny(example, "cnn")
     _check(example.run(given, 0, lambda _: None), given.share)

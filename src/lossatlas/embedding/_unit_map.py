@@ -212,15 +212,23 @@ def require_unit_spaces(network: Network) -> dict[str, UnitSpace]:
             if axis.path not in known:
                 msg = f"{axis.path} must be a floating-point array; convert it with .astype(float)."
                 raise InputError(msg)
-        tied = {(axis.path, axis.axis) for axis in space.writers} & {(axis.path, axis.axis) for axis in space.readers}
+        tied = [made for made in space.writers for read in space.readers if _overlap(made, read, space.size)]
         if tied and space.closed is None:
-            path, axis = min(tied)
+            where = f"axis {tied[0].axis} of {tied[0].path}"
             msg = (
-                f"{space.name} is written and read by the same weights (axis {axis} of {path}): copies would have to "
+                f"{space.name} is written and read by the same weights ({where}): copies would have to "
                 "be whole and shared out at once. Untie them, one parameter for each, before the space is resized."
             )
             raise InputError(msg)
     return spaces
+
+
+def _overlap(first: Axis, second: Axis, size: int) -> bool:
+    """Whether two axes share entries of one parameter."""
+    if (first.path, first.axis) != (second.path, second.axis):
+        return False
+    low, high = sorted((first, second), key=lambda axis: axis.offset)
+    return high.offset < low.offset + low.outer * size * low.inner
 
 
 def reader_norms(network: Network, space: UnitSpace) -> Float[np.ndarray, " units"]:

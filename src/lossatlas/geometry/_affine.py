@@ -110,5 +110,6 @@ class LayerStatistics:
         # The first row belongs to the column of ones, so the others hold the variation about the mean.
         total = float((right[1:] ** 2).sum())
         left_over = float(((right - left @ solution) ** 2).sum())
-        r2 = 1.0 - left_over / total if total > 0 else 1.0
+        is_constant = total <= _CONSTANT**2 * float((right**2).sum())
+        r2 = 1.0 if is_constant else 1.0 - left_over / total
         return solution[1:].T, solution[0], r2
