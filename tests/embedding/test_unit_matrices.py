@@ -65,6 +65,7 @@ def test_product_of_selections_in_place_is_in_place():
     first = Selection(np.array([0, 1, 1]), np.array([1.0, 0.4, 0.6]), 2, is_in_place=True)
     second = Selection(np.array([0, 1, 2, 0]), np.array([0.5, 1.0, 1.0, 0.5]), 3, is_in_place=True)
     both = product(second, first)
+    assert isinstance(both, Selection)
     assert both.is_in_place
     dense = np.asarray(second) @ np.asarray(first)
     block = np.arange(8.0).reshape(4, 2)

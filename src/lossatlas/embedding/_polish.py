@@ -61,8 +61,9 @@ class FitProblem:
         if len(self.offset) <= most:
             return self
         rows = np.linspace(0, len(self.offset) - 1, most).astype(int)
-        fields = (self.entering, self.target, self.jacobian, self.offset)
-        return FitProblem(*(field[rows] for field in fields), self.activation)
+        return FitProblem(
+            self.entering[rows], self.target[rows], self.jacobian[rows], self.offset[rows], self.activation
+        )
 
     def residual(self, fit: LayerFit) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The residual (n, o), with pre-activations and unit outputs."""

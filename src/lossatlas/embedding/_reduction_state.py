@@ -57,7 +57,7 @@ class ReductionState:
     def _measure(self, layers: list[LayerArrays], layer: int, allowance: float) -> float:
         """The largest output change, or any number above the allowance once a few rows exceed it."""
         entering = self.features[layer]
-        step = len(entering) // _FIRST_ROWS
+        step, change = len(entering) // _FIRST_ROWS, 0.0
         for rows in (slice(None, None, step), slice(None)) if step > 1 else (slice(None),):
             out = outputs_from(layers, layer, entering[rows], self.activation)
             change = float(np.abs(out - self.reference[rows]).max(initial=0.0))

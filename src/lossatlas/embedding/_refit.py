@@ -97,7 +97,8 @@ def _starts(state: ReductionState, layer: int, problem: FitProblem) -> Callable[
     # One QR of all columns, the constant first: what follows needs their inner products, not their rows.
     data = np.concatenate([np.ones((len(neurons), 1)), *parts], axis=1)
     bounds = np.cumsum([part.shape[1] for part in parts])[:-1]
-    entering, neurons, target = np.split(np.linalg.qr(data, mode="r")[1:, 1:], bounds, axis=1)
+    factor = np.asarray(np.linalg.qr(data, mode="r"))
+    entering, neurons, target = np.split(factor[1:, 1:], bounds, axis=1)
     frame, scales, axes = _thin_svd(entering)
     readers = state.layers[layer + 1].readers[:, : here.num_neurons]
     columns = neurons * np.linalg.norm(readers * weights[:, None], axis=0)
