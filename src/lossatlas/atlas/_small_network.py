@@ -17,6 +17,7 @@ from lossatlas.landscape import Landscape
 from lossatlas.networks import Dense, DenseLayer
 
 
+_SAME = 1e-9  # distance of functions that is rounding
 NEAR = 0.15
 """The distance of two functions below which one stands for the other, as for the visits of a survey."""
 
@@ -73,7 +74,7 @@ def find_small(
             point = polished(candidate, landscape, max_steps) if behind.num_parameters <= max_size else None
             apart = None if point is None else _distance(landscape, point.network, there, scale)
             found.append(Candidate(behind, point, apart))
-    return min(found, key=_preference)
+    return _smallest_of_the_nearest(found)
 
 
 def polished(network: Dense, landscape: Landscape, max_steps: int) -> CriticalPoint:
@@ -176,6 +177,13 @@ def _readers(network: Dense, layer: int) -> np.ndarray:
 def _distance(landscape: Landscape, network: Dense, there: Float[np.ndarray, "n o"], scale: float) -> float:
     apart = linked_predictions(landscape, network) - there
     return float(np.sqrt(np.mean(apart**2))) / scale
+
+
+def _smallest_of_the_nearest(found: list[Candidate]) -> Candidate:
+    """Of candidates whose points are the same function, up to a hundredth of the distance, the smallest network."""
+    rank, distance = min(map(_preference, found))
+    same = [c for c in found if _preference(c)[0] == rank and _preference(c)[1] <= 1.01 * distance + _SAME]
+    return min(same, key=lambda candidate: candidate.small.num_parameters)
 
 
 def _preference(candidate: Candidate) -> tuple[int, float]:
