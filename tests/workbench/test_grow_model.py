@@ -10,7 +10,7 @@ import pytest
 
 from lossatlas import data
 from lossatlas._errors import InputError
-from lossatlas.embedding import deepen
+from lossatlas.embedding import lift
 from lossatlas.networks import Conv, Dense, Recurrent, Residual
 from lossatlas.workbench import Model, grow
 
@@ -50,7 +50,8 @@ def test_new_layers_stand_where_they_were_asked_for_and_depend_on_the_seed(relu)
     grown = grow(relu, depth=2, before=[0], data=DIABETES, seed=7)
     assert grown.model.shape == "10-10-2-1"
     inputs = jnp.asarray(DIABETES.arrays("mse")[0])
-    expected, _ = deepen(relu.network, inputs, key=jax.random.fold_in(jax.random.key(7), 0), before=0)
+    key = jax.random.fold_in(jax.random.fold_in(jax.random.key(7), 0), 0)  # of the place, then of the layer
+    expected, _ = lift(relu.network, inputs, 0, 10, key=key)
     assert eqx.tree_equal(grown.model.network, expected)
     other = grow(relu, depth=2, before=[0], data=DIABETES, seed=8).model.network
     assert not eqx.tree_equal(other, expected)
