@@ -12,7 +12,7 @@ import pathlib
 import platform
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 
@@ -130,22 +130,30 @@ def arguments(description: str, repeats: int) -> argparse.Namespace:
     return parser.parse_args()
 
 
-def report(rows: Sequence[Row], found: dict[str, str], path: pathlib.Path | None) -> None:
-    """Print the table, and write it as JSON where a path is given."""
+def _figure(ratio: float | None) -> str:
+    """One decimal, two below 10."""
+    return "" if ratio is None else f"{ratio:.1f}" if ratio >= 10 else f"{ratio:.2f}"
+
+
+def report(rows: Iterable[Row], found: dict[str, str], path: pathlib.Path | None) -> None:
+    """Print the table, each row as soon as it is measured, and write it as JSON where a path is given."""
     print("  ".join(f"{name} {version}" for name, version in found.items()))
     head = f"{'job':<62} {'ours':>10} {'peer':>10} {'ratio':>7} {'min..max':>13} {'processor':>9}"
-    print(f"{head} {'aim':>5} {'compile':>8}  accuracy")
+    print(f"{head} {'aim':>5} {'compile':>8}  accuracy", flush=True)
+    measured = []
     for row in rows:
+        measured.append(row)
         if row.not_run or row.ours is None or row.peer is None or row.ratio_range is None:
-            print(f"{row.job:<62} not run: {row.not_run}")
+            print(f"{row.job:<62} not run: {row.not_run}", flush=True)
             continue
         low, high = row.ratio_range
         aim = "" if row.target is None else f"{row.target:g}"
         print(
-            f"{row.job:<62} {row.ours.median * 1e3:>7.2f} ms {row.peer.median * 1e3:>7.1f} ms {row.ratio:>7.1f} "
-            f"{f'{low:.0f}..{high:.0f}':>13} {row.processor_ratio or 0.0:>9.1f} "
-            f"{aim:>5} {row.compile_seconds or 0.0:>6.2f} s  {row.accuracy}"
+            f"{row.job:<62} {row.ours.median * 1e3:>7.2f} ms {row.peer.median * 1e3:>7.1f} ms {_figure(row.ratio):>7} "
+            f"{f'{_figure(low)}..{_figure(high)}':>13} {_figure(row.processor_ratio):>9} "
+            f"{aim:>5} {row.compile_seconds or 0.0:>6.2f} s  {row.accuracy}",
+            flush=True,
         )
     if path is not None:
-        content = {"versions": found, "rows": [dataclasses.asdict(row) for row in rows]}
+        content = {"versions": found, "rows": [dataclasses.asdict(row) for row in measured]}
         path.write_text(json.dumps(content, indent=2) + "\n")

@@ -6,7 +6,9 @@ The stack has five layers of 5,000 units and 100 million parameters in float32 (
 unit, and merging its copies again, must write every changed weight once, so a copy of the whole stack is the measure:
 a ratio of 1 is the speed of memory. Matching assigns the units of each layer to those of a permuted copy, which no
 copy can do; its ratio says how many copies that costs. Reduction looks for the planted copies, constants and linear
-neurons of a layer of 2,000; beside it stands the search for copies alone, each pair compared.
+neurons of a layer of 2,000; beside it stands the search for copies alone, each pair compared. Discovery finds and
+tests the unit spaces of a graph of the size of ResNet-18 (PyTorch, 64 x 64 pixels); beside it stands one compilation of
+its gradient, of which discovery needs several.
 """
 
 # ruff: noqa: E402  (threads are set before anything else is imported)
@@ -19,14 +21,17 @@ import argparse
 import dataclasses
 import pathlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lossatlas._errors import InputError
 from lossatlas._parameters import named_arrays, num_parameters, replace_parameters
-from lossatlas.embedding import match, reduce, split
+from lossatlas.embedding import discover_units, match, reduce, split
+from lossatlas.interop import torch_function
 from lossatlas.networks import Dense, DenseLayer, put_units, take_units
 
 
@@ -53,9 +58,12 @@ def against_copy(job: str, network: Dense, ours: Callable[[], object], repeats: 
     clock = time.perf_counter()
     jax.block_until_ready(ours())
     compile_seconds = time.perf_counter() - clock
-    times = _common.alternate(
-        lambda: jax.block_until_ready(ours()), lambda: [np.copy(array) for array in arrays], repeats
-    )
+
+    def copied() -> list[np.ndarray]:
+        return [np.copy(array) for array in arrays]
+
+    copied()  # the first one asks the machine for its memory
+    times = _common.alternate(lambda: jax.block_until_ready(ours()), copied, repeats)
     return _common.Row(
         job,
         **times,
@@ -67,7 +75,7 @@ def against_copy(job: str, network: Dense, ours: Callable[[], object], repeats: 
     )
 
 
-def maps(width: int, repeats: int) -> list[_common.Row]:
+def maps(width: int, repeats: int) -> Iterator[_common.Row]:
     """Split, merge and match of the stack."""
     network = stack(width)
     name = f"5 layers of {width:,}, {num_parameters(network) / 1e6:.0f} million parameters"
@@ -77,15 +85,14 @@ def maps(width: int, repeats: int) -> list[_common.Row]:
         float(jnp.abs(a - b).max())
         for a, b in zip(named_arrays(network).values(), named_arrays(back).values(), strict=True)
     )
-    rows = [
-        against_copy(
-            f"split one unit, {name}", network, lambda: split(network, "hidden[1]", 3, 0.3)[0], repeats, "exact"
-        ),
-        against_copy(
-            f"merge it again, {name}", network, lambda: record.inverse(wide), repeats, f"weights back to {change:.0e}"
-        ),
-    ]
-    del wide, back
+    del back
+    yield against_copy(
+        f"split one unit, {name}", network, lambda: split(network, "hidden[1]", 3, 0.3)[0], repeats, "exact"
+    )
+    yield against_copy(
+        f"merge it again, {name}", network, lambda: record.inverse(wide), repeats, f"weights back to {change:.0e}"
+    )
+    del wide
     other, found = permuted(network), []
 
     def matched() -> Dense:
@@ -94,8 +101,7 @@ def maps(width: int, repeats: int) -> list[_common.Row]:
         return moved
 
     row = against_copy(f"match, {name}", network, matched, 1, "")
-    rows.append(dataclasses.replace(row, accuracy=str(found[-1])))
-    return rows
+    yield dataclasses.replace(row, accuracy=str(found[-1]))
 
 
 def planted(width: int, num_inputs: int = 64, num_outputs: int = 10) -> tuple[Dense, np.ndarray]:
@@ -148,6 +154,66 @@ def reduction(width: int, repeats: int) -> _common.Row:
     )
 
 
+def resnet18(channels: int):
+    """ResNet-18 in PyTorch, in inference mode: 64 channels in the original."""
+    from torch import nn
+
+    class Block(nn.Module):
+        def __init__(self, entering: int, leaving: int, stride: int):
+            super().__init__()
+            self.first = nn.Sequential(
+                nn.Conv2d(entering, leaving, 3, stride, 1, bias=False), nn.BatchNorm2d(leaving), nn.ReLU()
+            )
+            self.second = nn.Sequential(nn.Conv2d(leaving, leaving, 3, 1, 1, bias=False), nn.BatchNorm2d(leaving))
+            self.skip = nn.Identity()
+            if stride > 1:
+                self.skip = nn.Sequential(nn.Conv2d(entering, leaving, 1, stride, bias=False), nn.BatchNorm2d(leaving))
+
+        def forward(self, x):
+            return nn.functional.relu(self.second(self.first(x)) + self.skip(x))
+
+    stem = [nn.Conv2d(3, channels, 7, 2, 3, bias=False), nn.BatchNorm2d(channels), nn.ReLU(), nn.MaxPool2d(3, 2, 1)]
+    blocks, entering = [], channels
+    for leaving, stride in ((channels, 1), (2 * channels, 2), (4 * channels, 2), (8 * channels, 2)):
+        blocks += [Block(entering, leaving, stride), Block(leaving, leaving, 1)]
+        entering = leaving
+    return nn.Sequential(*stem, *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(entering, 1000)).eval()
+
+
+def discovery(channels: int) -> _common.Row:
+    """The unit spaces of a graph of the size of ResNet-18, found and tested, beside compiling its gradient once."""
+    job = f"discover the units of ResNet-18, {channels} channels"
+    try:
+        import torch
+
+        network = torch_function(resnet18(channels), np.zeros((3, 64, 64), np.float32))
+    except (ImportError, InputError) as error:
+        return _common.Row(job, not_run=str(error))
+    torch.set_num_threads(1)
+    params, rest = eqx.partition(network, eqx.is_inexact_array)
+    example, found = jnp.asarray(np.random.default_rng(0).normal(size=(3, 64, 64)), jnp.float32), []
+
+    def compiled() -> None:
+        def total(params, x):
+            return jnp.sum(eqx.combine(params, rest)(x))
+
+        jax.jit(jax.value_and_grad(total)).lower(params, example).compile()
+
+    def ours() -> None:
+        found.append(discover_units(lambda net, x: net(x), network, example))
+
+    times = _common.alternate(ours, compiled, 1)
+    spaces = found[-1].spaces
+    closed = sum(space.closed is not None for space in spaces.values())
+    return _common.Row(
+        job,
+        **times,
+        peer_name="compiling the gradient once",
+        accuracy=f"{len(spaces)} unit spaces, {closed} closed",
+        threads=THREADS,
+    )
+
+
 def main() -> None:
     """Measure and report."""
     parser = argparse.ArgumentParser(description="Maps between architectures against copies and plain loops.")
@@ -155,9 +221,13 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5, help="timed repeats of each side (default 5)")
     parser.add_argument("--quick", action="store_true", help="smaller networks")
     options = parser.parse_args()
-    rows = maps(1000 if options.quick else 5000, options.repeats)
-    rows.append(reduction(500 if options.quick else 2000, min(options.repeats, 2)))
-    _common.report(rows, _common.versions("lossatlas", "jax", "jaxlib", "equinox", "numpy", "scipy"), options.json)
+
+    def rows() -> Iterator[_common.Row]:
+        yield from maps(1000 if options.quick else 5000, options.repeats)
+        yield reduction(500 if options.quick else 2000, min(options.repeats, 2))
+        yield discovery(8 if options.quick else 64)
+
+    _common.report(rows(), _common.versions("lossatlas", "jax", "jaxlib", "equinox", "numpy", "scipy"), options.json)
 
 
 if __name__ == "__main__":
