@@ -1,6 +1,9 @@
 """Match two networks of one shape up to the symmetries of their units."""
 
+import math
+
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
@@ -9,13 +12,15 @@ from lossatlas._errors import InputError
 from lossatlas._parameters import named_arrays
 from lossatlas._types import Network
 from lossatlas.embedding._record import Data, outputs
-from lossatlas.embedding._unit_map import require_unit_spaces
+from lossatlas.embedding._selection import Selection
+from lossatlas.embedding._unit_map import on_axis, require_unit_spaces
 from lossatlas.networks import Axis, Conv, Dense, UnitSpace, apply_reflection, put_units, replace_parameters, take_units
 
 
 _SAME = 1e-9
 _GAIN = 100  # in units of rounding
 _MAX_SWEEPS = 100
+_BLOCK = 128  # rows, which stay in the cache
 
 
 class Match(eqx.Module):
@@ -95,11 +100,15 @@ def match(network: Network, reference: Network, *, landscape: Data = None) -> tu
             # Equal rows match best as they stand: sum |w_i - f_j|^2 is 0.
             if all(np.array_equal(arrays[axis.path], wanted[axis.path]) for axis in _axes(space)):
                 continue
-            score = _score(arrays, wanted, axes, space.size)
-            order, sign = _assign(score, can_reflect(moved, space))
-            gain = np.sum(sign * score[np.arange(space.size), order]) - np.trace(score)
-            if gain <= _GAIN * np.finfo(score.dtype).eps * np.abs(score).sum():
-                continue
+            twins = _twins(arrays, wanted, axes, space.size, reflects=can_reflect(moved, space))
+            if twins is None:
+                score = _score(arrays, wanted, axes, space.size)
+                order, sign = _assign(score, can_reflect(moved, space))
+                gain = np.sum(sign * score[np.arange(space.size), order]) - np.trace(score)
+                if gain <= _GAIN * np.finfo(score.dtype).eps * np.abs(score).sum():
+                    continue
+            else:
+                order, sign = twins
             moved = _reflected(_permuted(moved, space, order), space, sign)
             orders[name], signs[name] = orders[name][order], signs[name][order] * sign
             changed = True
@@ -109,20 +118,32 @@ def match(network: Network, reference: Network, *, landscape: Data = None) -> tu
         moved = _scaled(moved, space, scales[name])
     factors = {name: scales[name] / own_scales[name][orders[name]] for name in spaces}
     found, wanted = named_arrays(moved), named_arrays(reference)
-    difference = np.concatenate([np.ravel(found[path] - wanted[path]) for path in wanted])
-    size = np.concatenate([np.ravel(array) for array in wanted.values()])
+    sizes = [_size(array) for array in wanted.values()]
+    differences = [_size(found[path], array) for path, array in wanted.items()]
+    (largest, norm), (apart, distance) = (_joined(parts) for parts in (sizes, differences))
     result = Match(
         orders,
         signs,
         factors,
-        residual=float(np.abs(difference).max(initial=0.0) / max(np.abs(size).max(initial=0.0), 1e-300)),
-        distance=float(np.linalg.norm(difference) / max(np.linalg.norm(size), 1e-300)),
+        residual=apart / max(largest, 1e-300),
+        distance=distance / max(norm, 1e-300),
         output_difference=None
         if landscape is None
         else float(jnp.abs(outputs(network, landscape) - outputs(reference, landscape)).max()),
         sweeps=sweeps,
     )
     return moved, result
+
+
+@jax.jit
+def _size(array: Array, other: Array | float = 0.0) -> tuple[Array, Array]:
+    """The largest entry of a difference, and its Euclidean norm."""
+    difference = array - other
+    return jnp.max(jnp.abs(difference), initial=0.0), jnp.linalg.norm(difference.ravel())
+
+
+def _joined(parts: list[tuple[Array, Array]]) -> tuple[float, float]:
+    return max((float(largest) for largest, _ in parts), default=0.0), math.hypot(*(float(norm) for _, norm in parts))
 
 
 def _common_spaces(network: Network, reference: Network) -> dict[str, UnitSpace]:
@@ -150,8 +171,46 @@ def _others(axis: Axis, name: str, spaces: dict[str, UnitSpace]) -> set[str]:
 
 
 def _rows(arrays: dict[str, Array], axis: Axis, size: int) -> Float[np.ndarray, "units _"]:
-    block = np.asarray(take_units(arrays[axis.path], axis, size))
-    return np.moveaxis(block, -2, 0).reshape(size, -1)
+    lead = np.moveaxis(np.asarray(arrays[axis.path]), axis.axis, 0)
+    block = lead[axis.offset : axis.offset + axis.outer * size * axis.inner]
+    return np.moveaxis(block.reshape(axis.outer, size, -1), 1, 0).reshape(size, -1)
+
+
+def _twins(
+    found: dict[str, Array], wanted: dict[str, Array], axes: list[Axis], size: int, *, reflects: bool
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """Order and signs where each unit of the reference has an equal one in the network, else None.
+
+    Units are sorted by their products with one random vector, so this costs a few readings of the weights, and then
+    compared whole. Nothing can match better.
+    """
+    generator = np.random.default_rng(0)
+    pairs = [(_rows(wanted, axis, size), _rows(found, axis, size)) for axis in axes]
+    marks = np.zeros((2, size))
+    for pair in pairs:
+        vector = generator.normal(size=pair[0].shape[1])
+        marks += [_products(rows, vector) for rows in pair]
+    signs = np.where(marks < 0, -1.0, 1.0) if reflects else np.ones_like(marks)
+    first, second = np.argsort(signs * marks, axis=1)
+    order, sign = np.empty(size, int), np.empty(size)
+    order[first], sign[first] = second, signs[0][first] * signs[1][second]
+    for ours, theirs in pairs:
+        rounding = 8 * np.finfo(ours.dtype).eps * np.abs(ours).max(initial=0.0)
+        if any(
+            (np.abs(ours[i] - sign[i, None].astype(ours.dtype) * theirs[order[i]]) > rounding).any()
+            for i in _blocks(size)
+        ):
+            return None
+    return order, sign
+
+
+def _products(rows: np.ndarray, vector: np.ndarray) -> np.ndarray:
+    """In float64, so that few units agree by chance, without a copy of all rows."""
+    return np.concatenate([rows[i] @ vector for i in _blocks(len(rows))])
+
+
+def _blocks(size: int) -> list[slice]:
+    return [slice(start, start + _BLOCK) for start in range(0, size, _BLOCK)]
 
 
 def _score(
@@ -183,10 +242,10 @@ def can_reflect(network: Network, space: UnitSpace) -> bool:
 
 
 def _permuted(network: Network, space: UnitSpace, order: np.ndarray) -> Network:
+    units = Selection(jnp.asarray(order), jnp.ones(space.size), space.size)
     arrays = named_arrays(network)
     for axis in _axes(space):
-        block = take_units(arrays[axis.path], axis, space.size)
-        arrays[axis.path] = put_units(arrays[axis.path], axis, space.size, block[..., order, :])
+        arrays[axis.path] = on_axis(units, arrays[axis.path], axis, space.size)
     return replace_parameters(network, arrays)
 
 

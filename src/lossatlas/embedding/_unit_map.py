@@ -274,7 +274,7 @@ def _map_units(
         if array is None:  # the first units of a space that had none
             empty = named_arrays(network.with_sizes({space.name: 1}))[axis.path]
             array = put_units(empty, axis, 1, take_units(empty, axis, 1)[..., :0, :])
-        return _on_axis(matrix, array, axis, space.size)
+        return on_axis(matrix, array, axis, space.size)
 
     buffers = named_arrays(network).keys() - named_parameters(network).keys()
     roles = [(axis, writers) for axis in space.writers] + [(axis, readers) for axis in space.readers]
@@ -285,8 +285,10 @@ def _map_units(
     return values
 
 
-@ft.partial(jax.jit, static_argnames=("axis", "size"))  # the result of eqx.filter_jit is a tuple, which XLA does not fuse
-def _on_axis(matrix: UnitMatrix, array: Array, axis: Axis, size: int) -> Array:
+@ft.partial(
+    jax.jit, static_argnames=("axis", "size")
+)  # the result of eqx.filter_jit is a tuple, which XLA does not fuse
+def on_axis(matrix: UnitMatrix, array: Array, axis: Axis, size: int) -> Array:
     """One parameter with the units along one axis mapped."""
     if array.shape[axis.axis] == size:  # nothing but the units: at the speed of a copy, three times that of the rest
         return on_units(matrix, array, axis.axis)
