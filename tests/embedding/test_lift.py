@@ -11,8 +11,8 @@ from lossatlas import Landscape
 from lossatlas._errors import InputError
 from lossatlas._parameters import ravel
 from lossatlas._status import Certificate
-from lossatlas.embedding import lift, lift_inertia
-from lossatlas.geometry import inertia, plant_landscape
+from lossatlas.embedding import lift, lift_inertia, reduce
+from lossatlas.geometry import inertia, linearization, plant_landscape
 from lossatlas.networks import Dense, DenseLayer
 
 
@@ -71,6 +71,33 @@ def test_lift_of_a_critical_point_has_the_predicted_hessian(before):
     assert predicted.is_exact
     assert counts(full, 1e-9) == (predicted.negative, predicted.zero, predicted.positive)
     assert predicted.negative > 0
+
+
+@pytest.mark.parametrize(("before", "mode"), [(0, "right"), (1, "left"), (1, "lemma")])
+def test_dead_neurons_in_the_inserted_layer_keep_outputs_and_criticality(before, mode):
+    network, inputs = make_network((2, 3, 2), "relu"), make_inputs(60)
+    landscape = plant_landscape(jax.random.key(2), network, inputs, amplitude=0.3)
+    deep, record = lift(network, landscape, before, 6, key=KEY, mode=mode, dead=2)
+    entering = np.asarray(jax.vmap(lambda x: deep.features(x)[before])(inputs))
+    pre = entering @ np.asarray(deep.layers[before].weight).T + np.asarray(deep.layers[before].bias)
+    assert (pre <= 0).all(0).tolist() == [False] * 4 + [True] * 2
+    assert largest(deep.layers[before + 1].weight[:, 4:]) > 0.1
+    assert record.certificate.output_change < 1e-12
+    assert record.certificate.gradient_after < 1e-12
+    predicted = lift_inertia(record, counts(hessian(landscape, network), 1e-9))
+    assert counts(hessian(landscape, deep), 1e-9) == (predicted.negative, predicted.zero, predicted.positive)
+    vector, unravel = ravel(network)
+    moved = unravel(vector + 1e-3 * jax.random.normal(KEY, vector.shape))
+    assert np.abs(outputs(record.replay(moved), inputs) - outputs(moved, inputs)).max() < 1e-12
+    small, _ = reduce(deep, inputs)  # the dead are folded first, else nothing is said of the line they are on
+    assert small.widths == network.widths
+
+
+def test_constants_of_dead_neurons_are_held_by_the_next_bias():
+    network, inputs = make_network((2, 3, 2), "hard_tanh"), make_inputs(60)
+    deep, record = lift(network, inputs, 1, 4, key=KEY, dead=1)
+    assert abs(record.plan[0].offset[-1]) == 1
+    assert np.abs(outputs(deep, inputs) - outputs(network, inputs)).max() < 1e-12
 
 
 def test_gradients_go_through_phi_at_any_point_and_operators_are_dual():
@@ -211,6 +238,12 @@ def test_tanh_lift_errs_as_the_square_of_its_extent():
         (lambda n, x: lift(n, x[:0], 1, 4, key=KEY), "n at least 1"),
         (lambda n, x: lift(n, x.at[1, 0].set(jnp.nan), 1, 4, key=KEY), "NaN"),
         (lambda n, x: lift(n, x, 1, 4, key=KEY, margin=1.5), "margin must lie"),
+        (lambda n, x: lift(n, x, 1, 4, key=KEY, dead=4), "dead must be 0 to width - 1 = 3"),
+        (lambda n, x: lift(n, x, 1, 4, key=KEY, dead=3), "width must be at least"),
+        (
+            lambda n, x: lift(Dense.from_layers(n.layers, "leaky_relu"), x, 1, 4, key=KEY, dead=1),
+            "leaky_relu has no flat piece",
+        ),
         (lambda n, x: lift(n, x, 1, 4, key=KEY, segment=0), "piece of relu with a slope"),
         (lambda n, x: lift(n, x, 1, 4, key=KEY, segment=(-1.0, 1.0)), "not affine"),
         (lambda n, x: lift(n, x, 1, 4, key=KEY, exact=False, extent=0.0), "extent"),
@@ -232,6 +265,17 @@ def test_an_even_activation_is_lifted_where_it_has_a_slope():
         lift(network, inputs, 1, 4, key=KEY, exact=False, extent=0.01)
     _, record = lift(network, inputs, 1, 4, key=KEY, exact=False, segment=(0.5, 0.51))
     assert record.certificate.output_change < 0.1
+
+
+def test_a_random_relu_neuron_is_linear_on_few_inputs_by_chance():
+    """Each of n inputs on its own side of a bias-free neuron: all on one side with chance 2^(1-n)."""
+    neurons = 4000
+    for n in (4, 6, 8):  # any function is affine on 2
+        weight = jax.random.normal(jax.random.fold_in(KEY, n), (neurons, n))
+        network = Dense.from_layers([DenseLayer(weight, None), DenseLayer(jnp.ones((1, neurons)), None)], "relu")
+        facts = linearization(network, Landscape(jnp.eye(n), jnp.zeros((n, 1))))["hidden[0]"]
+        share, chance = float(np.mean(np.asarray(facts.residual) < 1e-12)), 2.0 ** (1 - n)
+        assert share == pytest.approx(chance, abs=4 * np.sqrt(chance / neurons))
 
 
 def test_lifts_of_one_shape_share_their_programs(caplog):

@@ -22,7 +22,7 @@ from lossatlas.embedding._constants import (
 )
 from lossatlas.embedding._layer_steps import MergeLayer, merge_defect
 from lossatlas.embedding._record import Data, Record, inputs_of, make_record, pull_back
-from lossatlas.embedding._segments import choose_piece, lines, place, place_without_bias
+from lossatlas.embedding._segments import choose_piece, lines, place, place_dead, place_without_bias
 from lossatlas.networks import Dense
 
 
@@ -37,7 +37,7 @@ class LiftStep(eqx.Module):
 
     - `weight`, `bias`, `readers`: V, b' (None without biases) and U. `original`: $W_0$, what they factor, but for a
       part that no example feels; `shift`: what then is added to the bias, or None.
-    - `slope`, `offset`: $\lambda_j$, $\mu_j$ of each inserted neuron on the data.
+    - `slope`, `offset`: $\lambda_j$, $\mu_j$ of each inserted neuron on the data; the slope of dead ones is 0.
     - `segment`: the affine piece used, [lower, upper]. `margin`: the smallest distance of a pre-activation on the
       data to its ends; outputs stay equal on the neighbourhood that this allows.
     - `defect`: $(q - \mathrm{rank}\,U)(m - \mathrm{rank}\,\Lambda V)$, 0 when $D\Phi$ is onto.
@@ -73,7 +73,9 @@ class LiftStep(eqx.Module):
         if self.mode == "right":
             readers = readers + change @ jnp.linalg.pinv(self.slope[:, None] * weight)
         else:
-            weight = weight + (jnp.linalg.pinv(readers) @ change) / self.slope[:, None]
+            is_alive = self.slope != 0
+            moved = jnp.linalg.pinv(jnp.where(is_alive, readers, 0.0)) @ change
+            weight = weight + moved / jnp.where(is_alive, self.slope, 1.0)[:, None]
         inserted = LayerArrays(weight, self.bias, None)
         following = split_readers(old, readers, old.bias)
         deep = [*layers[: self.layer], inserted, following, *layers[self.layer + 1 :]]
@@ -106,6 +108,7 @@ def lift(
     exact: bool = True,
     extent: float = 0.1,
     off_data: float | int = 0.0,
+    dead: int = 0,
 ) -> tuple[Dense, Record]:
     r"""Insert a hidden layer that acts linearly on the data: outputs on it stay, critical points stay critical.
 
@@ -118,7 +121,7 @@ def lift(
     - `network`: a `Dense`; linear units beside the neurons that read the inserted layer are treated likewise.
     - `landscape`: a `Landscape` or inputs (n, d); the lift depends on all of them.
     - `before`: the index of the layer that will read the inserted one: 0 (right after the input) to the last layer.
-    - `width`: neurons of the inserted layer, at least min(m, q), m units entering and q reading.
+    - `width`: neurons of the inserted layer, at least min(m, q) besides dead ones, m units entering and q reading.
     - `key`: PRNG key of the random factors and biases.
     - `mode`: `"right"`: V random of full column rank (width >= m); `"left"`: U random of full row rank (width >= q);
       `"lemma"`: V or U a multiple of the identity. Default: right where possible, else left.
@@ -133,15 +136,18 @@ def lift(
     - `off_data`: how far $U \Lambda V$ may leave W where the data never goes (what enters the layer, with a 1, has not
       full rank): the standard deviation of a random change there. Outputs on the data stay; for `before` = 0 critical
       points stay critical too, for others they do not, since the layers below see other readers.
+    - `dead`: how many of the inserted neurons lie on a flat piece of the activation for all the data, with random
+      weights and readers: $\lambda_j = 0$, and b'' holds the constant.
 
     **Returns:**
     The deeper network and its record; `record.plan[0]` is a [`lossatlas.embedding.LiftStep`][] with the rank
     defect and the margin. Cost: a pass over the data and a few decompositions of size width.
 
     **Raises:** `InputError` for another architecture, bad sizes, NaN or empty data, activations without affine piece
-    when `exact`, activations without a slope around the middle of the piece (an even one around 0), and where no bias
+    when `exact`, activations without a slope around the middle of the piece (an even one around 0); where no bias
     can hold the constants (networks without biases need pre-activations that stay in a piece through the origin:
-    ReLU with non-negative features); and `off_data` where the data has full rank.
+    ReLU with non-negative features); `off_data` where the data has full rank; and `dead` neurons without biases or
+    of an activation without flat piece.
 
     !!! cite
         Bai et al. 2022, arXiv 2205.13283: one-layer lifting, Lemma 1 and Proposition 2.
@@ -160,7 +166,10 @@ def lift(
         raise InputError(msg)
     target = layers[before].readers
     q, m = target.shape
-    mode = _check_mode(mode, width, m, q)
+    if not 0 <= dead < width:
+        msg = f"dead must be 0 to width - 1 = {width - 1}, got {dead}."
+        raise InputError(msg)
+    mode = _check_mode(mode, width - dead, m, q)
     if not 0 < margin < 1:
         msg = f"margin must lie in (0, 1), got {margin}."
         raise InputError(msg)
@@ -176,7 +185,7 @@ def lift(
             raise InputError(msg)
         change = _off_data(features, q, float(off_data), jax.random.fold_in(key, 2))
         wanted, shift = wanted + change[:, :-1], change[:, -1]
-    weight, readers, inner = _factors(wanted, width, mode, jax.random.fold_in(key, 0))
+    weight, readers, inner = _factors(wanted, width - dead, mode, jax.random.fold_in(key, 0))
     bias = None
     if can_shift(layers, before):
         weight, bias, scales = place(weight, features, piece, margin, key, common=mode == "lemma")
@@ -188,6 +197,17 @@ def lift(
     pre = features @ weight.T + (0.0 if bias is None else bias)
     slope, offset = lines(dense.activation, pre, piece)
     readers = readers / slope
+    room = np.minimum(pre - piece.lower, piece.upper - pre).min()
+    if dead:
+        if bias is None:
+            msg = "Dead neurons need biases: of their own, and of what reads them."
+            raise InputError(msg)
+        keys = jax.random.split(jax.random.fold_in(key, 3), 2)
+        flat = place_dead(dense.activation, features, dead, margin, keys[0])
+        weight, bias = np.vstack([weight, flat.weight]), np.append(bias, flat.bias)
+        slope, offset = np.append(slope, np.zeros(dead)), np.append(offset, flat.values)
+        readers = np.hstack([readers, np.asarray(jax.random.normal(keys[1], (q, dead), float))])
+        room = min(room, flat.room)
     inserted = LayerArrays(weight, bias, None)
     defect = merge_defect(inserted, LayerArrays(readers, None, None), slope)
     step = LiftStep(
@@ -201,10 +221,11 @@ def lift(
         offset=jnp.asarray(offset),
         mode=inner,
         segment=jnp.asarray([piece.lower, piece.upper]),
-        margin=jnp.asarray(np.minimum(pre - piece.lower, piece.upper - pre).min()),
+        margin=jnp.asarray(room),
         defect=defect,
         is_exact=piece.is_exact,
-        note=f"linear hidden layer of {width} neurons inserted before layer {before}",
+        note=f"linear hidden layer of {width} neurons inserted before layer {before}"
+        + (f", {dead} of them dead" if dead else ""),
     )
     cautions = []
     if not piece.is_exact:

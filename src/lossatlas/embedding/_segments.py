@@ -5,7 +5,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import PRNGKeyArray
+from jaxtyping import Float, PRNGKeyArray
 
 from lossatlas._errors import InputError
 from lossatlas.networks import Activation, Segment
@@ -73,6 +73,30 @@ def place(weight, features, piece: Piece, margin: float, key: PRNGKeyArray, *, c
     else:
         bias = margin * (jitter - 1.5) * spread
     return scales[:, None] * weight, bias, scales
+
+
+class DeadNeurons(NamedTuple):
+    """Neurons that put out a constant on the data: what they read, what they put out, and how far they may move."""
+
+    weight: Float[np.ndarray, "dead m"]
+    bias: Float[np.ndarray, " dead"]
+    values: Float[np.ndarray, " dead"]
+    room: float
+
+
+def place_dead(activation: Activation, features, count: int, margin: float, key: PRNGKeyArray) -> DeadNeurons:
+    """Random neurons whose pre-activations lie in a flat piece of the activation for all the data."""
+    flat = [s for s in activation.segments if s.slope == 0]
+    if not flat:
+        msg = f"{activation.name} has no flat piece, so none of its neurons is dead on the data."
+        raise InputError(msg)
+    held = max(flat, key=lambda s: s.upper - s.lower)
+    piece = Piece(held.lower, held.upper, is_exact=True)
+    weight = np.asarray(jax.random.normal(jax.random.fold_in(key, 0), (count, features.shape[1]), float))
+    weight, bias, _ = place(weight, features, piece, margin, key, common=False)
+    pre = features @ weight.T + bias
+    room = float(np.minimum(pre - piece.lower, piece.upper - pre).min())
+    return DeadNeurons(weight, bias, np.full(count, held.offset), room)
 
 
 def place_without_bias(activation: Activation, weight, readers, target, features, piece: Piece):
