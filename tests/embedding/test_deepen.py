@@ -11,7 +11,7 @@ from embedding_points import counts, hessian, largest, make_inputs, make_network
 from lossatlas import Landscape
 from lossatlas._errors import InputError
 from lossatlas._parameters import named_arrays, num_parameters, ravel, replace_parameters
-from lossatlas.embedding import add_null_block, deepen, lift, lift_block, lift_convolution, walk_lift
+from lossatlas.embedding import add_null_block, deepen, lift, lift_block, lift_convolution, lift_inertia, walk_lift
 from lossatlas.geometry import plant_landscape
 from lossatlas.networks import Conv, Dense, Recurrent, Residual, Transformer
 
@@ -121,7 +121,29 @@ def test_a_lifted_block_at_a_planted_point_adds_zeros_only():
     deep, record = lift_block(network, landscape, key=KEY)
     assert record.certificate.gradient_after < 1e-13
     shallow, full = counts(hessian(landscape, network), 1e-9), counts(hessian(landscape, deep), 1e-9)
-    assert full == (shallow[0], shallow[1] + 12, shallow[2])
+    predicted = lift_inertia(record, shallow)
+    assert full == (predicted.negative, predicted.zero, predicted.positive) == (shallow[0], shallow[1] + 12, shallow[2])
+
+
+def test_a_lifted_convolution_at_a_planted_point_adds_zeros_only():
+    network = _filled(Conv(KEY, (1, 4, 4), [2], [2], kernel=2, padding="VALID", activation="leaky_relu"))
+    images = jax.random.normal(jax.random.key(5), (60, 1, 4, 4))
+    landscape = plant_landscape(KEY, network, images, amplitude=0.5)
+    deep, record = lift_convolution(network, landscape, 1, 3, key=KEY)
+    assert record.certificate.gradient_after < 1e-13
+    shallow, full = counts(hessian(landscape, network), 1e-9), counts(hessian(landscape, deep), 1e-9)
+    predicted = lift_inertia(record, shallow)
+    assert full == (predicted.negative, predicted.zero, predicted.positive)
+    assert predicted.added == num_parameters(deep) - num_parameters(network) > 0
+
+
+def test_inertia_is_not_predicted_for_other_maps_nor_for_nearly_affine_lifts():
+    _, record = add_null_block(PLAIN, 1)
+    with pytest.raises(InputError, match="record of one lift"):
+        lift_inertia(record, (0, 1, 2))
+    _, record = lift_block(_filled(Residual(KEY, 3, 3, 2, activation="tanh")), ROWS, key=KEY, exact=False)
+    with pytest.raises(InputError, match="only nearly affine"):
+        lift_inertia(record, (0, 1, 2))
 
 
 # A convolution with padding takes a lift through the origin only; others hold its constants in their bias.
