@@ -7,10 +7,23 @@ import importlib
 from typing import Any
 
 
-_SUBPACKAGES = ("atlas", "data", "embedding", "geometry", "interop", "networks", "theory", "training", "workbench")
+_SUBPACKAGES = (
+    "atlas",
+    "data",
+    "embedding",
+    "geometry",
+    "interop",
+    "networks",
+    "studies",
+    "theory",
+    "training",
+    "workbench",
+)
 _NAMES = {
     "Landscape": "lossatlas.landscape",
     "survey": "lossatlas.workbench",
+    "run_study": "lossatlas.workbench",
+    "reproduce": "lossatlas.workbench",
     "load": "lossatlas.workbench",
     "citation": "lossatlas._citation",
     "__version__": "lossatlas._version",

@@ -21,6 +21,8 @@ def test_version_is_the_package_version(python):
         ["predict", "--help"],
         ["grow", "--help"],
         ["export", "--help"],
+        ["study", "run", "--help"],
+        ["reproduce", "--help"],
         ["info", "--help"],
         ["--version"],
     ],

@@ -69,6 +69,29 @@ app.command(
 
 Writes a page (one HTML file that works offline) and the network after the best step; prints the verdict.""",
 )
+studies = cyclopts.App(name="study", help="List, explain and run the studies: the claims of papers, tested.")
+studies.command("lossatlas.cli._study:list_studies", name="list", help="List the studies.")
+studies.command(
+    "lossatlas.cli._study:show",
+    name="show",
+    help="Say what a study asks, its settings and its presets, and what to cite.",
+)
+studies.command(
+    "lossatlas.cli._study:run",
+    name="run",
+    help="""Run a study and print its claims beside what was measured.
+
+Writes a page (one HTML file that works offline) and the labelled arrays. A study that was run before with the same
+settings is shown at once.""",
+)
+app.command(studies)
+app.command(
+    "lossatlas.cli._study:reproduce",
+    name="reproduce",
+    help="""Run studies and write one page of every claim beside what was measured.
+
+What was run before is taken as it is.""",
+)
 app.command("lossatlas.cli._info:info", name="info", help="Print versions, devices, precision, caches and threads.")
 app.register_install_completion_command(help="Install completion for your shell (bash, zsh, fish).")
 

@@ -12,6 +12,10 @@ from lossatlas.figures._distance import distance_figure as distance_figure
 from lossatlas.figures._entries import shown_training as shown_training
 from lossatlas.figures._numbers import format_number as format_number
 from lossatlas.figures._numbers import format_steps as format_steps
+from lossatlas.figures._plain import counts_figure as counts_figure
+from lossatlas.figures._plain import curves_figure as curves_figure
+from lossatlas.figures._plain import matrix_figure as matrix_figure
+from lossatlas.figures._plain import points_figure as points_figure
 from lossatlas.figures._reduction import reduction_figure as reduction_figure
 from lossatlas.figures._selection import selection_figure as selection_figure
 from lossatlas.figures._shrinking import shrinking_figure as shrinking_figure

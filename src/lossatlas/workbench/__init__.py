@@ -19,12 +19,16 @@ if TYPE_CHECKING:
     from lossatlas.workbench._model import Model as Model
     from lossatlas.workbench._model import save_model as save_model
     from lossatlas.workbench._report import write_report as write_report
+    from lossatlas.workbench._reproduce import Reproduction as Reproduction
+    from lossatlas.workbench._reproduce import reproduce as reproduce
     from lossatlas.workbench._run import SurveyRun as SurveyRun
     from lossatlas.workbench._shrink import Shrunk as Shrunk
     from lossatlas.workbench._shrink import Size as Size
     from lossatlas.workbench._shrink import covering as covering
     from lossatlas.workbench._shrink import shrink as shrink
     from lossatlas.workbench._shrink_page import write_shrink_page as write_shrink_page
+    from lossatlas.workbench._study import StudyRun as StudyRun
+    from lossatlas.workbench._study import run_study as run_study
     from lossatlas.workbench._survey import survey as survey
 
 _NAMES = {
@@ -32,14 +36,18 @@ _NAMES = {
     "Grown": "lossatlas.workbench._grow",
     "Diagnosed": "lossatlas.workbench._diagnose",
     "Model": "lossatlas.workbench._model",
+    "Reproduction": "lossatlas.workbench._reproduce",
     "Shrunk": "lossatlas.workbench._shrink",
     "Size": "lossatlas.workbench._shrink",
+    "StudyRun": "lossatlas.workbench._study",
     "SurveyRun": "lossatlas.workbench._run",
     "covering": "lossatlas.workbench._shrink",
     "export": "lossatlas.workbench._export",
     "grow": "lossatlas.workbench._grow",
     "diagnose": "lossatlas.workbench._diagnose",
     "load": "lossatlas.workbench._load",
+    "reproduce": "lossatlas.workbench._reproduce",
+    "run_study": "lossatlas.workbench._study",
     "read_examples": "lossatlas.workbench._data",
     "save_model": "lossatlas.workbench._model",
     "shrink": "lossatlas.workbench._shrink",

@@ -1,0 +1,156 @@
+"""Plain figures that studies share: curves with reference lines, points, counts and matrices."""
+
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import numpy as np
+import plotly.graph_objects as go
+from jaxtyping import Float, Shaped
+
+from lossatlas.figures._numbers import format_number
+from lossatlas.figures._theme import INK, MUTED, PALETTE, new_figure
+
+
+Scale = Literal["linear", "log"]
+_SYMBOLS = ("circle", "diamond", "square", "x", "triangle-up", "cross")
+_MARGIN = {"l": 64, "r": 16, "t": 44, "b": 52}
+
+
+def curves_figure(
+    curves: Mapping[str, tuple[Shaped[np.ndarray, " n"], Shaped[np.ndarray, " n"]]],
+    *,
+    x: str,
+    y: str,
+    x_scale: Scale = "linear",
+    y_scale: Scale = "linear",
+    levels: Mapping[str, float] | None = None,
+    markers: bool = False,
+    compact: bool = False,
+) -> go.Figure:
+    """Curves by name, with labelled horizontal lines.
+
+    What is not finite, or not positive on a logarithmic axis, is a gap.
+
+    **Arguments:**
+    - `curves`: x and y by name. `x`, `y`: titles of the axes, with units. `x_scale`, `y_scale`: of the axes.
+    - `levels`: by name, the heights of horizontal lines. `markers`: points on the curves.
+    - `compact`: for narrow pages.
+    """
+    figure = new_figure(height=300 if compact else 380, margin=_MARGIN, compact=compact)
+    for i, (name, (horizontal, vertical)) in enumerate(curves.items()):
+        figure.add_scatter(
+            x=_shown(horizontal, x_scale),
+            y=_shown(vertical, y_scale),
+            name=name,
+            mode="lines+markers" if markers else "lines",
+            line={"color": PALETTE[i % len(PALETTE)], "width": 2},
+            marker={"symbol": _SYMBOLS[i % len(_SYMBOLS)], "size": 7},
+            connectgaps=False,
+        )
+    for name, height in (levels or {}).items():
+        if y_scale == "linear" or height > 0:
+            figure.add_hline(
+                y=height,
+                line={"color": MUTED, "width": 1, "dash": "dot"},
+                annotation={"text": name, "font": {"size": 10, "color": MUTED}, "xanchor": "left"},
+                annotation_position="top left",
+            )
+    _axes(figure, x, y, x_scale, y_scale)
+    figure.update_layout(showlegend=len(curves) > 1)
+    return figure
+
+
+def points_figure(
+    groups: Mapping[str, tuple[Shaped[np.ndarray, " n"], Shaped[np.ndarray, " n"], Sequence[str]]],
+    *,
+    x: str,
+    y: str,
+    x_scale: Scale = "linear",
+    y_scale: Scale = "linear",
+    compact: bool = False,
+) -> go.Figure:
+    """Points by group, each with a text that shows under the pointer.
+
+    **Arguments:**
+    - `groups`: x, y and texts by name.
+    - `x`, `y`, `x_scale`, `y_scale`, `compact`: as for `curves_figure`.
+    """
+    figure = new_figure(height=300 if compact else 380, margin=_MARGIN, compact=compact)
+    for i, (name, (horizontal, vertical, texts)) in enumerate(groups.items()):
+        figure.add_scatter(
+            x=_shown(horizontal, x_scale),
+            y=_shown(vertical, y_scale),
+            name=name,
+            text=list(texts),
+            hovertemplate="%{text}<extra></extra>",
+            mode="markers",
+            marker={
+                "color": PALETTE[i % len(PALETTE)],
+                "symbol": _SYMBOLS[i % len(_SYMBOLS)],
+                "size": 10,
+                "line": {"color": INK, "width": 0.5},
+            },
+        )
+    _axes(figure, x, y, x_scale, y_scale)
+    return figure
+
+
+def counts_figure(
+    bars: Mapping[str, Shaped[np.ndarray, " places"]], places: Sequence[str], *, x: str, y: str, compact: bool = False
+) -> go.Figure:
+    """Bars side by side, the number written on each.
+
+    **Arguments:**
+    - `bars`: heights by name, one at each place. `places`: their names. `x`, `y`, `compact`: as for `curves_figure`.
+    """
+    figure = new_figure(height=300 if compact else 380, margin=_MARGIN, compact=compact)
+    for i, (name, heights) in enumerate(bars.items()):
+        figure.add_bar(
+            x=list(places),
+            y=list(heights),
+            name=name,
+            marker_color=PALETTE[i % len(PALETTE)],
+            text=[format_number(float(height)) for height in heights],
+            textposition="outside",
+            cliponaxis=False,
+        )
+    _axes(figure, x, y, "linear", "linear")
+    figure.update_layout(barmode="group")
+    return figure
+
+
+def matrix_figure(
+    matrix: Float[np.ndarray, "rows columns"],
+    *,
+    x: str,
+    y: str,
+    colour: str,
+    limits: tuple[float, float] | None = None,
+    compact: bool = False,
+) -> go.Figure:
+    """A matrix in colours, the first row on top; what is not finite stays empty.
+
+    **Arguments:**
+    - `colour`: what the colours mean. `limits`: their ends. `x`, `y`, `compact`: as for `curves_figure`.
+    """
+    figure = new_figure(height=320 if compact else 440, margin=_MARGIN, compact=compact)
+    low, high = limits or (float(np.nanmin(matrix)), float(np.nanmax(matrix)))
+    shown = np.where(np.isfinite(matrix), matrix, np.nan)
+    bar = {"title": {"text": colour, "side": "right"}, "thickness": 12}
+    figure.add_heatmap(z=shown, colorscale="Cividis", zmin=low, zmax=high, colorbar=bar)
+    _axes(figure, x, y, "linear", "linear")
+    figure.update_yaxes(autorange="reversed")
+    return figure
+
+
+def _shown(values: np.ndarray, scale: Scale) -> np.ndarray:
+    values = np.asarray(values, float)
+    hidden = ~np.isfinite(values) if scale == "linear" else ~(np.isfinite(values) & (values > 0))
+    return np.where(hidden, np.nan, values)
+
+
+def _axes(figure: go.Figure, x: str, y: str, x_scale: Scale, y_scale: Scale) -> None:
+    for update, title, scale in ((figure.update_xaxes, x, x_scale), (figure.update_yaxes, y, y_scale)):
+        update(title={"text": title}, type=None if scale == "linear" else scale)
+        if scale == "log":
+            update(exponentformat="power", dtick=1)

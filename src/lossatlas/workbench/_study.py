@@ -1,0 +1,212 @@
+"""A study, run once and stored with its claims, figures and page."""
+
+import dataclasses
+import html
+import os
+import pathlib
+import sys
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, final
+
+from lossatlas._errors import InputError
+from lossatlas._journal import Journal
+from lossatlas._progress import ProgressLike, as_meter
+from lossatlas.studies import Study, configure, find_study
+from lossatlas.workbench._arrays import read_arrays, write_arrays
+from lossatlas.workbench._folder import check_folder, store_root
+from lossatlas.workbench._record import checksums, damaged, is_finished, read_record, write_record
+from lossatlas.workbench._run import ARRAYS, REPORT
+from lossatlas.workbench._store import Place, make_run, run_key
+
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+
+KIND = "study"
+
+
+@final
+class StudyRun:
+    """A finished study in its folder.
+
+    **Arguments:**
+    - `directory`: the folder that [`lossatlas.workbench.run_study`][] wrote.
+
+    **Raises:** `InputError` for a folder that holds no finished study.
+    """
+
+    def __init__(self, directory: str | os.PathLike[str]):
+        self.directory = pathlib.Path(directory)
+        self._record = read_record(self.directory)
+        kind, status = self._record.get("kind"), self._record.get("status")
+        if kind != KIND or status != "finished":
+            msg = f"{str(self.directory)!r} holds no finished study: it is a {kind}, {status}."
+            raise InputError(msg)
+
+    @property
+    def name(self) -> str:
+        """The study."""
+        return self._record["name"]
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """Its settings, with the seed."""
+        return self._record["config"]
+
+    @property
+    def claims(self) -> list[dict[str, Any]]:
+        """What the paper states beside what was measured; see [`lossatlas.studies.Claim`][]."""
+        return self._record["claims"]
+
+    @property
+    def papers(self) -> tuple[str, ...]:
+        """What to cite: `lossatlas.citation(run)`."""
+        return tuple(self._record["papers"])
+
+    @property
+    def report(self) -> pathlib.Path:
+        """The page, one HTML file that works offline."""
+        return self.directory / REPORT
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """Everything but the arrays, as JSON knows it."""
+        return {"directory": str(self.directory), "report": str(self.report), **self._record}
+
+    @property
+    def results(self) -> "xr.DataTree":
+        """The labelled arrays, read into memory."""
+        return read_arrays(self.directory / ARRAYS)
+
+    @property
+    def study(self) -> Study:
+        """The study with the settings of this run."""
+        settings = {name: value for name, value in self.config.items() if name != "seed"}
+        return configure(find_study(self.name), preset="quick", options=settings)
+
+    def counts(self) -> dict[str, int]:
+        """How many claims hold, fail and are undecided."""
+        verdicts = [claim["verdict"] for claim in self.claims]
+        return {verdict: verdicts.count(verdict) for verdict in ("holds", "fails", "undecided")}
+
+    def verify(self) -> tuple[str, ...]:
+        """The files that are missing, were added or changed since they were written, by checksum; empty for none."""
+        return damaged(self.directory)
+
+    def __repr__(self) -> str:
+        words = ", ".join(f"{count} {verdict}" for verdict, count in self.counts().items() if count)
+        return f"StudyRun({str(self.directory)!r}): {self.name}, {words}"
+
+    def _repr_html_(self) -> str:
+        columns = ("name", "text", "expected", "measured", "verdict")
+        head = "".join(f"<th>{name}</th>" for name in columns)
+        rows = [[html.escape(str(claim[name])) for name in columns] for claim in self.claims]
+        body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
+        report = f"<p>Report: <code>{html.escape(str(self.report))}</code></p>"
+        return f"<p><b>{html.escape(repr(self))}</b></p><table><tr>{head}</tr>{body}</table>{report}"
+
+    def write_report(self) -> pathlib.Path:
+        """Draw figures and page anew from what is stored; nothing is computed again."""
+        from lossatlas.workbench._study_page import write_study_page
+
+        write_study_page(self)
+        stated = self._record["checksums"] | {REPORT: checksums(self.directory)[REPORT]}
+        write_record(self.directory, {**self._record, "checksums": stated})
+        self._record = read_record(self.directory)
+        return self.report
+
+
+def run_study(
+    study: str | Study,
+    *,
+    preset: str = "quick",
+    toml: str | os.PathLike[str] | None = None,
+    seed: int = 0,
+    out: str | os.PathLike[str] | None = None,
+    force: bool = False,
+    progress: ProgressLike | None = None,
+    **options: Any,
+) -> StudyRun:
+    """Run a study and store its results, claims, figures and page; what was run before is found again.
+
+    Float64 whatever the global setting.
+
+    **Arguments:**
+    - `study`: its name ([`lossatlas.studies.study_kinds`][]), or a configuration.
+    - `preset`: `"smoke"`, `"quick"` or `"paper"`. `toml`: a file of settings. `options`: single ones, which win.
+    - `seed`: of everything that is random.
+    - `out`: the folder of runs; default the environment variable LOSSATLAS_STORE, else `lossatlas` here.
+    - `force`: run it again although it is there.
+    - `progress`: `"none"`, `"text"`, `"rich"` or a meter; default rich on a terminal.
+
+    **Returns:** a [`lossatlas.workbench.StudyRun`][], read from the folder.
+
+    **Raises:** `InputError` for unknown names and settings, before any work.
+
+    !!! example
+        >>> run = lossatlas.run_study("embedding-width", preset="smoke")  # doctest: +SKIP
+        >>> [claim["name"] for claim in run.claims if claim["verdict"] == "fails"]  # doctest: +SKIP
+    """
+    kind = find_study(study) if isinstance(study, str) else _kind_of(study)
+    if isinstance(study, str):
+        config = configure(kind, preset=preset, toml=None if toml is None else pathlib.Path(toml), options=options)
+    elif options or toml is not None:
+        given = ", ".join(options) or "toml"
+        msg = f"A configuration has its settings already; give the name of the study to set {given}."
+        raise InputError(msg)
+    else:
+        config = study
+    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+        msg = f"seed must be a whole number from 0, got {seed!r}."
+        raise InputError(msg)
+    meter = as_meter(progress or ("rich" if sys.stderr.isatty() else "none"))
+    root = store_root(out)
+    check_folder(root)
+    settings = dataclasses.asdict(config) | {"seed": seed}
+    place = Place(root, KIND, kind.name, run_key(KIND, kind.version, settings, kind.name))
+    if force or not is_finished(place.directory):
+        header = {
+            "config": settings,
+            "papers": list(kind.papers),
+            "title": kind.title,
+            "regenerate": _command(kind, config, seed),
+        }
+
+        def write(folder: pathlib.Path, journal: Journal) -> Mapping[str, Any]:
+            import jax
+
+            del journal  # a study is one step
+            with jax.enable_x64(True):
+                results = config.run(seed, meter)
+                claims = [claim.as_row() for claim in config.claims(results)]
+            write_arrays(folder / ARRAYS, results)
+            return {"claims": claims}
+
+        make_run(place, header, write, meter=meter, force=force)
+    run = StudyRun(place.directory)
+    if not run.report.exists():
+        run.write_report()
+    return run
+
+
+def _kind_of(study: Study):
+    from lossatlas.studies import study_kinds
+
+    for kind in study_kinds().values():
+        if kind.config is type(study):
+            return kind
+    msg = f"{type(study).__name__} is no registered study; decorate it with lossatlas.studies.register(...)."
+    raise InputError(msg)
+
+
+def _command(kind: Any, config: Study, seed: int) -> str:
+    """The command that runs it again."""
+    defaults = kind.config()
+    words = ["lossatlas", "study", "run", kind.name]
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if value != getattr(defaults, field.name):
+            text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+            words += [f"--{field.name.replace('_', '-')}", text]
+    return " ".join(words + (["--seed", str(seed)] if seed else []))

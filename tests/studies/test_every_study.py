@@ -1,0 +1,39 @@
+"""Every study of ours has its claims, its figures, its citation and its presets, and `smoke` runs in seconds."""
+
+import inspect
+
+import pytest
+
+from lossatlas import citation
+from lossatlas._progress import NoProgress
+from lossatlas.studies import PRESETS, configure, study_kinds
+
+
+OURS = [kind for kind in study_kinds().values() if kind.config.__module__.startswith("lossatlas.")]
+
+
+@pytest.mark.parametrize("kind", OURS, ids=lambda kind: kind.name)
+def test_smoke_gives_claims_and_figures_that_belong_together(kind):
+    study = configure(kind, preset="smoke")
+    results = study.run(0, NoProgress())
+    claims, pictures = study.claims(results), study.figures(results)
+    assert len({claim.name for claim in claims}) == len(claims) > 0
+    assert all(claim.text and claim.source for claim in claims)
+    assert pictures
+    for picture in pictures.values():
+        assert picture.title
+        assert picture.caption
+        for compact in (False, True):
+            figure = picture.draw(compact)
+            assert figure.data
+            assert figure.layout.xaxis.title.text
+            assert figure.layout.yaxis.title.text
+
+
+@pytest.mark.parametrize("kind", OURS, ids=lambda kind: kind.name)
+def test_presets_settings_and_papers_are_whole(kind):
+    assert citation(kind).count("@") == 1 + len(kind.papers)
+    documentation = inspect.getdoc(kind.config) or ""
+    for name in kind.config.__dataclass_fields__:
+        assert f"`{name}`" in documentation
+    assert [configure(kind, preset=preset) for preset in PRESETS][1] == kind.config()
