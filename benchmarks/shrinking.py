@@ -181,6 +181,7 @@ def truncated(module: nn.Module, images: Images | None, most: int, *, relative: 
     for i, (_, at) in enumerate(order):
         ranks[i + 1] = ranks[i]
         ranks[i + 1, at] += 1
+    ranks = np.maximum(ranks, 1)  # PyTorch has no convolution to no channels
     full = np.array([layer.weight.numel() for layer in layers])
     sides = np.array([sum(layer.weight.flatten(1).shape) for layer in layers])
     fits = np.flatnonzero(other + np.minimum(ranks * sides, full).sum(1) <= most)

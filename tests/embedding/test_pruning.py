@@ -18,30 +18,31 @@ KEY = jax.random.key(0)
 TRANSFORMER = Transformer(KEY, 3, 4, 2, num_stream=5, num_heads=2, num_hidden=6, num_blocks=1)
 
 
-def _summed_residuals(moments, kept):
+def _summed_residuals(moments, metric, kept):
     block = moments[:, kept]
-    return np.trace(moments - block @ np.linalg.solve(moments[np.ix_(kept, kept)], block.T))
+    return np.trace(metric @ (moments - block @ np.linalg.solve(moments[np.ix_(kept, kept)], block.T)))
 
 
 def test_elimination_takes_the_best_next_variable_at_each_step():
     rng = np.random.default_rng(0)
     rows = rng.normal(size=(40, 7)) @ rng.normal(size=(7, 7))
-    moments = rows.T @ rows / 40
-    order, costs = elimination(moments)
+    slopes = rng.normal(size=(3, 7))
+    moments, metric = rows.T @ rows / 40, slopes.T @ slopes
+    order, costs = elimination(moments, metric)
     kept = list(range(7))
     for step in range(6):
-        best = min(kept, key=lambda k: _summed_residuals(moments, [j for j in kept if j != k]))
+        best = min(kept, key=lambda k: _summed_residuals(moments, metric, [j for j in kept if j != k]))
         kept.remove(best)
         assert order[step] == best
-        np.testing.assert_allclose(costs[step], _summed_residuals(moments, kept), rtol=1e-7)
-    np.testing.assert_allclose(costs[-1], np.trace(moments), rtol=1e-7)
+        np.testing.assert_allclose(costs[step], _summed_residuals(moments, metric, kept), rtol=1e-7)
+    np.testing.assert_allclose(costs[-1], np.trace(metric @ moments), rtol=1e-7)
 
 
 def test_elimination_gives_up_one_of_two_copies_for_nothing_and_not_both():
     rng = np.random.default_rng(1)
     rows = rng.normal(size=(60, 4))
     rows = np.concatenate([rows, -2 * rows[:, :1]], axis=1)
-    order, costs = elimination(rows.T @ rows / 60)
+    order, costs = elimination(rows.T @ rows / 60, np.eye(5))
     assert order[0] in (0, 4)
     assert costs[0] < 1e-9 < costs[1]
     assert sorted(order) == [0, 1, 2, 3, 4]

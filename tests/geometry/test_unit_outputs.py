@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from lossatlas._errors import InputError
-from lossatlas.geometry import find_taps, mean_square_slopes, unit_batches, unit_outputs
+from lossatlas.geometry import find_taps, slope_products, unit_batches, unit_outputs
 from lossatlas.networks import Conv, Dense, Recurrent, Residual, Transformer
 
 
@@ -71,14 +71,23 @@ def test_slopes_are_those_of_the_outputs_in_the_units():
     network = Conv(KEY, (1, 4, 4), [2], [3, 2], pool="average")
     rows = _rows(6, 1, 4, 4)
     taps = find_taps(network, rows[0])
-    found = mean_square_slopes(taps, network, rows, jnp.eye(2))
+    found = slope_products(taps, network, rows, jnp.eye(2))
     hidden = jax.vmap(lambda maps: network.layers[0](maps.reshape(-1)))(
         jnp.asarray(unit_outputs(network, rows)["channels[0]"]).swapaxes(1, 2)
     )
-    np.testing.assert_allclose(found["hidden[0]"], jnp.sum(network.layers[1].weight ** 2, 0), rtol=1e-12)
+    np.testing.assert_allclose(found["hidden[0]"], network.layers[1].weight.T @ network.layers[1].weight, rtol=1e-12)
     sloped = (1 - jnp.tanh(hidden) ** 2)[:, None] * network.layers[1].weight[None]
     through = (sloped @ network.layers[0].weight).reshape(6, 2, 2, 4)
-    np.testing.assert_allclose(found["channels[0]"], jnp.mean(jnp.sum(through**2, (1, 3)), 0), rtol=1e-12)
+    expected = np.einsum("nkip,nkjp->ij", through, through) / 6
+    np.testing.assert_allclose(found["channels[0]"], expected, rtol=1e-12)
+
+
+def test_slopes_of_many_rows_are_those_of_their_blocks():
+    network, rows = Dense(KEY, [3, 4, 2]), _rows(70, 3)
+    taps = find_taps(network, rows[0])
+    whole = slope_products(taps, network, rows, jnp.eye(2))["hidden[0]"]
+    parts = [slope_products(taps, network, rows[i : i + 35], jnp.eye(2))["hidden[0]"] for i in (0, 35)]
+    np.testing.assert_allclose(whole, sum(parts) / 2, rtol=1e-12)
 
 
 def test_networks_without_unit_spaces_are_refused():

@@ -33,7 +33,7 @@ from lossatlas.embedding._merge_block import merge_block as merge_block
 from lossatlas.embedding._null_block import NullBlock as NullBlock
 from lossatlas.embedding._null_block import add_null_block as add_null_block
 from lossatlas.embedding._predicted import lift_inertia as lift_inertia
-from lossatlas.embedding._pruning import PrunedPoint as PrunedPoint
+from lossatlas.embedding._pruned_point import PrunedPoint as PrunedPoint
 from lossatlas.embedding._pruning import PruningPath as PruningPath
 from lossatlas.embedding._pruning import pruning_path as pruning_path
 from lossatlas.embedding._record import MapCertificate as MapCertificate

@@ -1,60 +1,28 @@
 """Prune any network on a budget: remove what changes the outputs least, and let what is left stand in for it."""
 
 import math
+from typing import Any
 
 import equinox as eqx
-import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int
 
 from lossatlas._errors import InputError, unknown_name
 from lossatlas._parameters import named_parameters, num_parameters
 from lossatlas._types import Network
+from lossatlas.embedding._budget import Mixes
 from lossatlas.embedding._elimination import elimination
+from lossatlas.embedding._pruned_point import Batches, PrunedPoint, directions_of, measured_changes
 from lossatlas.embedding._record import Data, inputs_of
-from lossatlas.embedding._stand_in import gather, tolerance_of
+from lossatlas.embedding._stand_in import gather, ridge_of
 from lossatlas.embedding._unit_map import ShiftReaders, UnitMap, reader_biases_hold
-from lossatlas.geometry import UnitTaps, find_taps, mean_square_slopes, unit_batches
-from lossatlas.networks import UnitSpace
+from lossatlas.geometry import UnitTaps, find_taps, slope_products, unit_batches
+from lossatlas.networks import Dense, UnitSpace
 
 
 _SLOPE_ROWS = 256
-_MOST_OUTPUTS = 16
 _CACHE_BYTES = 2**30
 _ROUND = 0.8
-
-
-class PrunedPoint(eqx.Module):
-    """One size on the way from a network to almost nothing.
-
-    - `sizes`: units left in every space. `num_parameters`: how many parameters that leaves.
-    - `output_change`: the largest change of any output on the data. `rms_change`: root mean square over rows, of the
-      2-norm over outputs.
-    - `start`: the network before; `plan`: the steps from it to the pruned one.
-    - `masked`: the pruned network at the sizes of the start, with zeros in place of what reads the units that went: the
-      same outputs, and one compiled program for all points of a path.
-    """
-
-    sizes: dict[str, int]
-    num_parameters: int
-    output_change: float
-    rms_change: float
-    start: Network
-    plan: tuple[ShiftReaders | UnitMap, ...]
-    masked: Network
-
-    @property
-    def network(self) -> Network:
-        """The pruned network."""
-        network = self.start
-        for step in self.plan:
-            network = step.apply(network)
-        return network
-
-    def __repr__(self) -> str:
-        sizes = ", ".join(f"{name} {size}" for name, size in self.sizes.items())
-        return f"PrunedPoint({self.num_parameters} parameters, {sizes}; outputs changed by {self.output_change:.2g})"
 
 
 class PruningPath(eqx.Module):
@@ -64,6 +32,7 @@ class PruningPath(eqx.Module):
     - `sequence`: from which space the next unit goes. `orders`: which one, by space.
     - `parameters`: how many are left after each step of the sequence, `parameters[0]` all.
     - `fixed`: the spaces that stay as they are, and why.
+    - `reference`: outputs and unit outputs of the start on all rows; None where they need more than a gigabyte.
     """
 
     start: Network
@@ -73,9 +42,14 @@ class PruningPath(eqx.Module):
     orders: dict[str, Int[np.ndarray, " units"]]
     parameters: Int[np.ndarray, " steps"]
     fixed: dict[str, str] = eqx.field(static=True)
+    reference: list[Any] | None = None
+
+    def batches(self) -> Batches:
+        """Outputs and unit outputs of the start, batch after batch."""
+        return unit_batches(self.taps, self.start, self.inputs) if self.reference is None else self.reference
 
     def after(self, removed: int) -> PrunedPoint:
-        """The network without the first units of the sequence, what is left standing in for them.
+        """The network without the first units of the sequence, what is left standing in for them; nothing is factored.
 
         **Arguments:**
         - `removed`: how many, 0 to `len(sequence)`.
@@ -87,23 +61,25 @@ class PruningPath(eqx.Module):
             raise InputError(msg)
         counts = {name: self.sequence[:removed].count(name) for name in self.orders}
         plan, masked = _stand_ins(self, counts)
-        change, rms = _changes(self, masked)
+        change, rms = measured_changes(self.taps, masked, self.inputs, self.batches())
         sizes = {name: self.taps.spaces[name].size - count for name, count in counts.items()}
-        return PrunedPoint(sizes, int(self.parameters[removed]), change, rms, self.start, plan, masked)
+        return PrunedPoint(sizes, {}, int(self.parameters[removed]), change, rms, self.start, plan, masked)
 
     def with_parameters(self, most: int) -> PrunedPoint:
-        """The first network of the path with at most so many parameters.
+        """The network with at most so many parameters that changes the outputs least.
+
+        In a `Dense` the best, by the root mean square change on the data, of fewer units, lower ranks, and mixtures of
+        both; else the first network of the path.
 
         **Raises:** `InputError` when even the last one has more.
         """
-        small = np.flatnonzero(self.parameters <= most)
-        if not len(small):
-            msg = f"With one unit in every space {self.parameters[-1]:,} parameters are left, more than {most:,}."
-            raise InputError(msg)
-        return self.after(int(small[0]))
+        return self._with_parameters(most, self._mixes)
 
     def within(self, tolerance: float) -> PrunedPoint:
-        """The smallest network of the path whose outputs change by at most the tolerance on the data, by bisection."""
+        """The smallest network whose outputs change by at most the tolerance on the data, by bisection.
+
+        In a `Dense` the smallest of fewer units, lower ranks, and mixtures of both.
+        """
         low, high, best = 0, len(self.sequence) + 1, None
         while high - low > 1:
             middle = (low + high) // 2
@@ -112,13 +88,28 @@ class PruningPath(eqx.Module):
                 low, best = middle, point
             else:
                 high = middle
+        if mixes := self._mixes:
+            return mixes.smallest(tolerance, low)
         return self.after(0) if best is None else best
 
     def curve(self, num_points: int = 10) -> list[PrunedPoint]:
         """Networks at sizes spaced by equal factors, from the whole to the last."""
+        mixes = self._mixes
         wanted = np.geomspace(self.parameters[0], self.parameters[-1], num_points)
-        steps = [int(np.flatnonzero(self.parameters <= w + 0.5)[0]) for w in wanted]
-        return [self.after(step) for step in sorted(set(steps))]
+        points = [self._with_parameters(int(most + 0.5), mixes) for most in wanted]
+        return list({point.num_parameters: point for point in points}.values())
+
+    @property
+    def _mixes(self) -> Mixes | None:
+        return Mixes(self) if isinstance(self.start, Dense) else None
+
+    def _with_parameters(self, most: int, mixes: Mixes | None) -> PrunedPoint:
+        small = np.flatnonzero(self.parameters <= most)
+        if not len(small):
+            msg = f"With one unit in every space {self.parameters[-1]:,} parameters are left, more than {most:,}."
+            raise InputError(msg)
+        removed = int(small[0])
+        return self.after(removed) if mixes is None else mixes.best(most, removed)
 
 
 def pruning_path(network: Network, landscape: Data, *, fixed: tuple[str, ...] = ()) -> PruningPath:
@@ -158,7 +149,8 @@ def pruning_path(network: Network, landscape: Data, *, fixed: tuple[str, ...] = 
     spaces = [name for name in taps.taps if reasons[name] is None]
     why = {name: reason for name, reason in reasons.items() if reason is not None}
     orders = {name: np.arange(0) for name in spaces}
-    path = PruningPath(network, inputs, taps, (), orders, np.array([num_parameters(network)]), why)
+    reference = list(unit_batches(taps, network, inputs)) if _fits(taps, inputs) else None
+    path = PruningPath(network, inputs, taps, (), orders, np.array([num_parameters(network)]), why, reference)
     masked = network
     while longer := _next_round(path, masked):
         path = longer
@@ -177,16 +169,6 @@ def _why_fixed(name: str, taps: UnitTaps, fixed: tuple[str, ...]) -> str | None:
     return taps.hidden.get(name)
 
 
-def _directions(network: Network, inputs: Array) -> Array:
-    """Directions among the outputs whose squared slopes add up to those of all outputs; random ones where many."""
-    like = jax.eval_shape(network, jax.ShapeDtypeStruct(inputs.shape[1:], inputs.dtype))
-    size = math.prod(like.shape)
-    flat = np.eye(size)
-    if size > _MOST_OUTPUTS:
-        flat = np.random.default_rng(0).choice([-1.0, 1.0], (_MOST_OUTPUTS, size)) / math.sqrt(_MOST_OUTPUTS)
-    return jnp.asarray(flat.reshape(-1, *like.shape), like.dtype)
-
-
 def _next_round(path: PruningPath, masked: Network) -> PruningPath | None:
     """The path with the units that go next, measured on the network pruned so far; None when no unit can go."""
     taps, inputs = path.taps, path.inputs
@@ -194,13 +176,12 @@ def _next_round(path: PruningPath, masked: Network) -> PruningPath | None:
     if not spaces:
         return None
     moments = gather(taps, masked, inputs, list(spaces))
-    slopes = mean_square_slopes(taps, masked, inputs[:_SLOPE_ROWS], _directions(path.start, inputs))
+    slopes = slope_products(taps, masked, inputs[:_SLOPE_ROWS], directions_of(path.start, inputs))
     orders, costs = {}, {}
     for name, space in spaces.items():
         left = np.setdiff1d(np.arange(space.size), path.orders[name])
         covariance = moments[name].centred(has_constant=reader_biases_hold(path.start, space))[0][np.ix_(left, left)]
-        weights = np.sqrt(slopes[name][left])
-        order, costs[name] = elimination(covariance * weights[:, None] * weights)
+        order, costs[name] = elimination(covariance, slopes[name][np.ix_(left, left)])
         orders[name] = left[order]
     sequence, parameters = _sequence(path, spaces, costs)
     longer = {
@@ -215,6 +196,7 @@ def _next_round(path: PruningPath, masked: Network) -> PruningPath | None:
         longer,
         np.concatenate([path.parameters, parameters]),
         path.fixed,
+        path.reference,
     )
 
 
@@ -264,17 +246,15 @@ def _stand_ins(path: PruningPath, counts: dict[str, int]) -> tuple[tuple[ShiftRe
     """The steps that remove units, and the network of the old sizes in which what is removed is not read."""
     taps, masked = path.taps, path.start
     plan: list[ShiftReaders | UnitMap] = []
-    reference = list(unit_batches(taps, path.start, path.inputs)) if _fits(path) else None
     for name in path.orders:
         n, count = taps.spaces[name].size, counts[name]
         if count == 0 and masked is path.start:
             continue
         kept = np.setdiff1d(np.arange(n), path.orders[name][:count])
         has_constant = reader_biases_hold(path.start, taps.spaces[name])
-        wanted = unit_batches(taps, path.start, path.inputs) if reference is None else reference
-        moments = gather(taps, masked, path.inputs, [name], wanted)[name]
-        rtol = tolerance_of(next(iter(named_parameters(path.start).values())).dtype)
-        mixing, constants = moments.stand_in(kept, has_constant=has_constant, rtol=rtol)
+        moments = gather(taps, masked, path.inputs, [name], path.batches())[name]
+        ridge = ridge_of(next(iter(named_parameters(path.start).values())).dtype)
+        mixing, constants = moments.stand_in(kept, has_constant=has_constant, ridge=ridge)
         here: list[ShiftReaders | UnitMap] = [ShiftReaders(name, constants)] if has_constant else []
         selection = np.eye(n)[kept]
         spread = selection.T @ mixing
@@ -285,19 +265,7 @@ def _stand_ins(path: PruningPath, counts: dict[str, int]) -> tuple[tuple[ShiftRe
     return tuple(plan), masked
 
 
-def _fits(path: PruningPath) -> bool:
+def _fits(taps: UnitTaps, inputs: Array) -> bool:
     """Whether the unit outputs of all rows may be kept in memory."""
-    per_row = 2**28 / path.taps.batch_rows()
-    return per_row * len(path.inputs) <= _CACHE_BYTES
-
-
-def _changes(path: PruningPath, network: Network) -> tuple[float, float]:
-    largest, squares = 0.0, 0.0
-    pairs = zip(
-        unit_batches(path.taps, network, path.inputs), unit_batches(path.taps, path.start, path.inputs), strict=True
-    )
-    for (after, _), (before, _) in pairs:
-        change = np.abs(after.astype(float) - before)
-        largest = max(largest, float(change.max(initial=0.0)))
-        squares += float((change**2).sum())
-    return largest, math.sqrt(squares / len(path.inputs))
+    per_row = 2**28 / taps.batch_rows()
+    return per_row * len(inputs) <= _CACHE_BYTES

@@ -10,7 +10,7 @@ from lossatlas._types import Network
 from lossatlas.geometry import UnitTaps, unit_batches
 
 
-_RTOL = {"float64": 1e-12, "float32": 1e-6}
+_RIDGE = {"float64": 1e-12, "float32": 1e-6}
 
 
 @dataclasses.dataclass
@@ -31,20 +31,43 @@ class Moments:
         mean, wanted = self.left / self.count, self.wanted / self.count
         return first - np.outer(mean, mean), second - np.outer(mean, wanted)
 
+    def __add__(self, other: "Moments") -> "Moments":
+        return Moments(*(a + b for a, b in zip(dataclasses.astuple(self), dataclasses.astuple(other), strict=True)))
+
+    def onto(self, matrix: Float[np.ndarray, "n k"]) -> "Moments":
+        """The moments against linear functions of those stood in for."""
+        return dataclasses.replace(self, wanted=self.wanted @ matrix, left_wanted=self.left_wanted @ matrix)
+
     def stand_in(
-        self, kept: np.ndarray, *, has_constant: bool, rtol: float
+        self, kept: np.ndarray, *, has_constant: bool, ridge: float
     ) -> tuple[Float[np.ndarray, "k n"], Float[np.ndarray, " n"]]:
-        """A and c of least squares, wanted = A^T left[kept] + c; directions below rtol are left out."""
-        first, second = self.centred(has_constant=has_constant)
-        inner, right = first[np.ix_(kept, kept)], second[kept]
-        scale = np.sqrt(np.maximum(np.diag(inner), 1e-300))
-        values, vectors = np.linalg.eigh(inner / scale[:, None] / scale)
-        inverse = np.where(values > rtol * max(values.max(initial=0.0), 1e-300), 1 / np.maximum(values, 1e-300), 0.0)
-        solved = vectors @ (inverse[:, None] * (vectors.T @ (right / scale[:, None]))) / scale[:, None]
-        constants = np.zeros(right.shape[1])
+        """A and c of least squares, wanted = A^T left[kept] + c; with a ridge, A stays near what keeps every unit kept."""
+        start = np.diag(np.isin(np.arange(len(self.left)), kept).astype(float))
+        solved = start[kept] + self.correction(start, kept, has_constant=has_constant, ridge=ridge)
+        constants = np.zeros(len(self.wanted))
         if has_constant:
             constants = (self.wanted - self.left[kept] @ solved) / self.count
         return solved, constants
+
+    def correction(
+        self, start: Float[np.ndarray, "m n"], kept: np.ndarray, *, has_constant: bool, ridge: float
+    ) -> Float[np.ndarray, "k n"]:
+        """What least squares adds to coefficients on the left, by way of those kept; nothing where the left says nothing.
+
+        **Arguments:**
+        - `ridge`: on the size of what is added, relative to the mean square of the left.
+        """
+        first, second = self.centred(has_constant=has_constant)
+        residual = (second - first @ start)[kept]
+        inner = first[np.ix_(kept, kept)]
+        size = max(float(np.trace(inner)) / max(len(kept), 1), 1e-300)
+        return np.linalg.solve(inner + ridge * size * np.eye(len(kept)), residual)
+
+
+def moments_of(left: Float[np.ndarray, "rows m"], wanted: Float[np.ndarray, "rows n"]) -> Moments:
+    """The moments of some rows."""
+    x, y = left.astype(float), wanted.astype(float)
+    return Moments(len(x), x.sum(0), y.sum(0), x.T @ x, x.T @ y)
 
 
 def gather(
@@ -62,16 +85,11 @@ def gather(
         pairs = ((seen, wanted) for (_, seen), (_, wanted) in both)
     for seen, wanted in pairs:
         for name in spaces:
-            x, y = (values[name].reshape(-1, values[name].shape[-1]).astype(float) for values in (seen, wanted))
-            part = Moments(len(x), x.sum(0), y.sum(0), x.T @ x, x.T @ y)
-            found[name] = part if name not in found else _added(found[name], part)
+            part = moments_of(*(values[name].reshape(-1, values[name].shape[-1]) for values in (seen, wanted)))
+            found[name] = found[name] + part if name in found else part
     return found
 
 
-def tolerance_of(inputs_dtype: np.dtype | str) -> float:
-    """The relative size below which directions are noise of rounding."""
-    return _RTOL.get(str(inputs_dtype), 1e-6)
-
-
-def _added(first: Moments, second: Moments) -> Moments:
-    return Moments(*(a + b for a, b in zip(dataclasses.astuple(first), dataclasses.astuple(second), strict=True)))
+def ridge_of(dtype: np.dtype | str) -> float:
+    """The relative mean square below which directions are noise of rounding."""
+    return _RIDGE.get(str(dtype), 1e-6)

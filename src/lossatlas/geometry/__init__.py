@@ -29,6 +29,6 @@ from lossatlas.geometry._trace import TraceEstimate as TraceEstimate
 from lossatlas.geometry._trace import trace as trace
 from lossatlas.geometry._unit_outputs import UnitTaps as UnitTaps
 from lossatlas.geometry._unit_outputs import find_taps as find_taps
-from lossatlas.geometry._unit_outputs import mean_square_slopes as mean_square_slopes
+from lossatlas.geometry._unit_outputs import slope_products as slope_products
 from lossatlas.geometry._unit_outputs import unit_batches as unit_batches
 from lossatlas.geometry._unit_outputs import unit_outputs as unit_outputs

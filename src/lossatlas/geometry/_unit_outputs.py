@@ -20,6 +20,7 @@ from lossatlas.numerics import ClosedJaxpr, Var, evaluate, flat_jaxpr, shape_of
 
 _UNROLL = 64
 _BLOCK_BYTES = 2**28
+_SLOPE_BLOCK = 32
 
 
 class Tap(NamedTuple):
@@ -130,16 +131,28 @@ def unit_batches(
         yield np.asarray(outputs)[:kept], {name: np.asarray(values)[:kept] for name, values in seen.items()}
 
 
-def mean_square_slopes(
+def slope_products(
     taps: UnitTaps, network: Network, inputs: Float[Array, "n ..."], directions: Float[Array, "k ..."]
-) -> dict[str, Float[np.ndarray, " units"]]:
-    r"""By space and unit, $E_x \sum_p \sum_k (\partial\, d_k \cdot f / \partial u_p)^2$ over positions p.
+) -> dict[str, Float[np.ndarray, "units units"]]:
+    r"""By space, $E_x \sum_p \sum_k g_{kp} g_{kp}^\top$ with $g_{kp} = \partial\, d_k \cdot f / \partial u_p$ at position p.
+
+    To first order an error e of the units that does not depend on the example changes the outputs by $e^\top G e$ (mean
+    square, at one position); the diagonal of G holds the mean square slopes.
 
     **Arguments:**
     - `directions`: $d_k$, in the space of outputs.
     """
-    slopes = _slopes(taps, network, inputs, directions)
-    return {name: np.asarray(value, float) for name, value in slopes.items()}
+    n = len(inputs)
+    rows = max(1, min(_SLOPE_BLOCK, taps.batch_rows() // len(directions), n))
+    total: dict[str, np.ndarray] = {}
+    for start in range(0, n, rows):
+        # The last block is filled up with rows of weight zero, so that one program serves all.
+        index = np.arange(start, start + rows)
+        block = inputs[np.minimum(index, n - 1)]
+        part = _slopes(taps, network, block, jnp.asarray(index < n, directions.dtype), directions)
+        for name, products in part.items():
+            total[name] = total.get(name, 0.0) + np.asarray(products, float) / n
+    return total
 
 
 class _OutOfSightError(Exception):
@@ -222,13 +235,14 @@ def _read(taps: UnitTaps, network: Network, inputs: Array):
 
 
 @eqx.filter_jit
-def _slopes(taps: UnitTaps, network: Network, inputs: Array, directions: Array):
+def _slopes(taps: UnitTaps, network: Network, inputs: Array, weights: Array, directions: Array):
     leaves = list(named_arrays(network).values())
     zeros = [jnp.zeros(like.shape, like.dtype) for like in map(shape_of, taps.variables)]
 
-    def of_example(x):
+    def of_example(x, weight):
         _, pull = jax.vjp(lambda nudges: evaluate(taps.closed, [*leaves, x], taps.variables, nudges)[0][0], zeros)
-        pulled = jax.vmap(lambda direction: taps.by_space(pull(direction)[0]))(directions)
-        return {name: jnp.sum(slopes**2, (0, 1)) for name, slopes in pulled.items()}
+        return jax.vmap(lambda direction: taps.by_space(pull(weight * direction)[0]))(directions)
 
-    return jax.tree.map(lambda squares: jnp.mean(squares, 0), jax.lax.map(of_example, inputs, batch_size=32))
+    pulled = jax.vmap(of_example)(inputs, weights)
+    rows = {name: slopes.reshape(-1, slopes.shape[-1]) for name, slopes in pulled.items()}
+    return {name: slopes.T @ slopes for name, slopes in rows.items()}
