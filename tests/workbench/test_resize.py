@@ -114,7 +114,13 @@ def test_from_the_shell(model, tmp_path, monkeypatch, capsys):
     assert call(app, [*words, "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
     assert (facts["after"]["widths"], facts["after"]["parameters"]) == ("10-2-1", 25)
-    assert [size["parameters"] for size in facts["curve"]] == [25, 13]
+    # Between two neurons and one: both, fed by the one linear unit that they share.
+    assert [size["parameters"] for size in facts["curve"]] == [25, 17, 13]
+    assert facts["curve"][1]["widths"] == "10-0+1-2-1"
+    assert facts["steps"] == [
+        "layer 0: 1 constant or unread neurons folded into biases",
+        "layer 0: 4 neurons merged into 2",
+    ]
     page = (tmp_path / "small.html").read_text()
     assert "61 → 25 parameters" in page
     assert "lossatlas shrink big.safetensors --data diabetes --tolerance 1e-06" in page
@@ -132,9 +138,11 @@ def test_a_budget_gives_the_best_network_of_the_size_with_its_curve(model, tmp_p
     words = ["shrink", "big.safetensors", "--data", "diabetes", "--parameters", "20", "--out", "small.safetensors"]
     assert call(app, words) == 0
     said = capsys.readouterr().out
-    assert said.startswith("10-5-1 (61 parameters) -> 10-1-1 (13 parameters)\n")
+    assert said.startswith("10-5-1 (61 parameters) -> 10-0+1-2-1 (17 parameters)\n")
+    assert "layer 0: factored to rank 1" in said
     assert "loss on the rows held back: " in said
-    assert lossatlas.load("small.safetensors").shape == "10-1-1"
+    assert lossatlas.load("small.safetensors").shape == "10-0+1-2-1"
+    assert "factored to rank 1" in (tmp_path / "small.html").read_text()
 
 
 def test_a_convolutional_network_in_float32_is_shrunk_with_its_accuracy():

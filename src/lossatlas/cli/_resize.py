@@ -74,6 +74,7 @@ def shrink(
         "before": _size_facts(found.before),
         "after": _size_facts(found.chosen),
         "tolerance": found.tolerance,
+        "steps": list(found.steps),
         "rows_seen": found.rows_seen,
         "rows_held_back": found.rows_fresh,
         "curve": [_size_facts(size) for size in found.curve],
@@ -116,7 +117,7 @@ def _shrink_lines(found: "Shrunk") -> list[str]:
         was, now = getattr(before, name), getattr(after, name)
         if now is not None:
             lines.append(f"{name} on the rows held back: {was:.4g} -> {now:.4g}")
-    return lines
+    return [*lines, f"steps: {'; '.join(found.steps)}"] if found.steps else lines
 
 
 def _words(size: "Size") -> str:

@@ -38,7 +38,7 @@ class Mixes:
         **Arguments:**
         - `removed`: how many units have to go when nothing is factored.
         """
-        return self._search(removed, lambda count: self.after(count).with_parameters(most), lambda p: p.rms_change)
+        return self._search(removed, lambda count: self.after(count).with_parameters(most), lambda p: (p.rms_change,))
 
     def smallest(self, tolerance: float, removed: int) -> PrunedPoint:
         """The network of fewest parameters whose outputs change by at most a tolerance.
@@ -51,33 +51,38 @@ class Mixes:
         )
 
     def _search(
-        self, removed: int, at: Callable[[int], PrunedPoint | None], price: Callable[[PrunedPoint], object]
+        self,
+        removed: int,
+        at: Callable[[int], PrunedPoint | None],
+        price: Callable[[PrunedPoint], tuple[float, ...]],
     ) -> PrunedPoint:
         """The cheapest point over how many units go before ranks do: at five places, then halfway around the best.
 
         Places lie on a grid of the path, so that searches for several sizes meet again; the ends are always tried.
         """
         grid = max(1, len(self.path.sequence) // _GRID)
-        tried: dict[int, PrunedPoint | None] = {}
+        tried: set[int] = set()
+        found: dict[int, PrunedPoint] = {}
 
         def tries(where: float) -> None:
-            count = removed if where >= removed else grid * round(max(where, 0.0) / grid)
-            if count not in tried:
-                tried[count] = at(min(count, removed))
+            place = removed if where >= removed else min(grid * round(max(where, 0.0) / grid), removed)
+            if place not in tried and (point := at(place)) is not None:
+                found[place] = point
+            tried.add(place)
 
         step = removed / 4
         for i in range(5):
             tries(i * step)
         while step >= 2 * grid:
             step /= 2
-            place = min((c for c in tried if tried[c] is not None), key=lambda c: price(tried[c]))
-            tries(place - step)
-            tries(place + step)
-        return min((point for point in tried.values() if point is not None), key=price)
+            best = min(found, key=lambda place: price(found[place]))
+            tries(best - step)
+            tries(best + step)
+        return min(found.values(), key=price)
 
 
 def _smallest(found: LowRank, tolerance: float) -> PrunedPoint | None:
-    """The fewest parameters that lower ranks leave within a tolerance, by bisection; None where units alone exceed it."""
+    """The fewest parameters that lower ranks leave within a tolerance, by bisection; None where none are within it."""
     best = found.point
     if best.output_change > tolerance:
         return None

@@ -13,8 +13,8 @@ def elimination(
 ) -> tuple[Int[np.ndarray, " n"], Float[np.ndarray, " n"]]:
     r"""Order variables by backward elimination: next goes what raises the mean square error least.
 
-    With K the variables that stay, all are predicted from $v_K$ with coefficients $B = C_{\cdot K} C_{KK}^{-1}$, and the
-    cost is $T(K) = \mathrm{tr}(G \,\mathrm{Cov}(v \mid v_K))$. With $P = C_{KK}^{-1}$, giving up k adds
+    With K the variables that stay, all are predicted from $v_K$ by $B = C_{\cdot K} C_{KK}^{-1}$, and the cost is
+    $T(K) = \mathrm{tr}(G \,\mathrm{Cov}(v \mid v_K))$. With $P = C_{KK}^{-1}$, giving up k adds
     $(B^\top G B)_{kk} / P_{kk}$.
 
     **Arguments:**
@@ -37,7 +37,7 @@ def elimination(
         at = int(np.argmin(np.where(alive, added, np.inf)))
         total += max(float(added[at]), 0.0)
         order[step], costs[step] = kept[at], total
-        # v_at is predicted by -row @ v from now on: columns of B change by -B_at row, and so do both sides of the price.
+        # From now on -row @ v stands for v_at: the columns of B change by -B_at row, on both sides of the price.
         row = precision[at] / precision[at, at]
         precision -= precision[:, at, None] * row
         row[at] = 1.0

@@ -33,7 +33,7 @@ class FactorLayer(eqx.Module):
         """
         dense = require_dense(network, "The step FactorLayer")
         layers = arrays_of(dense)
-        expected = (len((self.right if self.left is None else self.left)), self.right.shape[1])
+        expected = (len(self.right if self.left is None else self.left), self.right.shape[1])
         if self.layer >= len(layers) or layers[self.layer].readers.shape != expected:
             msg = f"The step exchanges a matrix of shape {expected} of layer {self.layer}; this network has none there."
             raise InputError(msg)

@@ -54,7 +54,7 @@ class LowRank:
         return self.point.num_parameters - sum(int(sizes[-1] - sizes[0]) for sizes, _ in self.choices)
 
     def with_parameters(self, most: int) -> PrunedPoint | None:
-        """The network with at most so many parameters, ranks shared out by what they are worth; None where none fits."""
+        """The network of at most so many parameters, ranks shared out by what they are worth; None where none fits."""
         whole = sum(int(sizes[-1]) for sizes, _ in self.choices)
         chosen = share_out(self.choices, most - self.point.num_parameters + whole)
         if chosen is None:
@@ -115,7 +115,7 @@ def _metric(products: Float[np.ndarray, "n n"]) -> _Metric:
 def _directions(
     matrix: Float[np.ndarray, "n m"], moments: Float[np.ndarray, "m m"], metric: _Metric
 ) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, "n n"]]:
-    """What the orthogonal directions of a layer's outputs are worth in a metric, the largest first, and they as columns."""
+    """What orthogonal directions that a layer puts out are worth in a metric, the largest first; they as columns."""
     weighted = metric.root @ matrix
     values, vectors = np.linalg.eigh(weighted @ moments @ weighted.T)
     return np.maximum(values[::-1], 0.0), vectors[:, ::-1]
@@ -192,7 +192,7 @@ def _read(place: int, inputs: np.ndarray, seen: dict[str, np.ndarray]) -> Float[
 
 @eqx.filter_jit
 def _slopes(network: Dense, inputs: Array, directions: Array) -> list[Float[Array, "n n"]]:
-    r"""Of every layer $E_x \sum_k g_k g_k^\top$, with $g_k$ the slopes of $d_k \cdot f$ in its units before the activation."""
+    r"""Of every layer $E_x \sum_k g_k g_k^\top$, $g_k$ slopes of $d_k \cdot f$ in its units before the activation."""
 
     def outputs(x: Array, nudges: list[Array]) -> Array:
         for layer, nudge in zip(network.layers, nudges, strict=True):

@@ -41,7 +41,7 @@ class Moments:
     def stand_in(
         self, kept: np.ndarray, *, has_constant: bool, ridge: float
     ) -> tuple[Float[np.ndarray, "k n"], Float[np.ndarray, " n"]]:
-        """A and c of least squares, wanted = A^T left[kept] + c; with a ridge, A stays near what keeps every unit kept."""
+        """A and c of least squares, wanted = A^T left[kept] + c; a unit that is kept stands for itself first."""
         start = np.diag(np.isin(np.arange(len(self.left)), kept).astype(float))
         solved = start[kept] + self.correction(start, kept, has_constant=has_constant, ridge=ridge)
         constants = np.zeros(len(self.wanted))
@@ -52,7 +52,7 @@ class Moments:
     def correction(
         self, start: Float[np.ndarray, "m n"], kept: np.ndarray, *, has_constant: bool, ridge: float
     ) -> Float[np.ndarray, "k n"]:
-        """What least squares adds to coefficients on the left, by way of those kept; nothing where the left says nothing.
+        """What least squares adds to coefficients on the left, on those kept; nothing where the left says nothing.
 
         **Arguments:**
         - `ridge`: on the size of what is added, relative to the mean square of the left.
@@ -67,7 +67,8 @@ class Moments:
 def moments_of(left: Float[np.ndarray, "rows m"], wanted: Float[np.ndarray, "rows n"]) -> Moments:
     """The moments of some rows."""
     x, y = left.astype(float), wanted.astype(float)
-    return Moments(len(x), x.sum(0), y.sum(0), x.T @ x, x.T @ y)
+    # The copy: a product of an array with itself rounds otherwise than one with an equal array.
+    return Moments(len(x), x.sum(0), y.sum(0), x.T @ x.copy(), x.T @ y)
 
 
 def gather(

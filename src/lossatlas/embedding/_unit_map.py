@@ -304,6 +304,9 @@ def on_axis(matrix: UnitMatrix, array: Array, axis: Axis, size: int) -> Array:
 
 def _rebuild(network: Network, sizes: dict[str, int], values: dict[str, Array]) -> Network:
     """The network of other sizes with the given arrays; zeros of its own are not made where all are given."""
+    present = named_arrays(network)
+    if all(path in values and values[path].shape == array.shape for path, array in present.items()):
+        return replace_parameters(network, values)  # of the same sizes; tracing the network of others takes long
     template = eqx.filter_eval_shape(lambda: network.with_sizes(sizes))
     leaves = {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(template)}
     if any(isinstance(leaf, jax.ShapeDtypeStruct) and path not in values for path, leaf in leaves.items()):

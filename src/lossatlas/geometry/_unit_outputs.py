@@ -134,10 +134,10 @@ def unit_batches(
 def slope_products(
     taps: UnitTaps, network: Network, inputs: Float[Array, "n ..."], directions: Float[Array, "k ..."]
 ) -> dict[str, Float[np.ndarray, "units units"]]:
-    r"""By space, $E_x \sum_p \sum_k g_{kp} g_{kp}^\top$ with $g_{kp} = \partial\, d_k \cdot f / \partial u_p$ at position p.
+    r"""By space, $G = E_x \sum_{kp} g_{kp} g_{kp}^\top$, $g_{kp} = \partial\, d_k \cdot f / \partial u_p$, position p.
 
-    To first order an error e of the units that does not depend on the example changes the outputs by $e^\top G e$ (mean
-    square, at one position); the diagonal of G holds the mean square slopes.
+    To first order an error e of the units, the same for all examples, changes the outputs by $e^\top G e$ (mean square,
+    at one position); the diagonal of G holds the mean square slopes.
 
     **Arguments:**
     - `directions`: $d_k$, in the space of outputs.

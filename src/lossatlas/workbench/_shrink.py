@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import equinox as eqx
 import jax
@@ -18,6 +18,10 @@ from lossatlas.networks import Dense, size_words
 from lossatlas.workbench._data import Examples, read_examples
 from lossatlas.workbench._model import Model
 from lossatlas.workbench._units import as_float64, with_unit_spaces
+
+
+if TYPE_CHECKING:
+    from lossatlas.embedding import PrunedPoint
 
 
 COVERAGE, CONFIDENCE = 0.95, 0.95
@@ -92,10 +96,11 @@ def shrink(
     """Find the smallest network that says the same as a model up to a tolerance, or the best one of a size.
 
     What is exact goes first (copies, constants, unread units, layers that act linearly); then units go whose absence
-    changes the outputs least, and others stand in for them ([`lossatlas.embedding.pruning_path`][]); small fully
-    connected networks are also refitted layer by layer ([`lossatlas.embedding.reduce`][]), and the smaller result is
-    taken. Seven tenths of the rows (of 118 to 196, all but 59) serve to reduce it, the others to measure the change on
-    rows that the reduction has not seen. In float64 whatever the global setting; the result has the model's precision.
+    changes the outputs least, and others stand in for them; layers of fully connected networks are held as two of lower
+    rank where that changes the outputs less ([`lossatlas.embedding.pruning_path`][]); small such networks are also
+    refitted layer by layer ([`lossatlas.embedding.reduce`][]), and the smaller result is taken. Seven tenths of the
+    rows (of 118 to 196, all but 59) serve to reduce it, the others to measure the change on rows that the reduction has
+    not seen. In float64 whatever the global setting; the result has the model's precision.
 
     **Arguments:**
     - `model`: of a survey or a file, [`lossatlas.load`][]. Unit spaces of foreign modules are discovered; the network
@@ -157,7 +162,7 @@ def _shrink(
     steps = reduction.notes
     path = pruning_path(exact, rows)
     points = path.curve(_POINTS)
-    curve = [judge.size(point.masked, _sizes_words(exact, point.sizes), point.num_parameters) for point in points]
+    curve = [judge.size(point.masked, _shape_words(point), point.num_parameters) for point in points]
     if parameters is not None:
         point = path.with_parameters(parameters)
         network, steps = point.network, (*steps, *_notes(point.plan))
@@ -193,28 +198,29 @@ def _shrink(
     )
 
 
-def _sizes_words(network: Network, sizes: dict[str, int]) -> str:
-    return size_words(eqx.filter_eval_shape(lambda: network.with_sizes(sizes)))
+def _shape_words(point: "PrunedPoint") -> str:
+    """The sizes of a pruned network, without making its arrays; sizes alone say all where nothing is factored."""
+    small = (lambda: point.network) if point.ranks else (lambda: point.start.with_sizes(point.sizes))
+    return size_words(eqx.filter_eval_shape(small))
 
 
 class _Judge:
     """Measures networks against the first one, on the rows seen and on those held back."""
 
     def __init__(self, unit: float, start: Network, rows: Array, held: Array, examples: Examples, fresh: np.ndarray):
-        self.unit, self.parts = unit, (rows, held)
-        self.before = [np.asarray(_outputs(start, part)) for part in self.parts]
+        # All rows at once: a program for each network, and not for the rows seen and those held back apart.
+        self.unit, self.rows, self.num_seen = unit, jnp.concatenate([rows, held]), len(rows)
+        self.before = np.asarray(_outputs(start, self.rows))
         self.targets = None if examples.targets is None else examples.targets[fresh]
         self.landscape = None if self.targets is None else Landscape(held, self.targets, loss=examples.loss)
 
     def size(self, network: Network, shape: str, count: int) -> Size:
         """What a network costs; its shape and number of parameters are given, its arrays may be padded with zeros."""
-        after = [np.asarray(_outputs(network, part)) for part in self.parts]
-        seen, fresh = (
-            self.unit * np.abs(new - old).reshape(len(old), -1).max(axis=1, initial=0.0)
-            for new, old in zip(after, self.before, strict=True)
-        )
+        after = np.asarray(_outputs(network, self.rows))
+        changes = self.unit * np.abs(after - self.before).reshape(len(after), -1).max(axis=1, initial=0.0)
+        seen, fresh = np.split(changes, [self.num_seen])
         loss = None if self.landscape is None else float(_loss(self.landscape, network))
-        accuracy = None if self.targets is None else _accuracy(after[1], self.targets)
+        accuracy = None if self.targets is None else _accuracy(after[self.num_seen :], self.targets)
         return Size(shape, count, float(seen.max(initial=0.0)), covering(fresh), accuracy, loss)
 
 
@@ -244,7 +250,8 @@ def covering(values: Float[np.ndarray, " n"]) -> float | None:
 
 
 def _notes(plan: tuple[Any, ...]) -> tuple[str, ...]:
-    return tuple(f"{step.space}: {step.note}" for step in plan if step.note)
+    places = (f"layer {step.layer}" if hasattr(step, "layer") else step.space for step in plan)
+    return tuple(f"{place}: {step.note}" for place, step in zip(places, plan, strict=True) if step.note)
 
 
 def _like(network: Network, model: Network) -> Network:

@@ -48,7 +48,10 @@ def sizes_table(found: Shrunk) -> Table:
     """A row for every size, the chosen one marked."""
     heads = [
         Cell("parameters", "", True),
-        Cell("network", "units left in each space"),
+        Cell(
+            "network",
+            "units left in each space; 0+12 is a layer of 12 linear units, the first factor of the next matrix",
+        ),
         Cell("largest change", "of an output on the rows seen", True),
         Cell("new rows", "a change that covers 95 % of new rows, with 95 % confidence", True),
     ]
