@@ -51,6 +51,7 @@ from lossatlas.networks import Dense
 PERCENTS = (80, 60, 40, 25, 15, 10, 5)
 _TOLERANCES = (0.02, 0.1, 0.3, 1.0, 3.0, 8.0, 20.0)
 _PEER_STEPS = 100
+_ROUNDING = 1e-12
 _MOST_REFITTED = 100  # neurons of a layer up to which `reduce` is run: its refits of wider ones take many minutes
 
 
@@ -181,7 +182,7 @@ def truncated(module: nn.Module, images: Images | None, most: int, *, relative: 
     for i, (_, at) in enumerate(order):
         ranks[i + 1] = ranks[i]
         ranks[i + 1, at] += 1
-    ranks = np.maximum(ranks, 1)  # PyTorch has no convolution to no channels
+    ranks = np.maximum(ranks, [isinstance(layer, nn.Conv2d) for layer in layers])  # PyTorch has none to no channels
     full = np.array([layer.weight.numel() for layer in layers])
     sides = np.array([sum(layer.weight.flatten(1).shape) for layer in layers])
     fits = np.flatnonzero(other + np.minimum(ranks * sides, full).sum(1) <= most)
@@ -354,11 +355,12 @@ def show(net: str, module: nn.Module, images: Images, results: list[Result], sec
         mine = [r for r in results if r.percent == percent and r.method.startswith("ours")]
         best, peer = min(mine, key=lambda r: r.rms), min(peers, key=lambda r: r.rms)
         most = max(peers, key=lambda r: r.accuracy)
-        word = "ahead" if best.rms < peer.rms else "BEHIND"
+        is_rounding = max(best.rms, peer.rms) < _ROUNDING * spread
+        word = "even" if is_rounding else "ahead" if best.rms < peer.rms else "BEHIND"
         also = "ahead" if best.accuracy > most.accuracy else "even" if best.accuracy == most.accuracy else "BEHIND"
         print(
             f"{percent:>3} %: {word} on the change (best peer: {peer.method}, {peer.setting}; its rms is "
-            f"{peer.rms / best.rms:.2g} times ours), {also} on accuracy ({best.accuracy:.3f}, {most.accuracy:.3f} of "
+            f"{peer.rms / max(best.rms, 1e-300):.2g} times ours), {also} on accuracy ({best.accuracy:.3f}, {most.accuracy:.3f} of "
             f"{most.method})"
         )
 

@@ -126,6 +126,11 @@ def test_from_the_shell(model, tmp_path, monkeypatch, capsys):
     assert "lossatlas shrink big.safetensors --data diabetes --tolerance 1e-06" in page
     assert call(app, ["grow", "small.safetensors", "--widths", "6", "--out", "wide.safetensors"]) == 0
     assert "10-2-1 (25 parameters) -> 10-6-1 (73 parameters)\noutputs stay for all inputs\n" in capsys.readouterr().out
+    parted = ["grow", "small.safetensors", "--widths", "6", "--part", "0.02", "--out", "parted.safetensors"]
+    assert call(app, parted) == 0
+    assert "noise of 0.02 on the copies; --data measures by how much\ncaution: Noise" in capsys.readouterr().out
+    assert call(app, [*parted, "--data", "diabetes"]) == 0
+    assert "and may change on others\nlargest entry of the gradient" in capsys.readouterr().out
     again = ["shrink", "small.safetensors", "--data", "diabetes", "--tolerance", "1e-9", "--out", "same.safetensors"]
     assert call(app, again) == 0
     assert capsys.readouterr().out.startswith("Nothing can be removed at a tolerance of 1e-09: 10-2-1")
@@ -196,6 +201,7 @@ def test_a_foreign_module_is_shrunk_by_the_units_that_are_discovered_in_it():
         ("shrink none.safetensors --data diabetes --tolerance 1 --out s.safetensors", "There is no run"),
         ("shrink big.safetensors --data diabetes --tolerance 1 --out no/s.safetensors", "cannot be written"),
         ("grow big.safetensors --widths 2 --out s.safetensors", "cannot be widened to 2"),
+        ("grow big.safetensors --depth 2 --data diabetes --part 0.1 --out s.safetensors", "and needs widths; got 0.1"),
         ("grow big.safetensors --widths 9,9 --out s.safetensors", "one size for each"),
     ],
 )

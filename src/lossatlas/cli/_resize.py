@@ -177,6 +177,7 @@ def grow(
     data: str | None = None,
     target: str | None = None,
     before: Annotated[tuple[int, ...] | None, _PLACES] = None,
+    part: float = 0.0,
     seed: int = 0,
     options: ModelOptions = ModelOptions(),  # noqa: B008
     json: Annotated[bool, Parameter(negative="", show_default=False)] = False,
@@ -202,8 +203,11 @@ def grow(
         The column of the targets; by default the one that the model was trained on.
     before
         For each new layer which layer will read it, like 1,1: 0 is the first. By default the output layer.
+    part
+        Noise on copies of units, relative to the size of their parameters, like 0.02: equal copies stay equal in
+        training. Outputs then change a little.
     seed
-        Seed of the new layers.
+        Seed of the new layers and of the noise.
     options
         Which network, and what the model does not say itself.
     json
@@ -217,13 +221,14 @@ def grow(
 
     small = options.load(model)
     check_savable(small.network)
-    found = grow_model(small, widths, depth=depth, data=data, before=before, seed=seed, target=target)
+    found = grow_model(small, widths, depth=depth, data=data, before=before, part=part, seed=seed, target=target)
     save_model(out, found.model)
     facts: dict[str, Any] = {
         "before": {"widths": small.shape, "parameters": small.num_parameters},
         "after": {"widths": found.model.shape, "parameters": found.model.num_parameters},
         "outputs_stay_on_all_inputs": found.on_all_inputs,
         "largest_change": found.change,
+        "noise_on_copies": found.part,
         "rows": found.rows,
         "loss": found.loss,
         "largest_gradient_before": found.gradient_before,
@@ -239,6 +244,8 @@ def _certificate(found: Any) -> list[str]:
     measured = None if found.rows is None else f"by at most {found.change:.3g} on these {found.rows:,} rows"
     if found.on_all_inputs:
         lines = [f"outputs stay for all inputs{'' if measured is None else f'; changed {measured}'}"]
+    elif measured is None:
+        lines = [f"outputs changed by noise of {found.part:g} on the copies; --data measures by how much"]
     else:
         lines = [f"outputs changed {measured}, and may change on others"]
     if found.gradient_after is not None:

@@ -32,6 +32,7 @@ from lossatlas.embedding._merge_block import MergeBlock as MergeBlock
 from lossatlas.embedding._merge_block import merge_block as merge_block
 from lossatlas.embedding._null_block import NullBlock as NullBlock
 from lossatlas.embedding._null_block import add_null_block as add_null_block
+from lossatlas.embedding._part_copies import part_copies as part_copies
 from lossatlas.embedding._predicted import lift_inertia as lift_inertia
 from lossatlas.embedding._pruned_point import PrunedPoint as PrunedPoint
 from lossatlas.embedding._pruning import PruningPath as PruningPath

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import equinox as eqx
 import jax
@@ -27,25 +27,18 @@ _SLOPE_ROWS = 256
 _METRIC_RIDGE = 1e-6
 
 
-class _Metric(NamedTuple):
-    """The symmetric root of what errors of the units of a layer cost, before the activation, and its inverse."""
-
-    root: Float[np.ndarray, "n n"]
-    inverse: Float[np.ndarray, "n n"]
-
-
 @dataclasses.dataclass(frozen=True)
 class LowRank:
-    """A pruned network whose matrices can be factored, all at the sizes of the start.
+    r"""A pruned network whose matrices can be factored, all at the sizes of the start.
 
     - `point`: the network without some units. `rows`: of each layer, the units that are left, before the activation.
-    - `metrics`: of each layer, of the rows left. `choices`: sizes and losses of each layer by rank.
+    - `roots`: of each layer R with $R^\top R$ what errors of the rows left cost. `choices`: sizes and losses by rank.
     """
 
     path: "PruningPath"
     point: PrunedPoint
     rows: tuple[np.ndarray, ...]
-    metrics: tuple[_Metric, ...]
+    roots: tuple[np.ndarray, ...]
     choices: tuple[Choices, ...]
 
     @property
@@ -93,30 +86,27 @@ def low_rank(path: "PruningPath", removed: int) -> LowRank:
     # A layer may be wide: slopes of so many rows are kept at once.
     seen = path.inputs[: min(_SLOPE_ROWS, path.taps.batch_rows())]
     slopes = _slopes(point.masked, seen, directions_of(path.start, seen))
-    metrics = tuple(_metric(np.asarray(g, float)[np.ix_(keep, keep)]) for g, keep in zip(slopes, rows, strict=True))
+    roots = tuple(_root(np.asarray(g, float)[np.ix_(keep, keep)]) for g, keep in zip(slopes, rows, strict=True))
     found = _moments(path, point.masked, range(len(layers)), path.batches())
     choices = []
     for i, layer in enumerate(layers):
         columns = rows[i - 1] if i else np.arange(layer.readers.shape[1])
         matrix = np.asarray(layer.readers, float)[np.ix_(rows[i], columns)]
         moments = found[i].centred(has_constant=layer.bias is not None)[0][np.ix_(columns, columns)]
-        choices.append(rank_choices(_directions(matrix, moments, metrics[i])[0], matrix.shape))
-    return LowRank(path, point, tuple(rows), metrics, tuple(choices))
+        choices.append(rank_choices(_directions(roots[i] @ matrix, moments)[0], matrix.shape))
+    return LowRank(path, point, tuple(rows), roots, tuple(choices))
 
 
-def _metric(products: Float[np.ndarray, "n n"]) -> _Metric:
-    n = len(products)
-    values, vectors = np.linalg.eigh(products)
-    # Directions that the outputs do not depend on in these rows weigh little, not nothing.
-    values = np.maximum(values, 0.0) + max(_METRIC_RIDGE * values.sum() / n, 1e-300)
-    return _Metric((vectors * np.sqrt(values)) @ vectors.T, (vectors / np.sqrt(values)) @ vectors.T)
+def _root(products: Float[np.ndarray, "n n"]) -> Float[np.ndarray, "n n"]:
+    """The triangular root of a metric; what outputs do not depend on in the rows seen weighs little, not nothing."""
+    ridge = max(_METRIC_RIDGE * float(np.trace(products)) / len(products), 1e-300)
+    return np.linalg.cholesky(products + ridge * np.eye(len(products))).T
 
 
 def _directions(
-    matrix: Float[np.ndarray, "n m"], moments: Float[np.ndarray, "m m"], metric: _Metric
+    weighted: Float[np.ndarray, "n m"], moments: Float[np.ndarray, "m m"]
 ) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, "n n"]]:
-    """What orthogonal directions that a layer puts out are worth in a metric, the largest first; they as columns."""
-    weighted = metric.root @ matrix
+    """Mean squares along the principal directions of what a matrix puts out, the largest first; they as columns."""
     values, vectors = np.linalg.eigh(weighted @ moments @ weighted.T)
     return np.maximum(values[::-1], 0.0), vectors[:, ::-1]
 
@@ -142,8 +132,9 @@ def _factored(found: LowRank, ranks: dict[int, int]) -> tuple[tuple[FactorLayer,
         matrix, left, right = (start[columns] + added).T, None, None
         if i in ranks:
             inner = moments.centred(has_constant=has_constant)[0][np.ix_(columns, columns)]
-            best = _directions(matrix, inner, found.metrics[i])[1][:, : ranks[i]]
-            left, right = found.metrics[i].inverse @ best, best.T @ found.metrics[i].root @ matrix
+            weighted = found.roots[i] @ matrix
+            best = _directions(weighted, inner)[1][:, : ranks[i]]
+            left, right = np.linalg.solve(found.roots[i], best), best.T @ weighted
             matrix = left @ right
         bias = None
         neurons = keep[keep < layer.num_neurons]

@@ -17,7 +17,7 @@ from lossatlas.workbench._model import Model
 
 
 if TYPE_CHECKING:
-    from lossatlas.embedding import Record
+    from lossatlas.embedding import MapCertificate, Record
     from lossatlas.landscape import Landscape
 
 
@@ -29,6 +29,7 @@ class Grown:
     - `on_all_inputs`: whether its outputs are those of the small one for all inputs (new units), or on these rows and
       near them (new layers).
     - `change`: the largest change of an output on the rows given, in the user's units; None without data.
+    - `part`: the relative noise that parts copies, 0 without.
     - `gradient_before`, `gradient_after`: largest entry of the gradient of the mean loss; None without targets.
     - `rows`, `loss`: how many rows were given, and the loss of these gradients; None without.
     - `caution`: why critical points may not stay critical, or what is only nearly kept; None when the theorem holds.
@@ -38,6 +39,7 @@ class Grown:
     records: tuple["Record", ...]
     on_all_inputs: bool
     change: float | None = None
+    part: float = 0.0
     gradient_before: float | None = None
     gradient_after: float | None = None
     rows: int | None = None
@@ -52,6 +54,7 @@ def grow(
     depth: int | None = None,
     data: Any = None,
     before: Sequence[int] | None = None,
+    part: float = 0.0,
     seed: int = 0,
     target: str | None = None,
 ) -> Grown:
@@ -72,12 +75,14 @@ def grow(
       them, new units are certified on them.
     - `before`: for each new layer the index of the layer that will read it, 0 (right after the inputs) to the output
       layer, in the network as it is then; default all right before the output layer.
-    - `seed`: of the new layers.
+    - `part`: relative noise on the copies of units ([`lossatlas.embedding.part_copies`][]), since equal copies stay equal
+      in training up to rounding; outputs then change in second order of it. Default none.
+    - `seed`: of the new layers and of the noise.
     - `target`: the column of the targets in the data.
 
     **Returns:** A [`lossatlas.workbench.Grown`][].
 
-    **Raises:** `InputError` for neither widths nor depth, sizes below the present ones, unknown unit spaces, a depth
+    **Raises:** `InputError` for neither widths nor depth, a negative `part` or one without widths, sizes below the present ones, unknown unit spaces, a depth
     without data, places that do not exist, and networks that cannot be made deeper.
     """
     if widths is None and depth is None:
@@ -89,6 +94,9 @@ def grow(
     if before is not None and depth is None:
         msg = "before (--before) says where new layers go, so it needs depth (--depth)."
         raise InputError(msg)
+    if not 0 <= part < np.inf or (part and widths is None):
+        msg = f"part (--part) is the relative noise on copies of units, at least 0, and needs widths; got {part}."
+        raise InputError(msg)
     examples = None if data is None else read_examples(model, data, target=target)
     records: list[Record] = []
     with jax.enable_x64(True):
@@ -97,23 +105,29 @@ def grow(
         if depth is not None:
             network, made = _deepen(jax.random.key(seed), network, points, depth, before)
             records += made
-        on_all_inputs = not records
+        on_all_inputs, parted = not (records or part), ()
         if widths is not None:
             network, made = _widen(network, points, widths)
             records += made
+            if part:
+                network, parted = _part(jax.random.key(seed), network, made, points, part)
         change = None if examples is None else model.output_unit * _change(model.network, network, examples.inputs)
     large = dataclasses.replace(model, network=network)
-    certificates = [record.certificate for record in records]
+    certificates = [*(record.certificate for record in records), *parted]
+    cautions = [record.caution for record in records if record.caution]
+    if part:
+        cautions.append(f"Noise of {part:g} on the copies: critical points do not stay critical.")
     return Grown(
         model=dataclasses.replace(large, summary=f"{model.summary}; grown: {model.shape} -> {large.shape}"),
         records=tuple(records),
         on_all_inputs=on_all_inputs,
         change=change,
+        part=part,
         gradient_before=certificates[0].gradient_before if certificates else None,
         gradient_after=certificates[-1].gradient_after if certificates else None,
         rows=None if examples is None else len(examples.inputs),
         loss=None if examples is None or examples.targets is None else examples.loss,
-        caution=" ".join(dict.fromkeys(record.caution for record in records if record.caution)) or None,
+        caution=" ".join(dict.fromkeys(cautions)) or None,
     )
 
 
@@ -148,6 +162,19 @@ def _widen(network: Network, points: Any, widths: Mapping[str, int] | Sequence[i
         network, record = widen(network, sizes, landscape=points)
         records.append(record)
     return network, records
+
+
+def _part(
+    key: PRNGKeyArray, network: Network, records: Sequence["Record"], points: Any, noise: float
+) -> tuple[Network, tuple["MapCertificate", ...]]:
+    """Noise on the copies that each map has made."""
+    from lossatlas.embedding import part_copies
+
+    certificates = []
+    for i, record in enumerate(records):
+        network, certificate = part_copies(jax.random.fold_in(key, i), network, record, noise=noise, landscape=points)
+        certificates.append(certificate)
+    return network, tuple(certificates)
 
 
 def _deepen(
