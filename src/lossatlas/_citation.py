@@ -93,6 +93,7 @@ _OURSELVES = f"""@software{{lossatlas,
 _WIDTH = ("zhang2021embedding", "zhang2022hierarchical")
 _DEPTH = ("bai2024depth",)
 _SPLIT = (*_WIDTH, "fukumizu2000local")
+_PRUNE = ("zhang2021embedding", "hassibi1993surgeon", "izenman1975reduced")
 _REDUCE = (*_WIDTH, *_DEPTH, "chen2024condensation")
 _CONDENSATION = ("zhou2022condensation", "luo2021phase", "leinster2012diversity")
 _DIAGNOSIS = (*_REDUCE, *_CONDENSATION, "liu2019splitting")
@@ -114,9 +115,10 @@ _SOURCES: dict[str, tuple[str, ...]] = {
     "embedding.Growth": (*_WIDTH, "liu2019splitting"),
     "embedding.match": ("ainsworth2023rebasin",),
     "embedding.Match": ("ainsworth2023rebasin",),
-    "embedding.pruning_path": ("zhang2021embedding", "hassibi1993surgeon"),
-    "embedding.PruningPath": ("zhang2021embedding", "hassibi1993surgeon"),
-    "embedding.PrunedPoint": ("zhang2021embedding", "hassibi1993surgeon"),
+    "embedding.part_copies": _WIDTH,
+    "embedding.pruning_path": _PRUNE,
+    "embedding.PruningPath": _PRUNE,
+    "embedding.PrunedPoint": _PRUNE,
     "embedding.validate_map": ("zhang2022hierarchical",),
     "embedding.widen": _WIDTH,
     "embedding.replicate": _WIDTH,

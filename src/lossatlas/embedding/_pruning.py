@@ -119,28 +119,38 @@ def pruning_path(network: Network, landscape: Data, *, fixed: tuple[str, ...] = 
 
     A unit that goes is stood in for by the others: least squares of what its space puts out on what is left of it, the
     same for all readers and positions, added to the readers (and their biases). Within a space the order is that of
-    backward elimination, each unit weighted by the mean square slope of the outputs in it; between spaces the next
-    unit is the one that changes the outputs least for the parameters that it frees. Both are measured anew, on the
+    backward elimination, errors weighed by the products of the slopes of the outputs in the units; between spaces the
+    next unit is the one that changes the outputs least for the parameters that it frees. Both are measured anew, on the
     pruned network, whenever a fifth of the parameters has gone. `curve()`, `with_parameters` and `within` then make
     networks; each space is fitted to what the whole network put out there, on the features of the spaces pruned before
     it, so that errors do not add up. What is exact goes first: copies, constants, what is not read, and linear
-    combinations of others on the data.
+    combinations of others on the data; among them first what is so off the data too, on rows with noise of their
+    standard deviation.
+
+    In a `Dense` ranks compete with units. A layer of n x m of rank r is held as two, r linear units (a layer without
+    neurons) and their readers, which frees $nm - r(n + m)$ parameters: reduced-rank regression of what the whole network
+    put out before the activation on the features that are left, weighed by the slopes of the outputs there; the bias
+    takes the mean. For a size or a tolerance some ten mixtures are made, from ranks alone over units first and then
+    ranks to units alone, and the best by the measured change is taken. Other architectures have no place for a
+    factored layer: there units go alone.
 
     Outputs are kept on the data as far as measured, critical points are not.
 
     **Arguments:**
     - `network`: with unit spaces. `landscape`: a `Landscape` or inputs (n, ...); streamed.
-    - `fixed`: spaces that stay as they are.
+    - `fixed`: spaces whose units stay.
 
-    **Returns:** A [`lossatlas.embedding.PruningPath`][]. Cost: some 15 rounds, each of one pass over the data, $m^3$
-    operations for a space of m units, and a network; each network: a pass for each space and two for its outputs. All
-    have the sizes of the first one, so three programs are compiled in all.
+    **Returns:** A [`lossatlas.embedding.PruningPath`][]. Cost: some 15 rounds, each of two passes over the data, $m^3$
+    operations for a space of m units, and a network; each network: a pass for each space and one for its outputs. For a
+    `Dense` `with_parameters` makes some ten networks, with $m^3$ operations for each layer, and `within` some ten times
+    fifteen. All have the sizes of the first one, so four programs are compiled in all.
 
     **Raises:** `InputError` for a network without unit spaces, unknown spaces, and empty or NaN inputs.
 
     !!! cite
         Least squares that let the rest stand in for what goes: Hassibi and Stork 1993 (there for single weights and the
-        loss); here for whole units, their readers and the outputs, across all unit spaces.
+        loss); here for whole units, their readers and the outputs, across all unit spaces. Reduced-rank regression:
+        Izenman 1975.
     """
     inputs = inputs_of(landscape, "pruning_path")
     taps = find_taps(network, inputs[0])

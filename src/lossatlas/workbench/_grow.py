@@ -75,15 +75,16 @@ def grow(
       them, new units are certified on them.
     - `before`: for each new layer the index of the layer that will read it, 0 (right after the inputs) to the output
       layer, in the network as it is then; default all right before the output layer.
-    - `part`: relative noise on the copies of units ([`lossatlas.embedding.part_copies`][]), since equal copies stay equal
-      in training up to rounding; outputs then change in second order of it. Default none.
+    - `part`: relative noise on the copies of units ([`lossatlas.embedding.part_copies`][]), since equal copies stay
+      equal in training up to rounding; outputs then change in second order of it. Default none.
     - `seed`: of the new layers and of the noise.
     - `target`: the column of the targets in the data.
 
     **Returns:** A [`lossatlas.workbench.Grown`][].
 
-    **Raises:** `InputError` for neither widths nor depth, a negative `part` or one without widths, sizes below the present ones, unknown unit spaces, a depth
-    without data, places that do not exist, and networks that cannot be made deeper.
+    **Raises:** `InputError` for neither widths nor depth, sizes below the present ones, unknown unit spaces, a depth
+    without data, places that do not exist, networks that cannot be made deeper, and a `part` that is negative or
+    without widths.
     """
     if widths is None and depth is None:
         msg = "Say how to grow: widths (--widths 60,60), depth (--depth 3), or both."
