@@ -355,12 +355,13 @@ def show(net: str, module: nn.Module, images: Images, results: list[Result], sec
         mine = [r for r in results if r.percent == percent and r.method.startswith("ours")]
         best, peer = min(mine, key=lambda r: r.rms), min(peers, key=lambda r: r.rms)
         most = max(peers, key=lambda r: r.accuracy)
+        times = peer.rms / max(best.rms, 1e-300)
         is_rounding = max(best.rms, peer.rms) < _ROUNDING * spread
         word = "even" if is_rounding else "ahead" if best.rms < peer.rms else "BEHIND"
         also = "ahead" if best.accuracy > most.accuracy else "even" if best.accuracy == most.accuracy else "BEHIND"
         print(
             f"{percent:>3} %: {word} on the change (best peer: {peer.method}, {peer.setting}; its rms is "
-            f"{peer.rms / max(best.rms, 1e-300):.2g} times ours), {also} on accuracy ({best.accuracy:.3f}, {most.accuracy:.3f} of "
+            f"{times:.2g} times ours), {also} on accuracy ({best.accuracy:.3f}, {most.accuracy:.3f} of "
             f"{most.method})"
         )
 

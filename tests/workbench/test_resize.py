@@ -100,6 +100,22 @@ def test_the_promise_for_new_rows_holds_on_new_rows():
     assert np.mean(kept) > 0.95 - 5 * np.sqrt(0.95 * 0.05 / 200)
 
 
+def test_the_promise_holds_for_a_network_with_factored_layers():
+    network = networks.Dense(jax.random.key(2), [6, 20, 20, 2], init=0.5)
+    random = np.random.default_rng(2)
+    rows, new = random.normal(size=(500, 6)), random.normal(size=(4000, 6))
+    found = shrink(Model(network, None, "mse", "a test"), data.Arrays(rows, None), parameters=300)
+    assert any("factored to rank" in step for step in found.steps)
+    assert found.model.num_parameters == found.chosen.num_parameters <= 300
+    assert [size.num_parameters for size in found.curve] == sorted(
+        {s.num_parameters for s in found.curve}, reverse=True
+    )
+    change = np.abs(found.model.predict(new).to_numpy() - Model(network, None, "mse", "a test").predict(new).to_numpy())
+    assert found.fresh_change is not None
+    kept = np.mean(change.max(1) <= found.fresh_change)
+    assert kept > 0.95 - 5 * np.sqrt(0.95 * 0.05 / found.rows_fresh)
+
+
 def test_from_the_shell(model, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("lossatlas._cache.use_compilation_cache", lambda: None)
     monkeypatch.chdir(tmp_path)

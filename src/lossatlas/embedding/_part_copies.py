@@ -20,7 +20,7 @@ def part_copies(
 ) -> tuple[Network, MapCertificate]:
     r"""Add noise to the writers of units that a map has copied: copies with equal shares have equal gradients for ever.
 
-    Of copies i of one unit with shares $s_i$ the noise fulfils $\sum_i s_i \epsilon_i = 0$, so that the outputs change in
+    Of copies i of a unit with shares $s_i$ the noise fulfils $\sum_i s_i \epsilon_i = 0$, so that the outputs change in
     second order of it only. Critical points do not stay critical.
 
     **Arguments:**

@@ -128,10 +128,10 @@ def pruning_path(network: Network, landscape: Data, *, fixed: tuple[str, ...] = 
     standard deviation.
 
     In a `Dense` ranks compete with units. A layer of n x m of rank r is held as two, r linear units (a layer without
-    neurons) and their readers, which frees $nm - r(n + m)$ parameters: reduced-rank regression of what the whole network
-    put out before the activation on the features that are left, weighed by the slopes of the outputs there; the bias
-    takes the mean. For a size or a tolerance some ten mixtures are made, from ranks alone over units first and then
-    ranks to units alone, and the best by the measured change is taken. Other architectures have no place for a
+    neurons) and their readers, which frees $nm - r(n + m)$ parameters: reduced-rank regression of what the whole
+    network put out before the activation on the features that are left, weighed by the slopes of the outputs there;
+    the bias takes the mean. For a size or a tolerance some ten mixtures are made, from ranks alone over units first and
+    then ranks to units alone, and the best by the measured change is taken. Other architectures have no place for a
     factored layer: there units go alone.
 
     Outputs are kept on the data as far as measured, critical points are not.
