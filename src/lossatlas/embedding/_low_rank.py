@@ -86,7 +86,7 @@ def low_rank(path: "PruningPath", removed: int) -> LowRank:
     # A layer may be wide: slopes of so many rows are kept at once.
     seen = path.inputs[: min(_SLOPE_ROWS, path.taps.batch_rows())]
     slopes = _slopes(point.masked, seen, directions_of(path.start, seen))
-    roots = tuple(_root(np.asarray(g, float)[np.ix_(keep, keep)]) for g, keep in zip(slopes, rows, strict=True))
+    roots = tuple(_root(np.asarray(g, float)[:, keep], len(seen)) for g, keep in zip(slopes, rows, strict=True))
     found = _moments(path, point.masked, range(len(layers)), path.batches())
     choices = []
     for i, layer in enumerate(layers):
@@ -97,8 +97,9 @@ def low_rank(path: "PruningPath", removed: int) -> LowRank:
     return LowRank(path, point, tuple(rows), roots, tuple(choices))
 
 
-def _root(products: Float[np.ndarray, "n n"]) -> Float[np.ndarray, "n n"]:
+def _root(slopes: Float[np.ndarray, "rows n"], num_examples: int) -> Float[np.ndarray, "n n"]:
     """The triangular root of a metric; what outputs do not depend on in the rows seen weighs little, not nothing."""
+    products = slopes.T @ slopes / num_examples
     ridge = max(_METRIC_RIDGE * float(np.trace(products)) / len(products), 1e-300)
     return np.linalg.cholesky(products + ridge * np.eye(len(products))).T
 
@@ -182,8 +183,8 @@ def _read(place: int, inputs: np.ndarray, seen: dict[str, np.ndarray]) -> Float[
 
 
 @eqx.filter_jit
-def _slopes(network: Dense, inputs: Array, directions: Array) -> list[Float[Array, "n n"]]:
-    r"""Of every layer $E_x \sum_k g_k g_k^\top$, $g_k$ slopes of $d_k \cdot f$ in its units before the activation."""
+def _slopes(network: Dense, inputs: Array, directions: Array) -> list[Float[Array, "rows n"]]:
+    r"""Of every layer the slopes of $d_k \cdot f$ in its units before the activation, a row for each example and k."""
 
     def outputs(x: Array, nudges: list[Array]) -> Array:
         for layer, nudge in zip(network.layers, nudges, strict=True):
@@ -200,5 +201,4 @@ def _slopes(network: Dense, inputs: Array, directions: Array) -> list[Float[Arra
         _, pull = jax.vjp(lambda nudges: outputs(x, nudges), zeros)
         return jax.vmap(lambda direction: pull(direction)[0])(directions)
 
-    pulled = [slopes.reshape(-1, slopes.shape[-1]) for slopes in jax.vmap(of_example)(inputs)]
-    return [slopes.T @ slopes / len(inputs) for slopes in pulled]
+    return [slopes.reshape(-1, slopes.shape[-1]) for slopes in jax.vmap(of_example)(inputs)]
