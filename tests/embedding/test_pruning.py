@@ -239,6 +239,13 @@ def test_every_layer_is_refitted_whether_or_not_it_has_biases(has_bias):
     np.testing.assert_allclose(change.max(), point.output_change, rtol=1e-6)
 
 
+def test_a_layer_that_passes_nothing_on_is_left_alone():
+    network, inputs = Dense(KEY, [3, 0, 4, 2]), make_inputs(20, 3)
+    point = pruning_path(network, inputs).within(1e-9)
+    assert point.sizes == {"hidden[1]": 1}
+    np.testing.assert_allclose(outputs(point.network, inputs), outputs(network, inputs), atol=1e-9)
+
+
 def test_a_share_of_parameters_goes_where_it_gains_most():
     # Sizes 2 and 4 of two factors, 5 of the whole; the second matrix is worth nothing beyond its first direction.
     first, second = rank_choices(np.array([4.0, 3.0]), (1, 5)), rank_choices(np.array([9.0, 0.0, 0.0]), (4, 4))

@@ -100,7 +100,7 @@ def low_rank(path: "PruningPath", removed: int) -> LowRank:
 def _root(slopes: Float[np.ndarray, "rows n"], num_examples: int) -> Float[np.ndarray, "n n"]:
     """The triangular root of a metric; what outputs do not depend on in the rows seen weighs little, not nothing."""
     products = slopes.T @ slopes / num_examples
-    ridge = max(_METRIC_RIDGE * float(np.trace(products)) / len(products), 1e-300)
+    ridge = max(_METRIC_RIDGE * float(np.trace(products)) / max(len(products), 1), 1e-300)
     return np.linalg.cholesky(products + ridge * np.eye(len(products))).T
 
 
@@ -179,7 +179,8 @@ def _read(place: int, inputs: np.ndarray, seen: dict[str, np.ndarray]) -> Float[
     if place == 0:
         return inputs
     spaces = (f"hidden[{place - 1}]", f"linear[{place - 1}]")
-    return np.concatenate([seen[name][:, 0] for name in spaces if name in seen], axis=1)
+    empty = inputs[:, :0]  # a layer may pass nothing on
+    return np.concatenate([empty, *(seen[name][:, 0] for name in spaces if name in seen)], axis=1)
 
 
 @eqx.filter_jit
@@ -201,4 +202,5 @@ def _slopes(network: Dense, inputs: Array, directions: Array) -> list[Float[Arra
         _, pull = jax.vjp(lambda nudges: outputs(x, nudges), zeros)
         return jax.vmap(lambda direction: pull(direction)[0])(directions)
 
-    return [slopes.reshape(-1, slopes.shape[-1]) for slopes in jax.vmap(of_example)(inputs)]
+    count = len(inputs) * len(directions)
+    return [slopes.reshape(count, slopes.shape[-1]) for slopes in jax.vmap(of_example)(inputs)]

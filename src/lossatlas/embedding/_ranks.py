@@ -17,7 +17,7 @@ def rank_choices(energies: Float[np.ndarray, " r"], shape: tuple[int, int]) -> C
     - `energies`: what each direction is worth, the largest first.
     """
     rows, columns = shape
-    most = max(min(-(-rows * columns // (rows + columns)) - 1, len(energies)), 0)  # below the size of the whole
+    most = max(min(-(-rows * columns // max(rows + columns, 1)) - 1, len(energies)), 0)  # below the size of the whole
     left = np.cumsum(energies[::-1])[::-1]
     losses = np.append(left[1:], 0.0)[:most]
     return np.append((rows + columns) * np.arange(1, most + 1), rows * columns), np.append(losses, 0.0)
