@@ -26,7 +26,7 @@ def elimination(
     """
     n = len(moments)
     order, costs = np.zeros(n, int), np.zeros(n)
-    ridge = _RIDGE * max(np.trace(moments) / max(n, 1), 1e-300)
+    ridge = _RIDGE * max(np.trace(moments) / max(n, 1), 1e-200)
     precision = np.linalg.inv(moments + ridge * np.eye(n))
     price = metric.astype(float)  # B^T G B
     kept = np.arange(n)  # the variables behind the rows of the two

@@ -100,7 +100,7 @@ def low_rank(path: "PruningPath", removed: int) -> LowRank:
 def _root(slopes: Float[np.ndarray, "rows n"], num_examples: int) -> Float[np.ndarray, "n n"]:
     """The triangular root of a metric; what outputs do not depend on in the rows seen weighs little, not nothing."""
     products = slopes.T @ slopes / num_examples
-    ridge = max(_METRIC_RIDGE * float(np.trace(products)) / max(len(products), 1), 1e-300)
+    ridge = max(_METRIC_RIDGE * float(np.trace(products)) / max(len(products), 1), 1e-20)
     return np.linalg.cholesky(products + ridge * np.eye(len(products))).T
 
 

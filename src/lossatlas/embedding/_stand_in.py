@@ -60,7 +60,7 @@ class Moments:
         first, second = self.centred(has_constant=has_constant)
         residual = (second - first @ start)[kept]
         inner = first[np.ix_(kept, kept)]
-        size = max(float(np.trace(inner)) / max(len(kept), 1), 1e-300)
+        size = max(float(np.trace(inner)) / max(len(kept), 1), 1e-200)
         return np.linalg.solve(inner + ridge * size * np.eye(len(kept)), residual)
 
 
