@@ -285,9 +285,8 @@ def _map_units(
     return values
 
 
-@ft.partial(
-    jax.jit, static_argnames=("axis", "size")
-)  # the result of eqx.filter_jit is a tuple, which XLA does not fuse
+# The result of eqx.filter_jit is a tuple, with which XLA does not fuse.
+@ft.partial(jax.jit, static_argnames=("axis", "size"))
 def on_axis(matrix: UnitMatrix, array: Array, axis: Axis, size: int) -> Array:
     """One parameter with the units along one axis mapped."""
     if array.shape[axis.axis] == size:  # nothing but the units: at the speed of a copy, three times that of the rest
