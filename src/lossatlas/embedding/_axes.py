@@ -94,14 +94,7 @@ class Atoms:
         return tuple(block for given in layout for block in self._resolve_block(given))
 
     def _resolve_block(self, block: Block) -> list[Block]:
-        flat: list[int] = []
-        for atom in map(self.find, block):
-            parts = self._parts.get(atom)
-            if parts is not None and len(parts) == 1:
-                (block,) = parts
-                flat += self._resolve_block(block)[0]
-            else:
-                flat.append(atom)
+        flat = [atom for given in block for atom in self._product(given)]
         if flat and flat[0] in self._parts:
             return [made for part in self._parts[flat[0]] for made in self._resolve_block((*part, *flat[1:]))]
         return [tuple(flat)]
