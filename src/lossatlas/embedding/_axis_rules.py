@@ -17,8 +17,11 @@ from lossatlas.embedding._shape_rules import (
     slice_,
     split,
     squeeze,
+    stack,
+    tile,
     transpose,
 )
+from lossatlas.embedding._update_rules import dynamic_update_slice, scatter
 from lossatlas.numerics import flat_body, literal_value
 
 
@@ -28,10 +31,11 @@ _LINEAR = "neg copy copy_p convert_element_type stop_gradient reduce_precision r
 _NONLINEAR = (
     "tanh logistic exp exp2 log log1p expm1 sin cos tan asin acos atan atan2 sinh cosh asinh acosh atanh erf erfc "
     "erf_inv sqrt rsqrt cbrt abs sign floor ceil round is_finite integer_pow pow square max min rem clamp eq ne lt le "
-    "gt ge and or xor not lgamma digamma nextafter population_count shift_left shift_right_logical "
+    "gt ge eq_to le_to lt_to and or xor not lgamma digamma nextafter population_count shift_left shift_right_logical "
     "shift_right_arithmetic"
 )
-ELEMENTWISE = frozenset([*_LINEAR.split(), *_NONLINEAR.split(), "add", "sub", "add_any", "mul", "div", "select_n"])
+NONLINEAR = frozenset(_NONLINEAR.split())
+ELEMENTWISE = frozenset([*_LINEAR.split(), *NONLINEAR, "add", "sub", "add_any", "mul", "div", "select_n"])
 """Operations that treat every entry alike."""
 
 
@@ -114,8 +118,37 @@ def _select(trace: Trace, eqn: Any) -> None:
         trace.link("copied", [(chooser, axis)], [(out, axis)] if is_made else [], "select_n")
 
 
-def _gather(trace: Trace, eqn: Any) -> None:
-    (unknown if eqn.params["dimension_numbers"].operand_batching_dims else gather)(trace, eqn)
+def _barrier(trace: Trace, eqn: Any) -> None:
+    """Values go through unchanged."""
+    for operand, out in zip(eqn.invars, eqn.outvars, strict=True):
+        trace.write(out, list(trace.read(operand)))
+        for axis in range(len(out.aval.shape)):
+            trace.link("equal", [(operand, axis)], [(out, axis)], "optimization_barrier")
+        if trace.is_zero(operand):
+            trace.zeros.add(out)
+
+
+def _fourier(trace: Trace, eqn: Any) -> None:
+    """The last axes are mixed; along the others it is linear."""
+    (operand,), (out,) = eqn.invars, eqn.outvars
+    num_kept = len(out.aval.shape) - len(eqn.params["fft_lengths"])
+    given = trace.read(operand)
+    mixed = [positions(trace, operand, axis, out.aval.shape[axis], "fft") for axis in range(num_kept, len(given))]
+    trace.write(out, [*given[:num_kept], *mixed])
+    for axis in range(num_kept):
+        trace.link("equal", [(operand, axis)], [(out, axis)], "fft")
+
+
+def _top_k(trace: Trace, eqn: Any) -> None:
+    """The largest entries along one axis, and their numbers."""
+    (operand,), along = eqn.invars, eqn.params["axis"]
+    for out in eqn.outvars:
+        axes = list(trace.read(operand))
+        axes[along] = positions(trace, operand, along, out.aval.shape[along], "top_k")
+        trace.write(out, axes)
+        for axis in range(len(axes)):
+            if axis != along:
+                trace.link("copied", [(operand, axis)], [(out, axis)], "top_k")
 
 
 def _iota(trace: Trace, eqn: Any) -> None:
@@ -287,20 +320,42 @@ def _scan(trace: Trace, eqn: Any) -> None:
             trace.link("equal", [(result, axis)], [(out, axis + 1)], "scan")
 
 
-def _enter(trace: Trace, var: Any, outer: Any, axes: Axes, places: range) -> None:
+def _cond(trace: Trace, eqn: Any) -> None:
+    """Every branch; what they put out is one and the same."""
+    operands, results = eqn.invars[1:], []
+    for branch in eqn.params["branches"]:
+        body = flat_body(branch)
+        for var, value in zip(body.jaxpr.constvars, body.consts, strict=True):
+            trace.add_constant(var, value)
+        for var, outer in zip(body.jaxpr.invars, operands, strict=True):
+            _enter(trace, var, outer, trace.read(outer), range(len(var.aval.shape)), "cond")
+        start = len(trace.eqns)
+        follow(trace, body.jaxpr, in_scan=True)
+        trace.in_branch.update(id(inner) for inner in (eqn, *trace.eqns[start:]))
+        results.append(body.jaxpr.outvars)
+    for out, *made in zip(eqn.outvars, *results, strict=True):
+        axes = [trace.unify([trace.read(v)[axis] for v in made], "cond") for axis in range(len(out.aval.shape))]
+        trace.write(out, axes)
+        for axis in range(len(axes)):
+            trace.join("equal", [(v, axis) for v in made], (out, axis), "cond")
+        if all(trace.is_zero(v) for v in made):
+            trace.zeros.add(out)
+
+
+def _enter(trace: Trace, var: Any, outer: Any, axes: Axes, places: range, name: str = "scan") -> None:
     trace.write(var, list(axes))
     if literal_value(outer) is None:
         trace.same.setdefault(var, []).append(outer)
     if trace.is_from_data(outer):
         trace.from_data.add(var)
     for axis, place in enumerate(places):
-        trace.link("equal", [(outer, place)], [(var, axis)], "scan")
+        trace.link("equal", [(outer, place)], [(var, axis)], name)
     if trace.is_zero(outer):
         trace.zeros.add(var)
 
 
 RULES: dict[str, Rule] = {
-    **dict.fromkeys(_NONLINEAR.split(), _elementwise),
+    **dict.fromkeys(NONLINEAR, _elementwise),
     **dict.fromkeys(_LINEAR.split(), _linear),
     **dict.fromkeys(["add", "sub", "add_any"], _linear),
     "mul": ft.partial(_elementwise, kind="product"),
@@ -315,7 +370,14 @@ RULES: dict[str, Rule] = {
     "slice": slice_,
     "split": split,
     "dynamic_slice": dynamic_slice,
-    "gather": _gather,
+    "gather": gather,
+    "dynamic_update_slice": dynamic_update_slice,
+    **dict.fromkeys(["scatter", "scatter-add", "scatter-mul", "scatter-min", "scatter-max"], scatter),
+    "stack": stack,
+    "tile": tile,
+    "fft": _fourier,
+    "top_k": _top_k,
+    "optimization_barrier": _barrier,
     "iota": _iota,
     "dot_general": _dot_general,
     "conv_general_dilated": _convolution,
@@ -329,4 +391,5 @@ RULES: dict[str, Rule] = {
     "reduce_window_sum": ft.partial(_window, kind="equal"),
     **dict.fromkeys(["reduce_window_max", "reduce_window_min", "reduce_window"], _window),
     "scan": _scan,
+    "cond": _cond,
 }  # fmt: skip

@@ -42,6 +42,7 @@ class Trace:
     - `eqns`: every operation, those inside scans too. `in_scan`: ids of the latter.
     - `from_data`: variables that depend on the example (inside scans: as far as is known on entering).
     - `same`: variables that only pass on others, into and out of scans.
+    - `in_branch`: ids of every `cond` and of the operations in its branches.
     """
 
     def __init__(self) -> None:
@@ -53,6 +54,7 @@ class Trace:
         self.from_data: set[Any] = set()
         self.same: dict[Any, list[Any]] = {}
         self.in_scan: set[int] = set()
+        self.in_branch: set[int] = set()
 
     def read(self, operand: Any) -> Axes:
         """The axes of an operand; numbers have none."""
@@ -78,6 +80,14 @@ class Trace:
         places = tuple(p for p in ins if self.has_units(*p)), tuple(p for p in out if self.has_units(*p))
         if any(places):
             self.links.append(Link(kind, *places, name, before))
+
+    def join(self, kind: Any, places: Iterable[Place], out: Place, name: str) -> None:
+        """Record a link of what is put together, entry by entry, with what is the same for all units."""
+        places = list(places)
+        carriers = [place for place in places if self.has_units(*place)]
+        # What is the same for all units, and put beside them, goes with copied units only.
+        offset = kind == "equal" and any(not self.has_units(*place) and not self.is_zero(place[0]) for place in places)
+        self.link("copied" if offset else kind, carriers, [out], name)
 
     def link_copied(self, var: Any) -> None:
         """Say that what a variable holds is no share of anything."""

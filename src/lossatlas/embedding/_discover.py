@@ -19,7 +19,7 @@ from lossatlas.embedding._axis_trace import EXTERNAL, Trace
 from lossatlas.embedding._discovered import Discovered, Shape, Units, placed
 from lossatlas.embedding._roles import COPIED, SHARED, Roles
 from lossatlas.embedding._unit_facts import Facts, parameters_of
-from lossatlas.embedding._verify_units import Verifier, impure
+from lossatlas.embedding._verify_units import UNKNOWN, Verifier, impure
 from lossatlas.networks import UnitSpace
 from lossatlas.numerics import flat_jaxpr, literal_value
 
@@ -208,6 +208,8 @@ def _written_down(trace: Trace, roles: Roles, facts: Facts, names: dict[Any, str
             continue
         kind = facts.kind(atom)
         act = None if kind in ("head", "dimension", "gated", "linear", "stream") else facts.activation(atom)
+        if facts.is_branched(atom):
+            act = UNKNOWN
         bias = facts.bias(atom) if act is not None else None
         if act is not None and act.name == "identity" and bias is None:
             act = None
@@ -321,6 +323,7 @@ def _verified(network: Discovered, example: PyTree, tolerance: float) -> tuple[U
     left = close(verifier.not_maskable([space for space in left if space.shares == "any"]))
     left = close(verifier.not_resizable(left))
     left = close(verifier.not_splittable(left))
+    left = close(verifier.not_reached([space for space in left if space.activation is UNKNOWN]))
     tested = verifier.with_null_units(left)
     return tuple(
         dataclasses.replace(tested.get(space.name, space), closed=closed[space.name]) for space in network.spaces

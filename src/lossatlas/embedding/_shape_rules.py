@@ -118,12 +118,41 @@ def concatenate(trace: Trace, eqn: Any) -> None:
         trace.zeros.add(out)
 
 
+def stack(trace: Trace, eqn: Any) -> None:
+    """A new axis, one entry for each operand; all other axes are the same."""
+    (out,) = eqn.outvars
+    along, num_axes = eqn.params["axis"], len(out.aval.shape)
+    old = [axis for axis in range(num_axes) if axis != along]
+    axes: Axes = [trace.unify([trace.read(v)[axis] for v in eqn.invars], "stack") for axis in range(num_axes - 1)]
+    axes.insert(along, sum((trace.atoms.axis(1) for _ in eqn.invars), ()))
+    trace.write(out, axes)
+    for source, target in enumerate(old):
+        trace.join("equal", [(v, source) for v in eqn.invars], (out, target), "stack")
+    if all(trace.is_zero(v) for v in eqn.invars):
+        trace.zeros.add(out)
+
+
+def tile(trace: Trace, eqn: Any) -> None:
+    """Every axis again and again."""
+    (operand,), (out,) = eqn.invars, eqn.outvars
+    axes: Axes = [
+        layout if layout is None or times == 1 else layout * times
+        for layout, times in zip(trace.read(operand), eqn.params["reps"], strict=True)
+    ]
+    trace.write(out, axes)
+    for axis in range(len(axes)):
+        trace.link("moved", [(operand, axis)], [(out, axis)], "tile")
+    if trace.is_zero(operand):
+        trace.zeros.add(out)
+
+
 def pad(trace: Trace, eqn: Any) -> None:
     """Values before and after an axis."""
     operand, value = eqn.invars
     (out,) = eqn.outvars
     axes: Axes = []
-    for axis, (low, high, inner) in enumerate(eqn.params["padding_config"]):
+    for axis, padding in enumerate(eqn.params["padding_config"]):
+        low, high, inner = map(int, padding)
         layout = trace.read(operand)[axis]
         if not (low or high or inner):
             axes.append(layout)
@@ -207,25 +236,32 @@ def dynamic_slice(trace: Trace, eqn: Any) -> None:
 
 def gather(trace: Trace, eqn: Any) -> None:
     """Rows of a table by their numbers; axes that are taken whole stay."""
-    numbers = eqn.params["dimension_numbers"]
+    numbers, sizes = eqn.params["dimension_numbers"], eqn.params["slice_sizes"]
     operand, indices = eqn.invars
     (out,) = eqn.outvars
     axes: Axes = [None] * len(out.aval.shape)
-    batch = [axis for axis in range(len(axes)) if axis not in numbers.offset_dims]
-    for source, target in enumerate(batch):
+    rows = [axis for axis in range(len(axes)) if axis not in numbers.offset_dims]
+    for source, target in enumerate(rows):
         axes[target] = trace.read(indices)[source]
-    kept = [axis for axis in range(len(operand.aval.shape)) if axis not in numbers.collapsed_slice_dims]
+    batch = dict(zip(numbers.operand_batching_dims, numbers.start_indices_batching_dims, strict=True))
+    gone = {*numbers.collapsed_slice_dims, *batch}
+    kept = [axis for axis in range(len(operand.aval.shape)) if axis not in gone]
     links = []
     for axis, layout in enumerate(trace.read(operand)):
-        if axis in kept and eqn.params["slice_sizes"][axis] == operand.aval.shape[axis]:
-            links.append((axis, numbers.offset_dims[kept.index(axis)]))
-            axes[links[-1][1]] = layout
-            continue
-        made = positions(trace, operand, axis, eqn.params["slice_sizes"][axis], "gather")
-        if axis in kept:
-            axes[numbers.offset_dims[kept.index(axis)]] = made
+        if axis in batch:
+            target = rows[batch[axis]]
+            axes[target] = trace.unify([axes[target], layout], "gather")
+            links.append((axis, target))
+        elif axis in kept and sizes[axis] == operand.aval.shape[axis]:
+            target = int(numbers.offset_dims[kept.index(axis)])
+            axes[target] = layout
+            links.append((axis, target))
+        else:
+            made = positions(trace, operand, axis, sizes[axis], "gather")
+            if axis in kept:
+                axes[numbers.offset_dims[kept.index(axis)]] = made
     trace.write(out, axes)
     for source, target in links:
         trace.link("equal", [(operand, source)], [(out, target)], "gather")
-    for source, target in enumerate(batch):
+    for source, target in enumerate(rows):
         trace.link("copied", [(indices, source)], [(out, target)], "gather")

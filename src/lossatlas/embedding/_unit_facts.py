@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from lossatlas.embedding._axis_rules import ELEMENTWISE
+from lossatlas.embedding._axis_rules import ELEMENTWISE, NONLINEAR
 from lossatlas.embedding._axis_trace import Trace
 from lossatlas.embedding._roles import COPIED, SHARED, Roles
 from lossatlas.networks import Activation, activation, activation_names
@@ -18,7 +18,7 @@ from lossatlas.numerics import literal_value
 
 
 _VIEWS = {"reshape", "transpose", "squeeze", "broadcast_in_dim", "copy", "convert_element_type", "slice", "split"}
-_MOVES = _VIEWS | {"stop_gradient", "concatenate", "pad", "reduce_max", "reduce_window_max"}
+_MOVES = _VIEWS | {"stop_gradient", "concatenate", "stack", "tile", "pad", "reduce_max", "reduce_window_max"}
 _MIXERS = {"dot_general", "conv_general_dilated"}
 _ADDITIONS = {"add", "sub", "add_any"}
 _GRID = np.concatenate([np.linspace(-4.0, 4.0, 41), [-20.0, 20.0]])
@@ -127,7 +127,8 @@ class Facts:
             return "gated"
         act = self.activation(atom)
         is_linear = act is not None and act.name == "identity" and self.bias(atom) is None and num_matrices == 1
-        return "linear" if is_linear else "neuron"
+        is_bent = any(eqn.primitive.name in NONLINEAR for eqn in eqns)
+        return "linear" if is_linear and not is_bent else "neuron"
 
     def _num_matrices(self, atom: int) -> int:
         """How many times units are written by a matrix product or a convolution."""
@@ -146,6 +147,10 @@ class Facts:
         """Whether something of the units is divided by a root, as normalisations do."""
         roots = [eqn for eqn in self._touching[atom] if eqn.primitive.name in ("rsqrt", "sqrt")]
         return bool(roots) or any(found.atom == atom for found in self._roles.sums)
+
+    def is_branched(self, atom: int) -> bool:
+        """Whether units go through a `cond`, of which one example shows one branch."""
+        return any(id(eqn) in self._trace.in_branch for eqn in self._touching[atom])
 
     def preactivation(self, atom: int) -> Any:
         """The value after the last writer: what the activation is applied to. None without one."""
@@ -224,8 +229,8 @@ class Facts:
         eqns = self._touching[atom]
         steps = list(eqns[next((i + 1 for i, eqn in enumerate(eqns) if start in eqn.outvars), 0) :])
         read = self._chain(atom, start, steps, jnp.asarray(_GRID))
-        if read is None or not np.isfinite(read[0]).all():
-            return None
+        if read is None or not np.isfinite(read[0]).all() or len(read) < self._num_reads(atom):
+            return None  # where the same parameters write in two places, this is one of them
         if any(not np.allclose(read[0], other, rtol=1e-12, atol=1e-12) for other in read[1:]):
             return None
         tolerance = 1e-10 if start.aval.dtype == jnp.float64 else 1e-5
@@ -239,6 +244,14 @@ class Facts:
             return found[0]
 
         return activation(elementwise)
+
+    def _num_reads(self, atom: int) -> int:
+        """How many products read the units, those of recurrences aside: they read what was carried."""
+        eqns = [eqn for eqn in self._touching[atom] if eqn.primitive.name in _MIXERS]
+        eqns = [eqn for eqn in eqns if id(eqn) not in self._trace.in_scan]
+        return sum(
+            any(v not in self.from_data and SHARED in self.roles(v, atom) for v in _variables(eqn)) for eqn in eqns
+        )
 
     def _chain(self, atom: int, start: Any, steps: list[Any], x: Array) -> list[Array] | None:
         """What the readers get when the units receive `x`, the same everywhere; None where they mix."""
@@ -263,8 +276,10 @@ class Facts:
             others = [v for v in _variables(eqn) if v not in given]
             is_read = len(others) == 1 and others[0] not in self.from_data and SHARED in self.roles(others[0], atom)
             return first if is_read else None
-        if name in _MOVES:
-            return first
+        if name in _MOVES:  # of several values, like those of a concatenation, readers may get any
+            is_whole = all(var in given or not self._carries(var, atom) for var in _variables(eqn))
+            is_one = all(np.array_equal(first, other) for other in given.values())
+            return first if is_whole and is_one else None
         if name == "reduce_sum":
             shape = eqn.invars[0].aval.shape
             gone = [axis for axis in eqn.params["axes"] if self._carries_at(eqn.invars[0], axis, atom)]

@@ -126,6 +126,16 @@ class Verifier:
 
         return _failing(spaces, fault)
 
+    def not_reached(self, spaces: list[UnitSpace]) -> dict[str, str]:
+        """The spaces in branches of a `cond` that the example does not take, so that nothing was tested."""
+        gradient = self._outputs_and_gradient(self._network)[1] if spaces and self._no_gradient is None else {}
+        paths = {space.name: {axis.path for axis in (*space.writers, *space.readers)} for space in spaces}
+        return {
+            name: "the example does not reach its units"
+            for name, touched in paths.items()
+            if not any(np.any(gradient[path]) for path in touched & gradient.keys())
+        }
+
     def with_null_units(self, spaces: list[UnitSpace]) -> dict[str, UnitSpace]:
         """The spaces with what a null unit puts out tested: a constant that biases hold, zero, or unknown."""
         singles = [space for space in spaces if space.shares == "any"]
