@@ -31,6 +31,18 @@ def test_a_sum_inside_a_product_keeps_its_parts():
     assert [atoms.length(half) for half in halves] == [6, 6]
 
 
+def test_a_cut_outer_factor_leaves_all_its_blocks():
+    """The packed queries, keys and values of PyTorch: rows of (3, heads), cut along the 3."""
+    atoms = Atoms()
+    packed, outer, inner = atoms.axis(6), atoms.fresh(3), atoms.fresh(2)
+    atoms.unify(packed, ((outer, inner),))
+    first, rest = atoms.cut(((outer,),), 1)
+    assert [atoms.size(block) for block in atoms.resolve(packed)] == [2, 4]
+    atoms.cut(rest, 1)
+    assert [atoms.size(block) for block in atoms.resolve(packed)] == [2, 2, 2]
+    assert atoms.leaves(packed)[:2] == [*atoms.leaves(first), atoms.find(inner)]
+
+
 def test_blocks_that_do_not_fit_are_refused():
     atoms = Atoms()
     with pytest.raises(RegroupError):

@@ -166,7 +166,7 @@ def test_units_of_an_embedding_table_are_found_and_its_rows_are_not():
 
 CLOSED = {
     "sort": (jnp.sort, "sort runs over its units"),
-    "fft": (lambda h: jnp.abs(jnp.fft.fft(h)), "the operation fft is unknown"),
+    "fft": (lambda h: jnp.abs(jnp.fft.fft(h)), "fft tells its units apart"),
     "while": (lambda h: jax.lax.while_loop(lambda s: jnp.sum(s) < 9, lambda s: s + 1.0, h), "the operation while"),
     "cumulative sum": (jnp.cumsum, "cumsum runs over its units"),
     "softmax": (jax.nn.softmax, "reduce_max is taken over its units"),

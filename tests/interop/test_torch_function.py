@@ -14,6 +14,7 @@ import pytest
 from lossatlas import Landscape
 from lossatlas._errors import InputError
 from lossatlas._parameters import named_arrays, named_parameters, replace_parameters
+from lossatlas.embedding import discover_units, split
 from lossatlas.interop import TorchNetwork, export_torch, from_torch, to_torch, torch_function
 from lossatlas.networks import Axis, put_units, take_units
 
@@ -263,6 +264,22 @@ def test_a_widened_network_comes_back_as_a_module_of_that_size(name):
     back = to_torch(wide)
     torch.testing.assert_close(back(x), module(x), rtol=0, atol=1e-12)
     assert SIZES[name](back) == tuple(n + 1 for n in SIZES[name](module))
+
+
+def test_hidden_neurons_of_an_encoder_layer_are_found_and_split():
+    module, x = made("transformer")
+    network = discover_units(lambda net, x: net(x), torch_function(module, x[0]), jnp.asarray(x[0].numpy())).network
+    spaces = network.unit_spaces()
+    opened = [name for name, space in spaces.items() if space.closed is None]
+    (name,) = opened
+    assert (spaces[name].size, spaces[name].kind) == (6, "neuron")
+    heads = next(space for space in spaces.values() if space.kind == "head")
+    assert {(axis.outer, axis.inner) for axis in heads.writers} == {(3, 2)}  # queries, keys, values
+    assert heads.closed == "width fixed in code"  # PyTorch's attention has heads times size = width of the stream
+    wide, _ = split(network, name, 4, 0.3)
+    back: Any = to_torch(wide)
+    assert (back.linear1.out_features, back.linear2.in_features) == (7, 7)
+    torch.testing.assert_close(back(x), module(x), rtol=0, atol=1e-12)
 
 
 class Fixed(nn.Module):
