@@ -11,10 +11,11 @@ import pytest
 from architectures import ARCHITECTURES
 from lossatlas import Landscape
 from lossatlas._errors import InputError
-from lossatlas._parameters import named_arrays
+from lossatlas._parameters import named_arrays, replace_parameters
 from lossatlas.embedding import add_null_unit, discover_units, match, replicate, split, widen
 from lossatlas.embedding._record import outputs
-from lossatlas.networks import HasUnitSpaces
+from lossatlas.embedding._unit_map import ShiftReaders
+from lossatlas.networks import HasUnitSpaces, put_units, take_units
 
 
 def _normal(seed, *shape):
@@ -154,6 +155,57 @@ def test_concatenated_skips_and_several_outputs_are_followed():
     assert _places(first.readers) == {("[1]['w']", 1, 1, 1, 3), ("[2]['w']", 1, 1, 1, 3)}
     assert _places(second.readers) == {("[2]['w']", 1, 1, 1, 7), ("[3]", 0, 1, 1, 0)}
     assert first.closed is second.closed is None
+
+
+def _columns(p, x):
+    """Weights stored (in, out), as Flax and Keras have them."""
+    return jax.nn.sigmoid(x @ p["in"] + p["b"]) @ p["out"] + p["c"]
+
+
+def _columns_of_images(p, x):
+    """A convolution of Flax, kernels stored (height, width, in, out), and a map flattened channels last."""
+    numbers = ("NHWC", "HWIO", "NHWC")
+    h = jax.lax.conv_general_dilated(x[None], p["in"], (1, 1), "VALID", dimension_numbers=numbers) + p["b"]
+    h = jax.lax.conv_general_dilated(jnp.cos(h), p["mid"], (1, 1), "VALID", dimension_numbers=numbers) + p["d"]
+    return jnp.tanh(h).reshape(-1) @ p["out"] + p["c"]
+
+
+COLUMNS = [
+    (_columns, {"in": (3, 6), "b": (6,), "out": (6, 2), "c": (2,)}, (3,), ["c"]),
+    pytest.param(
+        _columns_of_images,
+        {"in": (2, 2, 1, 3), "b": (3,), "mid": (2, 2, 3, 4), "d": (4,), "out": (16, 2), "c": (2,)},
+        (4, 4, 1),
+        ["d", "c"],
+        marks=pytest.mark.slow,
+    ),
+]
+
+
+@pytest.mark.parametrize(("fn", "shapes", "shape", "biases"), COLUMNS)
+def test_constants_go_into_the_biases_that_columns_feed(fn, shapes, shape, biases):
+    """Adding c times what reads a unit to the bias is the same as a unit that puts out c more."""
+    params = {name: _normal(i, *size) for i, (name, size) in enumerate(shapes.items())}
+    with jax.numpy_rank_promotion("allow"):
+        network = discover_units(fn, params, _normal(9, *shape)).network
+        x = _normal(8, 5, *shape)
+        landscape = Landscape(x, _normal(7, 5, 2))
+        for space, bias in zip(network.unit_spaces().values(), biases, strict=True):
+            (reader,) = space.readers
+            assert (reader.bias, reader.feeds) == (f"params['{bias}']", len(shapes[reader.path[8:-2]]) - 1)
+            wide, record = add_null_unit(network, space.name, bias=0.7, landscape=landscape)
+            _certified(record)
+            # Give the null unit readers, and take out of the bias what it puts out at all times.
+            (made,) = wide.unit_spaces()[space.name].readers
+            arrays = named_arrays(wide)
+            block = take_units(arrays[made.path], made, space.size + 1)
+            arrays[made.path] = put_units(arrays[made.path], made, space.size + 1, block.at[..., -1, :].set(1.5))
+            read = replace_parameters(wide, arrays)
+            shift = jnp.zeros(space.size + 1).at[-1].set(-space.activation(jnp.asarray(0.7)))
+            np.testing.assert_allclose(
+                jax.vmap(ShiftReaders(space.name, shift).apply(read))(x), jax.vmap(network)(x), atol=1e-12
+            )
+            assert float(jnp.abs(jax.vmap(read)(x) - jax.vmap(network)(x)).max()) > 0.1
 
 
 def test_units_of_an_embedding_table_are_found_and_its_rows_are_not():

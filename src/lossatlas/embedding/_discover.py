@@ -238,8 +238,9 @@ def _written_down(trace: Trace, roles: Roles, facts: Facts, names: dict[Any, str
         dataclasses.replace(
             space,
             readers=tuple(
-                dataclasses.replace(axis, bias=facts.reader_bias(atom, readers[axis.path])) if axis.axis else axis
+                dataclasses.replace(axis, bias=held[0], feeds=held[1])
                 for axis in space.readers
+                for held in (facts.reader_bias(atom, readers[axis.path], axis.axis),)
             ),
         )
         for atom, space in zip(spaces, made, strict=True)

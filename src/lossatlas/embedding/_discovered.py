@@ -89,13 +89,13 @@ def placed(space: UnitSpace, shapes: tuple[tuple[str, Shape], ...], sizes: Mappi
     **Arguments:**
     - `sizes`: of every space by name.
     """
-    biases = {axis.path: axis.bias for axis in space.readers}
+    biases = {axis.path: (axis.bias, axis.feeds) for axis in space.readers}
     found: tuple[list[Axis], list[Axis]] = [], []
     for path, shape in shapes:
         for axis, layout in enumerate(shape):
             for is_reader, outer, inner, offset in _merged(layout, space.name, sizes):
-                bias = biases.get(path) if is_reader else None
-                found[is_reader].append(Axis(path, axis, outer, inner, offset, bias))
+                held = biases.get(path, (None, 0)) if is_reader else (None, 0)
+                found[is_reader].append(Axis(path, axis, outer, inner, offset, *held))
     return dataclasses.replace(space, size=sizes[space.name], writers=tuple(found[False]), readers=tuple(found[True]))
 
 

@@ -64,9 +64,10 @@ class Facts:
             self._users[operand].append(eqn)
         for atom in dict.fromkeys(a for var in (*operands, *eqn.outvars) for a in self._atoms(var)):
             self._touching[atom].append(eqn)
-        if eqn.primitive.name not in _VIEWS or eqn.outvars[0] in self.from_data:
+        viewed = _viewed(eqn)
+        if viewed is None or eqn.outvars[0] in self.from_data:
             return
-        number = self._known(eqn.invars[0])
+        number = self._known(viewed)
         if number is not None:
             self._number.update(dict.fromkeys(eqn.outvars, number))
         elif operands and self._through(operands[0]) in self.origin:
@@ -185,12 +186,12 @@ class Facts:
                 queue.extend([self._through(var)] if self._through(var) is not var else [])
             elif eqn.primitive.name in ("add", "add_any"):
                 queue.extend(reversed(eqn.invars))
-            elif eqn.primitive.name == "sub" or eqn.primitive.name in _VIEWS:
-                queue.append(eqn.invars[0])
+            elif eqn.primitive.name == "sub" or _viewed(eqn) is not None:
+                queue.append(eqn.invars[0] if eqn.primitive.name == "sub" else _viewed(eqn))
         return None
 
-    def reader_bias(self, atom: int, reader: Any) -> str | None:
-        """The path of a bias that is added to what a parameter reads, its first axis that of the reader.
+    def reader_bias(self, atom: int, reader: Any, axis: int) -> tuple[str | None, int]:
+        """The path of a bias that is added to what a parameter reads along an axis, and the axis that both feed.
 
         None where zeros are padded or in a scan, where a constant is no change of a bias.
         """
@@ -200,23 +201,24 @@ class Facts:
             views = [v for v in _variables(eqn) if self.origin.get(v) is reader and SHARED in self.roles(v, atom)]
             padding = eqn.params.get("padding", ())
             if views and not any(any(pair) for pair in padding):
-                return self._added_to(eqn.outvars[0], reader)
-        return None
+                return self._added_to(eqn.outvars[0], reader, axis)
+        return None, 0
 
-    def _added_to(self, var: Any, reader: Any) -> str | None:
-        atoms = self._trace.atoms
+    def _added_to(self, var: Any, reader: Any, axis: int) -> tuple[str | None, int]:
+        leaves = [self._trace.atoms.leaves(layout) for layout in self._trace.axes[reader]]
         while len(self._users[var]) == 1:
             (eqn,) = self._users[var]
             if eqn.primitive.name == "add":
                 others = [self.origin.get(v) for v in eqn.invars if v is not var and literal_value(v) is None]
                 if others and others[0] is not None and len(others[0].aval.shape) == 1:
-                    fed, first = self._trace.axes[others[0]][0], self._trace.axes[reader][0]
-                    return self._params[others[0]] if atoms.leaves(fed) == atoms.leaves(first) else None
-                return None
-            if eqn.primitive.name not in _VIEWS:
-                return None
+                    fed = self._trace.atoms.leaves(self._trace.axes[others[0]][0])
+                    along = [i for i, found in enumerate(leaves) if i != axis and found and found == fed]
+                    return (self._params[others[0]], along[0]) if len(along) == 1 else (None, 0)
+                return None, 0
+            if _viewed(eqn) is None:
+                return None, 0
             var = eqn.outvars[0]
-        return None
+        return None, 0
 
     def activation(self, atom: int) -> Activation | None:
         """What is applied between the last writer and every reader, where that is elementwise; else None.
@@ -302,6 +304,16 @@ class Facts:
 
     def _carries_at(self, var: Any, axis: int, atom: int) -> bool:
         return atom in self._trace.atoms.leaves(self._trace.axes[var][axis])
+
+
+def _viewed(eqn: Any) -> Any:
+    """The operand that an operation only shows in another form, None for operations that change numbers."""
+    if eqn.primitive.name in _VIEWS:
+        return eqn.invars[0]
+    if eqn.primitive.name == "mul":  # by one, as torchax writes affine layers
+        others = [v for v in eqn.invars if np.ndim(literal_value(v)) or literal_value(v) != 1]
+        return others[0] if len(others) == 1 else None
+    return None
 
 
 def _variables(eqn: Any) -> list[Any]:

@@ -95,7 +95,7 @@ class UnitMap(eqx.Module):
         for axis in find_space(new, self.space).readers:
             block = take_units(values[axis.path], axis, self.constants.shape[0])
             # Every entry that reads a constant unit has the gradient of the bias that it feeds, times the constant.
-            fed = pulled[axis.path].reshape(-1, *([1] * (block.ndim - 1)))
+            fed = pulled[axis.path].reshape([-1 if i == axis.fed else 1 for i in range(block.ndim)])
             added = jnp.expand_dims(self.constants.astype(block.dtype), (*range(block.ndim - 2), -1)) * fed
             values[axis.path] = put_units(values[axis.path], axis, self.constants.shape[0], block + added)
         return replace_parameters(new, values)
@@ -143,7 +143,7 @@ class ShiftReaders(eqx.Module):
         values = named_arrays(network)
         for axis in space.readers:
             assert axis.bias is not None
-            block = take_units(values[axis.path], axis, space.size)
+            block = jnp.moveaxis(take_units(values[axis.path], axis, space.size), axis.fed, 0)
             added = jnp.einsum("r...ni,n->r...i", block, constants.astype(block.dtype))
             added = added.reshape(len(added), -1).sum(1)
             values[axis.bias] = values[axis.bias] + added

@@ -176,7 +176,8 @@ class Verifier:
                 weights = 0.5 * self._rng.standard_normal(last.shape)
                 read[axis.path] = _with_last(read[axis.path], axis, wide.size, weights)
                 if constant and old.bias is not None:
-                    total = constant * weights.reshape(len(weights), -1).sum(axis=1)
+                    fed = np.moveaxis(weights, axis.fed, 0)
+                    total = constant * fed.reshape(len(fed), -1).sum(axis=1)
                     held[old.bias] = held[old.bias] + total
         for space, wide in grown:  # null units themselves read nothing
             for axis in wide.writers:

@@ -20,7 +20,8 @@ class Axis:
     `(outer, units, inner)`: unit i owns the indices `offset + (a * units + i) * inner + b`.
 
     - `bias`: of a reader, the path of the bias that is added to what it reads, where a constant output of a unit comes
-      to the same as a change of that bias; else None. The first axis of both is what they feed.
+      to the same as a change of that bias; else None. It has one axis, what they feed.
+    - `feeds`: of a reader with a bias, the axis of the parameter that is that axis: 0 for weights stored (out, in).
     """
 
     path: str
@@ -29,6 +30,12 @@ class Axis:
     inner: int = 1
     offset: int = 0
     bias: str | None = None
+    feeds: int = 0
+
+    @property
+    def fed(self) -> int:
+        """Where the axis that is fed lies in what [`lossatlas.networks.take_units`][] gives."""
+        return self.feeds - (self.feeds > self.axis)
 
 
 @dataclasses.dataclass(frozen=True)
