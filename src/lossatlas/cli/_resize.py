@@ -41,7 +41,8 @@ def shrink(
     data
         A data set's name, or a CSV, TSV, Parquet or NPZ file of rows like those that the model will see.
     out
-        The new model file; a page with the curve of size against change is written beside it.
+        The new model file; a page with the curve of size against change is written beside it. For the module of a
+        factory it holds weights, to be given with --checkpoint beside that factory.
     tolerance
         The largest allowed change of any output on these rows, in output units.
     parameters
@@ -57,14 +58,13 @@ def shrink(
     """
     prepare_jax()
 
-    from lossatlas.networks import check_savable
-    from lossatlas.workbench import save_model, write_shrink_page
+    from lossatlas.workbench import check_writable, write_resized, write_shrink_page
     from lossatlas.workbench import shrink as shrink_model
 
     before = options.load(model)
-    check_savable(before.network)
+    check_writable(before, model, out)
     found = shrink_model(before, data, tolerance=tolerance, parameters=parameters, seed=seed, target=target)
-    save_model(out, found.model)
+    use = write_resized(out, found.model, model)
     asked = ["--tolerance", f"{tolerance:g}"] if parameters is None else ["--parameters", str(parameters)]
     words = ["lossatlas", "shrink", model, "--data", data, *asked, "--network", options.network, "--out", str(out)]
     page = write_shrink_page(
@@ -80,9 +80,10 @@ def shrink(
         "curve": [_size_facts(size) for size in found.curve],
         "left_as_they_were": found.fixed,
         "model": str(out),
+        "use": use,
         "page": str(page),
     }
-    say(facts, [*_shrink_lines(found), f"model: {out}", f"page: {page}"], as_json=json)
+    say(facts, [*_shrink_lines(found), f"model: {out}", *use, f"page: {page}"], as_json=json)
 
 
 def _size_facts(size: "Size") -> dict[str, Any]:
@@ -190,7 +191,7 @@ def grow(
         The folder of a survey, a model file (.safetensors), or package.module:factory, a function without arguments
         that returns an estimator or a network.
     out
-        The new model file.
+        The new model file; for the module of a factory weights, to be given with --checkpoint beside that factory.
     widths
         New neurons of each hidden layer, like 60,60, or new sizes by unit space, like hidden[0]=40,channels[1]=16; not
         below the present ones.
@@ -215,14 +216,13 @@ def grow(
     """
     prepare_jax()
 
-    from lossatlas.networks import check_savable
+    from lossatlas.workbench import check_writable, write_resized
     from lossatlas.workbench import grow as grow_model
-    from lossatlas.workbench import save_model
 
     small = options.load(model)
-    check_savable(small.network)
+    check_writable(small, model, out)
     found = grow_model(small, widths, depth=depth, data=data, before=before, part=part, seed=seed, target=target)
-    save_model(out, found.model)
+    use = write_resized(out, found.model, model)
     facts: dict[str, Any] = {
         "before": {"widths": small.shape, "parameters": small.num_parameters},
         "after": {"widths": found.model.shape, "parameters": found.model.num_parameters},
@@ -235,8 +235,9 @@ def grow(
         "largest_gradient_after": found.gradient_after,
         "caution": found.caution,
         "model": str(out),
+        "use": use,
     }
-    lines = [f"{_size(small)} -> {_size(found.model)}", *_certificate(found), f"model: {out}"]
+    lines = [f"{_size(small)} -> {_size(found.model)}", *_certificate(found), f"model: {out}", *use]
     say(facts, lines, as_json=json)
 
 

@@ -16,6 +16,7 @@ from lossatlas.embedding._escape import escape_by_widening as escape_by_widening
 from lossatlas.embedding._family import FamilyDimension as FamilyDimension
 from lossatlas.embedding._family import compatible_dimension as compatible_dimension
 from lossatlas.embedding._fold_norm import fold_batch_norm as fold_batch_norm
+from lossatlas.embedding._foreign_layers import with_static_sizes as with_static_sizes
 from lossatlas.embedding._global_split import global_split as global_split
 from lossatlas.embedding._growth import Growth as Growth
 from lossatlas.embedding._growth import plan_growth as plan_growth

@@ -8,5 +8,6 @@ from lossatlas.interop._torch_export import export_torch as export_torch
 from lossatlas.interop._torch_export import to_torch as to_torch
 from lossatlas.interop._torch_files import read_torch_weights as read_torch_weights
 from lossatlas.interop._torch_function import TorchNetwork as TorchNetwork
+from lossatlas.interop._torch_function import resized_module as resized_module
 from lossatlas.interop._torch_function import torch_function as torch_function
 from lossatlas.interop._torch_stack import from_torch as from_torch

@@ -1,6 +1,7 @@
 """Networks of ours as PyTorch modules, in memory and as files that need no LossAtlas."""
 
 import inspect
+import io
 import pathlib
 from typing import TYPE_CHECKING, Any
 
@@ -80,44 +81,74 @@ def export_torch(network: Network, folder: str | pathlib.Path) -> pathlib.Path:
     """Write a network as PyTorch code and weights that work where LossAtlas is not installed.
 
     The folder gets `model.py`, the readable source of this architecture with its sizes (`make()`, `load()`), and its
-    weights as `model.pt`, for `torch.load(weights_only=True)`, and as `model.safetensors`, under the same names.
+    weights as `model.pt`, for `torch.load(weights_only=True)`, and as `model.safetensors`, under the same names. For a
+    [`lossatlas.interop.TorchNetwork`][], whose source is yours, `model.pt2` takes the place of `model.py`: the module
+    as `torch.export` traces it, which runs without that source, on batches of any length.
 
     !!! example
         ```python
         interop.export_torch(networks.Dense(jax.random.key(0), [4, 50, 3]), "exported")
         # elsewhere, in the folder `exported`:  from model import load;  load()(inputs)
+        # of a TorchNetwork:  torch.export.load("exported/model.pt2").module()(inputs)
         ```
 
     **Arguments:**
-    - `network`: any architecture of `lossatlas.networks` with an activation known by name.
+    - `network`: any architecture of `lossatlas.networks` with an activation known by name, a `TorchNetwork`, or one
+      whose units were discovered.
     - `folder`: made if it does not exist; files of these names in it are replaced.
 
     **Returns:** the folder.
 
-    **Raises:** `InputError` as [`lossatlas.interop.to_torch`][], for a `TorchNetwork` (the source of its class is
-    yours), and for a folder that cannot be written.
+    **Raises:** `InputError` as [`lossatlas.interop.to_torch`][], for a module that `torch.export` cannot trace, and for
+    a folder that cannot be written.
     """
     torch = require_torch()
     from safetensors.torch import save_file
 
-    if isinstance(_inner(network), TorchNetwork):
-        msg = (
-            "This network came from a PyTorch module, whose source is yours; use module = interop.to_torch(network) "
-            "and torch.save(module.state_dict(), path)."
-        )
-        raise InputError(msg)
-    part = describe(network)
-    state = _filled(part).state_dict()
+    inner = _inner(network)
+    if isinstance(inner, TorchNetwork):
+        module = network_to_module(inner)
+        name, content = "model.pt2", _traced(module, to_tensor(inner.origin.example))
+    else:
+        part = describe(network)
+        module = _filled(part)
+        name, content = "model.py", model_source(network, part).encode()
+    # Weights that are shared stand under each of their names.
+    state = {key: tensor.detach().clone() for key, tensor in module.state_dict().items()}
     folder = pathlib.Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "model.py").write_text(model_source(network, part))
+        (folder / name).write_bytes(content)
         torch.save(state, folder / "model.pt")
         save_file(state, folder / "model.safetensors")
     except OSError as error:
         msg = f"The folder {str(folder)!r} cannot be written: {error.strerror or error}."
         raise InputError(msg) from None
     return folder
+
+
+def _traced(module: "nn.Module", example: "torch.Tensor") -> bytes:
+    """The module as a program of PyTorch alone, for batches of any length; compared before it is handed out."""
+    import torch
+
+    changes = (0.0, 0.5, -1.0) if example.is_floating_point() else (0, 0, 0)  # other tokens might not exist
+    batch = torch.stack([example + change for change in changes])
+    try:
+        with torch.no_grad():
+            program = torch.export.export(module, (batch[:2],), dynamic_shapes=({0: torch.export.Dim("batch")},))
+            buffer = io.BytesIO()
+            torch.export.save(program, buffer)
+            buffer.seek(0)
+            found, expected = torch.export.load(buffer).module()(batch), module(batch)
+            torch.testing.assert_close(found, expected)
+    except Exception as error:
+        msg = (
+            f"torch.export cannot trace this {type(module).__name__} for batches of any length "
+            f"({(str(error) or type(error).__name__).splitlines()[0]}); use module = interop.to_torch(network) and "
+            "torch.save(module.state_dict(), path)."
+        )
+        raise InputError(msg) from error
+    return buffer.getvalue()
 
 
 _MODEL = '''"""{title}, written by LossAtlas {version}; it needs PyTorch only.

@@ -145,6 +145,16 @@ def torch_function(module: "nn.Module", example: Any) -> TorchNetwork:
     return network
 
 
+def resized_module(module: "nn.Module", tensors: "dict[str, torch.Tensor]") -> "nn.Module":
+    """A copy of a module with the given tensors, whose sizes may differ; sizes of PyTorch's layers follow them.
+
+    **Arguments:**
+    - `module`: stays as it is. `tensors`: by the names of its `state_dict`.
+    """
+    known = _tensors(module)
+    return _replaced(module, {name: tensor for name, tensor in tensors.items() if name in known})
+
+
 def network_to_module(network: TorchNetwork) -> "nn.Module":
     """A network that came from a module as such a module again, with its new weights and sizes.
 

@@ -34,9 +34,11 @@ from lossatlas.networks._file import SavedNetwork as SavedNetwork
 from lossatlas.networks._file import check_savable as check_savable
 from lossatlas.networks._file import is_model_file as is_model_file
 from lossatlas.networks._file import load as load
+from lossatlas.networks._file import read_metadata as read_metadata
 from lossatlas.networks._file import read_tensors as read_tensors
 from lossatlas.networks._file import save as save
 from lossatlas.networks._file import tensor_name as tensor_name
+from lossatlas.networks._file import write_tensors as write_tensors
 from lossatlas.networks._gauges import (
     apply_mixing as apply_mixing,
 )

@@ -191,6 +191,25 @@ def read_tensors(path: pathlib.Path) -> tuple[str | None, dict[str, np.ndarray]]
         return text, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
 
 
+def read_metadata(path: pathlib.Path) -> dict[str, str]:
+    """The entries of the header of a safetensors file.
+
+    **Raises:** `InputError` for a file that is missing or no safetensors file.
+    """
+    with _opened(path) as file:
+        return dict(file.metadata() or {})
+
+
+def write_tensors(path: pathlib.Path, tensors: dict[str, np.ndarray], metadata: dict[str, str]) -> None:
+    """Write tensors by name, and a header, to a safetensors file; it appears whole or not at all.
+
+    **Raises:** `InputError` for a folder that cannot be written.
+    """
+    from safetensors.numpy import save as to_bytes
+
+    _write_whole(path, to_bytes(tensors, metadata=metadata))
+
+
 def is_model_file(path: pathlib.Path) -> bool:
     """Whether a safetensors file has a header of ours.
 

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from lossatlas.workbench._report import write_report as write_report
     from lossatlas.workbench._reproduce import Reproduction as Reproduction
     from lossatlas.workbench._reproduce import reproduce as reproduce
+    from lossatlas.workbench._resized import check_writable as check_writable
+    from lossatlas.workbench._resized import write_resized as write_resized
     from lossatlas.workbench._run import SurveyRun as SurveyRun
     from lossatlas.workbench._shrink import Shrunk as Shrunk
     from lossatlas.workbench._shrink import Size as Size
@@ -41,6 +43,7 @@ _NAMES = {
     "Size": "lossatlas.workbench._shrink",
     "StudyRun": "lossatlas.workbench._study",
     "SurveyRun": "lossatlas.workbench._run",
+    "check_writable": "lossatlas.workbench._resized",
     "covering": "lossatlas.workbench._shrink",
     "export": "lossatlas.workbench._export",
     "grow": "lossatlas.workbench._grow",
@@ -52,6 +55,7 @@ _NAMES = {
     "save_model": "lossatlas.workbench._model",
     "shrink": "lossatlas.workbench._shrink",
     "survey": "lossatlas.workbench._survey",
+    "write_resized": "lossatlas.workbench._resized",
     "write_shrink_page": "lossatlas.workbench._shrink_page",
     "write_report": "lossatlas.workbench._report",
 }

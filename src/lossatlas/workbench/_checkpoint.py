@@ -12,17 +12,24 @@ from jaxtyping import Array
 from lossatlas._errors import InputError
 from lossatlas._parameters import named_arrays, replace_parameters
 from lossatlas._types import Network
-from lossatlas.networks import check_tensors, read_tensors, tensor_name
+from lossatlas.embedding import with_static_sizes
+from lossatlas.networks import check_tensors, read_metadata, read_tensors, tensor_name
 from lossatlas.workbench._reads import first_line
 
 
-def load_state_dict(module: Any, path: pathlib.Path) -> None:
-    """Read weights into a PyTorch module, in place.
+RESIZED = "lossatlas.resized"
+"""The entry of a header that allows tensors of other shapes than those of the module that a factory makes."""
+
+
+def load_state_dict(module: Any, path: pathlib.Path) -> Any:
+    """Read weights into a PyTorch module, in place; one of other sizes is made where the file says so.
 
     **Arguments:**
     - `module`: a `torch.nn.Module`.
     - `path`: a safetensors file, or what `torch.save(module.state_dict(), path)` wrote (a Lightning checkpoint holds
       such a dictionary under `state_dict`).
+
+    **Returns:** the module.
 
     **Raises:** `InputError` for a file that is missing, that only unpickling reads, or that does not fit the module,
     with the names and shapes of both sides.
@@ -48,8 +55,14 @@ def load_state_dict(module: Any, path: pathlib.Path) -> None:
         msg = f"The checkpoint {path.name!r} holds no dictionary of tensors; save module.state_dict()."
         raise InputError(msg)
     wanted = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+    if is_resized(path):
+        from lossatlas.interop import resized_module
+
+        check_tensors(f"the checkpoint {path.name!r}", given, "the module", _of_those_sizes(wanted, given))
+        return resized_module(module, given)
     check_tensors(f"the checkpoint {path.name!r}", given, "the module", wanted)
     module.load_state_dict(given)
+    return module
 
 
 def load_leaves(network: Network, path: pathlib.Path) -> Network:
@@ -68,10 +81,12 @@ def load_leaves(network: Network, path: pathlib.Path) -> Network:
     shapes = {tensor_name(name): array.shape for name, array in arrays.items()}
     if path.suffix.lower() == ".safetensors":
         _, given = read_tensors(path)
-        check_tensors(f"the checkpoint {path.name!r}", given, "the network", shapes)
-        return replace_parameters(
+        wanted = _of_those_sizes(shapes, given) if is_resized(path) else shapes
+        check_tensors(f"the checkpoint {path.name!r}", given, "the network", wanted)
+        loaded = replace_parameters(
             network, {name: _cast(given[tensor_name(name)], array, name) for name, array in arrays.items()}
         )
+        return with_static_sizes(loaded) if is_resized(path) else loaded
     if path.suffix.lower() in (".pt", ".pth", ".ckpt", ".pkl", ".pickle"):
         msg = f"{path.name!r} is a pickle, which is never read; write it with equinox.tree_serialise_leaves."
         raise InputError(msg)
@@ -86,6 +101,23 @@ def load_leaves(network: Network, path: pathlib.Path) -> Network:
             f"network has {listed}. ({first_line(error)})"
         )
         raise InputError(msg) from error
+
+
+def is_resized(path: pathlib.Path) -> bool:
+    """Whether a file says that it was written at other sizes than those of the module that its factory makes.
+
+    **Raises:** `InputError` for a file that is missing, or a damaged safetensors file.
+    """
+    return path.suffix.lower() == ".safetensors" and RESIZED in read_metadata(path)
+
+
+def _of_those_sizes(wanted: dict[str, tuple[int, ...]], given: Any) -> dict[str, tuple[int, ...]]:
+    """The shapes that a resized file may have: its own, with as many axes as those of the module."""
+    shapes = {name: tuple(array.shape) for name, array in given.items()}
+    return {
+        name: shapes[name] if len(shapes.get(name, ())) == len(shape) and name in shapes else shape
+        for name, shape in wanted.items()
+    }
 
 
 def _read_leaf(file: Any, leaf: Any) -> Any:

@@ -20,8 +20,8 @@ from lossatlas.workbench._reads import check_inference, first_line
 
 
 _ACCEPTED = (
-    "a fitted scikit-learn MLP or Pipeline, an Equinox module, a PyTorch nn.Module, a network of lossatlas.networks, "
-    "or a lossatlas.workbench.Model"
+    "a fitted scikit-learn MLP or Pipeline, an Equinox module, a PyTorch nn.Module (or the pair of it and one "
+    "example), a network of lossatlas.networks, or a lossatlas.workbench.Model"
 )
 
 
@@ -118,8 +118,9 @@ def _as_model(made: Any, name: str, checkpoint: str | os.PathLike[str] | None, l
 
         imported = from_sklearn(made)
         return Model(imported.network, imported.preprocessing, imported.loss, name)
-    if _comes_from(made, "torch"):
-        return Model(_from_torch(made, name, path), None, loss, name)
+    module, example = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
+    if _comes_from(module, "torch") and hasattr(module, "state_dict"):
+        return Model(_from_torch(module, name, path, example), None, loss, name)
     if isinstance(made, eqx.Module) and callable(made):
         check_inference(made, f"The network of {name}")
         return Model(made if path is None else load_leaves(made, path), None, loss, name)
@@ -139,11 +140,11 @@ def _comes_from(made: Any, package: str) -> bool:
     return any(cls.__module__.split(".")[0] == package for cls in type(made).__mro__)
 
 
-def _from_torch(module: Any, name: str, checkpoint: pathlib.Path | None) -> Any:
+def _from_torch(module: Any, name: str, checkpoint: pathlib.Path | None, example: Any) -> Any:
     from lossatlas import interop
 
     if checkpoint is not None:
-        load_state_dict(module, checkpoint)
+        module = load_state_dict(module, checkpoint)
     if module.training:
         kinds = sorted({type(part).__name__ for part in module.modules() if _depends_on_training(part)})
         if kinds:
@@ -153,7 +154,13 @@ def _from_torch(module: Any, name: str, checkpoint: pathlib.Path | None) -> Any:
     if from_torch is None:
         msg = "This version of lossatlas reads no PyTorch modules; give an Equinox module or a scikit-learn estimator."
         raise InputError(msg)
-    return from_torch(module)
+    try:
+        return from_torch(module, example)
+    except InputError as error:
+        if example is not None or "Give example=" not in str(error):
+            raise
+        msg = f"{name} must return the module and an example, one input without the batch axis: (module, example)."
+        raise InputError(msg) from error
 
 
 def _depends_on_training(part: Any) -> bool:

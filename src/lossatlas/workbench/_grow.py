@@ -14,6 +14,7 @@ from lossatlas._types import Network
 from lossatlas.networks import Activation, Conv, Dense, HasUnitSpaces, Residual, Transformer
 from lossatlas.workbench._data import Examples, read_examples
 from lossatlas.workbench._model import Model
+from lossatlas.workbench._units import with_unit_spaces
 
 
 if TYPE_CHECKING:
@@ -82,6 +83,8 @@ def grow(
 
     **Returns:** A [`lossatlas.workbench.Grown`][].
 
+    Unit spaces of a foreign module are discovered, which takes an example: `data` is then needed.
+
     **Raises:** `InputError` for neither widths nor depth, sizes below the present ones, unknown unit spaces, a depth
     without data, places that do not exist, networks that cannot be made deeper, and a `part` that is negative or
     without widths.
@@ -102,7 +105,7 @@ def grow(
     records: list[Record] = []
     with jax.enable_x64(True):
         points = _points(examples)
-        network = model.network
+        network = _with_units(model.network, examples)
         if depth is not None:
             network, made = _deepen(jax.random.key(seed), network, points, depth, before)
             records += made
@@ -130,6 +133,16 @@ def grow(
         loss=None if examples is None or examples.targets is None else examples.loss,
         caution=" ".join(dict.fromkeys(cautions)) or None,
     )
+
+
+def _with_units(network: Network, examples: Examples | None) -> Network:
+    """The network with its unit spaces, discovered on the first example where it states none."""
+    if isinstance(network, HasUnitSpaces):
+        return network
+    if examples is None:
+        msg = "The units of this module are found on an example: give rows that it reads as data (--data)."
+        raise InputError(msg)
+    return with_unit_spaces(network, examples.inputs[0])
 
 
 def _points(examples: Examples | None) -> "Landscape | Array | None":

@@ -7,6 +7,7 @@ import jax
 
 from lossatlas._errors import InputError
 from lossatlas.networks import is_model_file, load_foreign, read_architecture
+from lossatlas.workbench._checkpoint import is_resized
 from lossatlas.workbench._factory import is_factory, make_model
 from lossatlas.workbench._model import Model, check_finite, read_model
 from lossatlas.workbench._record import RUN_FILE, is_finished
@@ -38,12 +39,14 @@ def load(
     **Arguments:**
     - `model`: the folder of a survey, a folder that holds a single survey, a model file (.safetensors), or
       `package.module:factory`: a function without arguments, imported from the current folder or the environment, that
-      returns a fitted scikit-learn MLP or Pipeline, an Equinox or PyTorch module in inference mode, or a `Model`.
+      returns a fitted scikit-learn MLP or Pipeline, an Equinox or PyTorch module in inference mode, or a `Model`. A
+      PyTorch module that is no plain stack of layers comes with one input without the batch axis: `(module, example)`.
     - `network`: which network of a survey: `"recommended"`, `"big"`, or a name of the catalogue like `"(1,1)"`.
     - `architecture`: for a safetensors file of another program, a file that names its architecture; see
       [`lossatlas.networks.read_architecture`][].
     - `checkpoint`: weights for the module of a factory. PyTorch: safetensors, or a dictionary that `torch.save` wrote
-      (read with `weights_only=True`). Equinox: safetensors, or what `equinox.tree_serialise_leaves` wrote.
+      (read with `weights_only=True`). Equinox: safetensors, or what `equinox.tree_serialise_leaves` wrote. A file that
+      `lossatlas shrink` or `grow` wrote for this factory brings sizes of its own.
     - `loss`: what a model that does not say it was trained on: `"mse"`, `"cross_entropy"`, `"logistic"`. Default: what
       its targets suggest, see [`lossatlas.workbench.Examples`][].
 
@@ -94,6 +97,12 @@ def _read_file(path: pathlib.Path, architecture: str | os.PathLike[str] | None, 
     if is_model_file(path):
         _refuse(architecture, "architecture", "a file of another program; this one names its own")
         return _said(read_model(path), loss)
+    if architecture is None and is_resized(path):
+        msg = (
+            f"{path.name!r} holds weights for the module of a factory; give that (package.module:factory) as the "
+            "model, and this file with --checkpoint."
+        )
+        raise InputError(msg)
     if architecture is None:
         msg = (
             f"{path.name!r} was written by another program and holds tensors alone; name the architecture in a file "
