@@ -120,7 +120,7 @@ GROW, EXPORT = "--widths 9 --out w.safetensors", "--to sklearn --out out"
         (f"grow nets_of_mine:wants {GROW}", "needs arguments (path)"),
         (f"grow nets_of_mine:failing {GROW}", "raised FileNotFoundError: [Errno 2] No such file"),
         (f"grow nets_of_mine:training {GROW}", "equinox.nn.inference_mode"),
-        (f"grow nets_of_mine:foreign {GROW}", "can be saved, got Linear"),
+        (f"grow nets_of_mine:foreign {GROW}", "found on an example: give rows"),
         ("grow relu.safetensors --out w.safetensors", "Say how to grow"),
         ("grow relu.safetensors --depth 2 --out w.safetensors", "needs data (--data)"),
         ("grow relu.safetensors --widths hidden[0] --out w.safetensors", "whole numbers above zero"),

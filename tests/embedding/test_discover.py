@@ -300,7 +300,7 @@ def test_a_table_shows_what_was_found():
     lines = str(discover_units(_between(jnp.sort), TWO, X)).splitlines()
     assert lines[0].split() == ["space", "kind", "units", "shares", "written", "by", "read", "by", "closed"]
     assert "sort runs over its units" in lines[1]
-    assert "[0]['b'], [0]['w']" in lines[1]
+    assert "[0].b, [0].w" in lines[1]
 
 
 def test_functions_that_are_not_pure_are_refused():

@@ -215,7 +215,7 @@ def test_a_foreign_module_is_shrunk_by_the_units_that_are_discovered_in_it():
             "parameters are left, more than 5",
         ),
         ("shrink none.safetensors --data diabetes --tolerance 1 --out s.safetensors", "There is no run"),
-        ("shrink big.safetensors --data diabetes --tolerance 1 --out no/s.safetensors", "cannot be written"),
+        ("shrink big.safetensors --data diabetes --tolerance 1 --out no/s.safetensors", "There is no folder 'no'"),
         ("grow big.safetensors --widths 2 --out s.safetensors", "cannot be widened to 2"),
         ("grow big.safetensors --depth 2 --data diabetes --part 0.1 --out s.safetensors", "and needs widths; got 0.1"),
         ("grow big.safetensors --widths 9,9 --out s.safetensors", "one size for each"),

@@ -75,7 +75,8 @@ def discover_units(fn: Callable[[Any, Any], Any], params: PyTree, example: PyTre
     A [`lossatlas.embedding.Discovery`][]. A space is closed where an operation without a rule touches it (it is
     named), where something tells its units apart (a sort, a cumulative sum, a constant array), where a parameter
     both makes and reads it (tied weights), and with "width fixed in code" where the function does not trace at
-    another size. `shares="equal"` where units enter a mean (LayerNorm).
+    another size. `shares="equal"` where units enter a mean (LayerNorm). All branches of a `jax.lax.cond` are followed,
+    and the one that the example takes is tested; what units that go through it put out at all times is not known.
 
     Cost: two traces, one more for each space, and four compiled programs (outputs and gradient, narrow and wide), each
     run a few times; where they find a fault, two more programs for each space.
@@ -89,7 +90,7 @@ def discover_units(fn: Callable[[Any, Any], Any], params: PyTree, example: PyTre
         ...     return params["out"] @ jnp.tanh(params["in"] @ x)
         >>> params = {"in": jnp.ones((4, 3)), "out": jnp.ones((2, 4))}
         >>> list(discover_units(fn, params, jnp.ones(3)).spaces)
-        ["['in']"]
+        ['in']
 
     !!! cite
         The legal maps are those of Zhang et al. 2021, arXiv 2105.14573, carried to any architecture.
@@ -260,14 +261,15 @@ def _tied(roles: Roles, facts: Facts, names: dict[Any, str]) -> dict[int, str]:
 
 
 def _inner(path: str) -> str:
-    """A path as it is inside the parameters."""
-    return path.removeprefix("params").lstrip(".") or path
+    """A path as it is inside the parameters, `['a']['b'].value` as `a.b`; PyTorch and Flax put all into `params`."""
+    inner = re.sub(r"\['(\w+(?:\.\w+)*)'\]", r".\1", path.removeprefix("params")).lstrip(".")
+    return inner.removesuffix(".value").removeprefix("params.") or path
 
 
 def _base_name(path: str, kind: str) -> str:
     """The module that a parameter belongs to."""
     inner = _inner(path)
-    base = re.sub(r"(\.\w+|\['[^']*'\](\.value)?|\[\d+\])$", "", inner) or inner
+    base = re.sub(r"(\.\w+|\[[^][]*\])$", "", inner) or inner
     return f"{base}.heads" if kind == "head" else base
 
 

@@ -167,7 +167,9 @@ class Roles:
                 self.colour[node] = colour
             elif self.colour[node] != colour:
                 name = link.name if link else "an operation"
-                self.conflicts.setdefault(self._atom[node], f"{name} needs its units both copied and shared out")
+                self.conflicts.setdefault(
+                    self._atom[node], f"its units would have to be copied and shared out at once ({name})"
+                )
                 continue
             elif link is not None:
                 continue

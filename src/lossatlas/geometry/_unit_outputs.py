@@ -85,7 +85,8 @@ def find_taps(network: Network, example: Array) -> UnitTaps:
         try:
             taps = [tap for axis in space.readers for tap in _follow(closed, variables[axis.path], axis)]
         except _OutOfSightError as error:
-            hidden[name] = str(error)
+            met = space.kind == "dimension" and "dot_general" in str(error)
+            hidden[name] = "queries and keys meet each other: no weight reads them alone" if met else str(error)
             continue
         found[name] = tuple({(tap.var, tap.axis): tap for tap in taps}.values())
     found = dict(sorted(found.items(), key=lambda item: min(tap.order for tap in item[1])))

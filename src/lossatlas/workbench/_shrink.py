@@ -11,8 +11,9 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from lossatlas._errors import InputError
-from lossatlas._parameters import named_arrays, num_parameters, replace_parameters
+from lossatlas._parameters import Buffer, named_arrays, num_parameters, replace_parameters
 from lossatlas._types import Network
+from lossatlas.geometry import find_taps
 from lossatlas.landscape import Landscape
 from lossatlas.networks import Dense, size_words
 from lossatlas.workbench._data import Examples, read_examples
@@ -152,14 +153,18 @@ def _shrink(
     tolerance: float | None,
     parameters: int | None,
 ) -> Shrunk:
-    from lossatlas.embedding import pruning_path, reduce
+    from lossatlas.embedding import Discovered, pruning_path, reduce
 
     unit = model.output_unit
     start = with_unit_spaces(as_float64(model.network), examples.inputs[0])
     rows, held = (jnp.asarray(as_float64(examples.inputs[index])) for index in (seen, fresh))
     judge = _Judge(unit, start, rows, held, examples, fresh)
+    if parameters is not None and isinstance(start, Discovered):  # of others whole layers may go
+        _check_reachable(start, rows[0], parameters)
     exact, reduction = reduce(start, rows)
     steps = reduction.notes
+    if parameters is not None:
+        _check_reachable(exact, rows[0], parameters)
     path = pruning_path(exact, rows)
     points = path.curve(_POINTS)
     curve = [judge.size(point.masked, _shape_words(point), point.num_parameters) for point in points]
@@ -204,6 +209,26 @@ def _shape_words(point: "PrunedPoint") -> str:
     return size_words(eqx.filter_eval_shape(small))
 
 
+def _check_reachable(network: Network, example: Array, parameters: int) -> None:
+    """See that one unit in every space that can be pruned leaves no more parameters than asked for."""
+    hidden = find_taps(network, example).hidden
+    sizes = {
+        name: 1
+        for name, space in network.unit_spaces().items()
+        if space.size and space.closed is None and space.shares == "any" and name not in hidden
+    }
+    small = eqx.filter_eval_shape(lambda: network.with_sizes(sizes))
+    leaves = jax.tree.leaves(small, is_leaf=lambda node: isinstance(node, Buffer))
+    arrays = [leaf for leaf in leaves if isinstance(leaf, jax.ShapeDtypeStruct)]
+    fewest = sum(math.prod(leaf.shape) for leaf in arrays if jnp.issubdtype(leaf.dtype, jnp.inexact))
+    if fewest > parameters:
+        msg = (
+            f"With one unit in every space that can be pruned {fewest:,} parameters are left, more than {parameters:,} "
+            "(--parameters)."
+        )
+        raise InputError(msg)
+
+
 class _Judge:
     """Measures networks against the first one, on the rows seen and on those held back."""
 
@@ -212,7 +237,7 @@ class _Judge:
         self.unit, self.rows, self.num_seen = unit, jnp.concatenate([rows, held]), len(rows)
         self.before = np.asarray(_outputs(start, self.rows))
         self.targets = None if examples.targets is None else examples.targets[fresh]
-        self.landscape = None if self.targets is None else Landscape(held, self.targets, loss=examples.loss)
+        self.landscape = None if self.targets is None else Landscape(held, as_float64(self.targets), loss=examples.loss)
 
     def size(self, network: Network, shape: str, count: int) -> Size:
         """What a network costs; its shape and number of parameters are given, its arrays may be padded with zeros."""
