@@ -4,6 +4,7 @@ import importlib.util
 import pathlib
 import subprocess
 import sys
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -99,7 +100,7 @@ def test_a_small_pytorch_module_runs_where_nothing_else_is_installed(lossatlas):
     assert code == 0, err
     assert "lossatlas export torch_nets_here:skip --checkpoint small.safetensors --to torch --out FOLDER" in out
     checkpoint = ["torch_nets_here:skip", "--checkpoint", "small.safetensors"]
-    module = interop.to_torch(load(checkpoint[0], checkpoint=checkpoint[2]).network)
+    module: Any = interop.to_torch(load(checkpoint[0], checkpoint=checkpoint[2]).network)
     assert module.a.out_features == module.b.in_features == module.b.out_features == module.c.in_features < 6
     code, out, err = lossatlas("export", *checkpoint, "--to", "torch", "--out", "exported")
     assert code == 0, err

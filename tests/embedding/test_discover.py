@@ -192,6 +192,7 @@ def test_constants_go_into_the_biases_that_columns_feed(fn, shapes, shape, biase
         landscape = Landscape(x, _normal(7, 5, 2))
         for space, bias in zip(network.unit_spaces().values(), biases, strict=True):
             (reader,) = space.readers
+            assert space.activation is not None
             assert (reader.bias, reader.feeds) == (f"params['{bias}']", len(shapes[reader.path[8:-2]]) - 1)
             wide, record = add_null_unit(network, space.name, bias=0.7, landscape=landscape)
             _certified(record)

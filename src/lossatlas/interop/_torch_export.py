@@ -15,6 +15,7 @@ from lossatlas.interop._torch_tensors import require_torch, to_tensor
 
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
 
 
