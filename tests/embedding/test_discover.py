@@ -224,6 +224,8 @@ CLOSED = {
     "cumulative sum": (jnp.cumsum, "cumsum runs over its units"),
     "softmax": (jax.nn.softmax, "reduce_max is taken over its units"),
     "norm without a mean": (lambda h: h / jnp.sqrt(jnp.sum(h**2)), "which enter a sum"),
+    "threshold of a sum": (lambda h: jnp.where(jnp.sum(h) > 1e3, jnp.tanh(h), h), "gt sees a sum over its units"),
+    "counted units": (lambda h: h * (jnp.sum(h > 0) > 40).astype(h.dtype) + h, "gt sees a sum over its units"),
     "picked entries": (lambda h: h[jnp.array([0, 2, 1, 3, 5, 4])], "gather tells its units apart"),
     "constant array": (lambda h: h * np.arange(1.0, 7.0), "a constant array of the function"),
     "counted": (lambda h: h * jnp.arange(h.size, dtype=h.dtype), "the function counts along it"),

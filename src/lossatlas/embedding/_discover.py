@@ -262,14 +262,14 @@ def _tied(roles: Roles, facts: Facts, names: dict[Any, str]) -> dict[int, str]:
 
 def _inner(path: str) -> str:
     """A path as it is inside the parameters, `['a']['b'].value` as `a.b`; PyTorch and Flax put all into `params`."""
-    inner = re.sub(r"\['(\w+(?:\.\w+)*)'\]", r".\1", path.removeprefix("params")).lstrip(".")
+    inner = re.sub(r"\['(\w+(?:[./]\w+)*)'\]", r".\1", path.removeprefix("params")).lstrip(".")
     return inner.removesuffix(".value").removeprefix("params.") or path
 
 
 def _base_name(path: str, kind: str) -> str:
     """The module that a parameter belongs to."""
     inner = _inner(path)
-    base = re.sub(r"(\.\w+|\[[^][]*\])$", "", inner) or inner
+    base = re.sub(r"([./]\w+|\[[^][]*\])$", "", inner) or inner
     return f"{base}.heads" if kind == "head" else base
 
 
@@ -326,6 +326,7 @@ def _verified(network: Discovered, example: PyTree, tolerance: float) -> tuple[U
     left = close(verifier.not_maskable([space for space in left if space.shares == "any"]))
     left = close(verifier.not_resizable(left))
     left = close(verifier.not_splittable(left))
+    left = close(verifier.not_even(left))
     left = close(verifier.not_reached([space for space in left if space.activation is UNKNOWN]))
     tested = verifier.with_null_units(left)
     return tuple(

@@ -15,6 +15,7 @@ from lossatlas._errors import InputError
 from lossatlas._parameters import named_arrays, named_parameters, num_parameters, replace_parameters
 from lossatlas.embedding._discovered import Discovered, placed
 from lossatlas.networks import Activation, Axis, UnitSpace
+from lossatlas.numerics import evaluate, flat_jaxpr, literal_value
 
 
 Arrays = dict[str, np.ndarray]
@@ -32,6 +33,8 @@ FIXED = "width fixed in code"
 
 # A null unit whose output is not zero, and not known either.
 UNKNOWN = Activation("unknown", lambda x: jnp.full_like(x, jnp.nan))
+
+_STEPS = {"eq", "ne", "lt", "le", "gt", "ge", "floor", "ceil", "round", "argmax", "argmin"}
 
 # Below this number of parameters one program that makes gradients too is cheaper than compiling two.
 _SMALL = 100_000
@@ -125,6 +128,35 @@ class Verifier:
             return None if kept else "gradients do not follow when its units are copied"
 
         return _failing(spaces, fault)
+
+    def not_even(self, spaces: list[UnitSpace]) -> dict[str, str]:
+        """The spaces of which a step function sees a sum: outputs may jump when that sum grows, on other examples."""
+
+        def fault(some: list[UnitSpace]) -> str | None:
+            wide = self._wide(some, {space.name: self._copies(space) for space in some}, self._arrays)
+            if wide is None:
+                return FIXED
+            found, doubled = self._stepped(self._network), self._stepped(wide)
+            pairs = zip(found, doubled, strict=False)
+            wrong = [name for (name, a), (_, b) in pairs if a.shape == b.shape and not self._same(1.0 * b, 1.0 * a)]
+            return f"{wrong[0]} sees a sum over its units" if wrong else None
+
+        return _failing([space for space in spaces if space.shares == "equal"], fault)
+
+    def _stepped(self, network: Discovered) -> list[tuple[str, np.ndarray]]:
+        """What comparisons and roundings read, in order."""
+        arrays, static = eqx.partition(network, eqx.is_inexact_array)
+        closed = flat_jaxpr(lambda some, x: eqx.combine(some, static)(x), arrays, self._example)
+        steps = [eqn for eqn in closed.jaxpr.eqns if eqn.primitive.name in _STEPS]
+        read = [(eqn.primitive.name, var) for eqn in steps for var in eqn.invars if literal_value(var) is None]
+        taps = list(dict.fromkeys(var for _, var in read))
+        if not taps:
+            return []
+        leaves = jax.tree.leaves((arrays, self._example))
+        values = jax.jit(lambda leaves: evaluate(closed, leaves, taps)[1], compiler_options=_QUICK)(leaves)
+        seen = dict(zip(taps, values, strict=True))
+        finite = {var: np.where(np.isfinite(value), value, 0) for var, value in seen.items()}
+        return [(name, finite[var]) for name, var in read]
 
     def not_reached(self, spaces: list[UnitSpace]) -> dict[str, str]:
         """The spaces in branches of a `cond` that the example does not take, so that nothing was tested."""

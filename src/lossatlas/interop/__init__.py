@@ -1,5 +1,8 @@
 """Converters from and to the models of other libraries."""
 
+from lossatlas.interop._keras import KerasNetwork as KerasNetwork
+from lossatlas.interop._keras import keras_function as keras_function
+from lossatlas.interop._keras import to_keras as to_keras
 from lossatlas.interop._sklearn import Imported as Imported
 from lossatlas.interop._sklearn import from_sklearn as from_sklearn
 from lossatlas.interop._sklearn import to_sklearn as to_sklearn
