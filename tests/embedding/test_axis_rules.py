@@ -83,6 +83,7 @@ OPEN = {
     "barrier": lambda h, _: jax.lax.optimization_barrier((h, h))[1],
     "mask": lambda h, _: jnp.where(jnp.tril(jnp.ones((ROWS, ROWS), bool)), 0.5, 0.0) @ h,
     "threshold of a mean": lambda h, _: jnp.where(h.mean() > 0.1, jnp.sin(h), h),
+    "variance": lambda h, _: (h - h.mean(1, keepdims=True)) / jnp.std(h, axis=1, keepdims=True),
     "erf": lambda h, _: jax.lax.erf(h),
     "logistic": lambda h, _: jax.lax.logistic(h),
     "searchsorted": lambda h, _: h * jnp.searchsorted(jnp.arange(3.0), h).astype(h.dtype),

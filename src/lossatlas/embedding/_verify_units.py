@@ -147,8 +147,14 @@ class Verifier:
         """What comparisons and roundings read, in order."""
         arrays, static = eqx.partition(network, eqx.is_inexact_array)
         closed = flat_jaxpr(lambda some, x: eqx.combine(some, static)(x), arrays, self._example)
-        steps = [eqn for eqn in closed.jaxpr.eqns if eqn.primitive.name in _STEPS]
-        read = [(eqn.primitive.name, var) for eqn in steps for var in eqn.invars if literal_value(var) is None]
+        variable = set(closed.jaxpr.invars)  # numbers of units, as in a variance, are compared with zero too
+        read = []
+        for eqn in closed.jaxpr.eqns:
+            operands = [v for v in eqn.invars if literal_value(v) is None and v in variable]
+            if operands:
+                variable.update(eqn.outvars)
+            if eqn.primitive.name in _STEPS:
+                read += [(eqn.primitive.name, var) for var in operands]
         taps = list(dict.fromkeys(var for _, var in read))
         if not taps:
             return []

@@ -59,7 +59,8 @@ class KerasOrigin:
 
             def clone(layer: Any) -> Any:
                 kind = type(layer).__name__
-                own = {v.path.split(f"{layer.name}/", 1)[-1]: shapes[v.path] for v in layer.weights}
+                weights = getattr(layer, "weights", ())  # additions and the like have none
+                own = {v.path.split(f"{layer.name}/", 1)[-1]: shapes[v.path] for v in weights}
                 sizes = SIZES[kind](own) if kind in SIZES else {}
                 return type(layer).from_config(layer.get_config() | sizes)
 
