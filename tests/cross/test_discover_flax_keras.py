@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from lossatlas import Landscape
+from lossatlas._errors import InputError
 from lossatlas.embedding import discover_units, split
+from lossatlas.interop import keras_function, to_keras
 
 
 @pytest.fixture(autouse=True)
@@ -101,7 +103,7 @@ def test_keras_images_are_found_and_fixed_in_code():
     fn, params, model = _keras(make)
     spaces = list(discover_units(fn, params, jnp.ones((1, 8, 8, 1))).spaces.values())
     np.testing.assert_allclose(fn(params, jnp.ones((1, 8, 8, 1))), model(jnp.ones((1, 8, 8, 1))), atol=1e-6)
-    # Keras checks the shapes of its variables, so the spaces are found and stay closed.
+    # Keras checks the shapes of its variables, so the spaces are found and stay closed; see keras_function.
     assert [(space.size, space.closed) for space in spaces] == [(4, "width fixed in code"), (5, "width fixed in code")]
     kernel, bias, scale, shift, filters, next_bias, mixing = (f"params[0][{i}]" for i in (0, 1, 2, 3, 4, 5, 6))
     written = {(kernel, 3), (bias, 0), (scale, 0), (shift, 0), (filters, 2), (next_bias, 0)}
@@ -129,3 +131,32 @@ def test_keras_transformers_are_found():
         ("neuron", 5, "any"),
         ("stream", 6, "equal"),
     ]
+
+
+def test_keras_models_are_resized_through_their_configuration():
+    def make(keras, layers):
+        given = layers.Input((4, 3))
+        stream = layers.Dense(6)(given)
+        stream = stream + layers.MultiHeadAttention(2, 3)(stream, stream)
+        hidden = layers.Dropout(0.5)(layers.BatchNormalization()(layers.Dense(5, "tanh")(stream)))
+        return keras.Model(given, layers.Dense(2)(layers.GlobalAveragePooling1D()(hidden)))
+
+    *_, model = _keras(make)
+    network = keras_function(model)
+    x = np.random.default_rng(0).normal(size=(3, 4, 3)).astype(np.float32)
+    np.testing.assert_allclose(jax.vmap(network)(x), model(x), atol=1e-6)
+    found = discover_units(lambda net, x: net(x), network, x[0]).network
+    opened = {space.kind: name for name, space in found.unit_spaces().items() if space.closed is None}
+    assert {"head", "neuron"} <= opened.keys()
+    for kind in ("head", "neuron"):
+        wide, _ = split(found, opened[kind], 1, 0.3)
+        back = to_keras(wide)
+        assert back.count_params() > model.count_params()
+        np.testing.assert_allclose(back(x), model(x), atol=1e-6)
+
+
+def test_what_is_no_keras_model_is_refused():
+    with pytest.raises(InputError, match="A built Keras 3 model is needed"):
+        keras_function(lambda x: x)
+    with pytest.raises(InputError, match="becomes a Keras model"):
+        to_keras(lambda x: x)
