@@ -143,7 +143,7 @@ def test_keras_models_are_resized_through_their_configuration():
 
     *_, model = _keras(make)
     network = keras_function(model)
-    x = np.random.default_rng(0).normal(size=(3, 4, 3)).astype(np.float32)
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(3, 4, 3)), jnp.float32)
     np.testing.assert_allclose(jax.vmap(network)(x), model(x), atol=1e-6)
     found = discover_units(lambda net, x: net(x), network, x[0]).network
     opened = {space.kind: name for name, space in found.unit_spaces().items() if space.closed is None}

@@ -138,7 +138,7 @@ class Verifier:
                 return FIXED
             found, doubled = self._stepped(self._network), self._stepped(wide)
             pairs = zip(found, doubled, strict=False)
-            wrong = [name for (name, a), (_, b) in pairs if a.shape == b.shape and not self._same(1.0 * b, 1.0 * a)]
+            wrong = [name for (name, a), (_, b) in pairs if a.shape == b.shape and not self._same(b, a)]
             return f"{wrong[0]} sees a sum over its units" if wrong else None
 
         return _failing([space for space in spaces if space.shares == "equal"], fault)
@@ -161,7 +161,7 @@ class Verifier:
         leaves = jax.tree.leaves((arrays, self._example))
         values = jax.jit(lambda leaves: evaluate(closed, leaves, taps)[1], compiler_options=_QUICK)(leaves)
         seen = dict(zip(taps, values, strict=True))
-        finite = {var: np.where(np.isfinite(value), value, 0) for var, value in seen.items()}
+        finite = {var: np.asarray(np.where(np.isfinite(value), value, 0), complex) for var, value in seen.items()}
         return [(name, finite[var]) for name, var in read]
 
     def not_reached(self, spaces: list[UnitSpace]) -> dict[str, str]:

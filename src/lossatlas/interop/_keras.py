@@ -55,7 +55,7 @@ class KerasOrigin:
             return self.model
         key = tuple(shapes.items())
         if key not in self._resized:
-            import keras
+            import keras  # pyright: ignore[reportMissingImports]
 
             def clone(layer: Any) -> Any:
                 kind = type(layer).__name__
@@ -130,7 +130,7 @@ def keras_function(model: Any) -> KerasNetwork:
     if not hasattr(model, "stateless_call") or not getattr(model, "built", False):
         msg = f"A built Keras 3 model is needed (give it an Input), got a {type(model).__name__}."
         raise InputError(msg)
-    import keras
+    import keras  # pyright: ignore[reportMissingImports]
 
     if keras.backend.backend() != "jax":
         msg = f"Keras runs on {keras.backend.backend()}; set KERAS_BACKEND=jax before keras is imported."
@@ -158,7 +158,7 @@ def to_keras(network: Any) -> Any:
     if not isinstance(inner, KerasNetwork):
         msg = f"Only what interop.keras_function read becomes a Keras model, got a {type(network).__name__}."
         raise InputError(msg)
-    import keras
+    import keras  # pyright: ignore[reportMissingImports]
 
     arrays = inner.arrays
     made = keras.models.clone_model(inner.origin.model_for({path: array.shape for path, array in arrays.items()}))
