@@ -53,7 +53,7 @@ def test_queries_and_keys_meet_each_other_and_are_not_seen():
     network = Transformer(KEY, 3, 4, 2, num_stream=5, num_heads=2, num_hidden=4, num_blocks=1)
     taps = find_taps(network, _rows(1, 4, 3)[0])
     assert list(taps.taps) == ["stream", "heads[0]", "values[0]", "hidden[0]"]
-    assert "dot_general" in taps.hidden["queries[0]"]
+    assert "queries and keys meet each other" in taps.hidden["queries[0]"]
 
 
 def test_batches_agree_with_all_rows_at_once_a_ragged_last_one_too():
