@@ -4,10 +4,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lossatlas.geometry._hidden import HiddenState, triangular_factor
+from lossatlas.geometry._hidden import triangular_factor
 from lossatlas.networks import Activation
 
 
+_KINK = 1e-9  # of the largest pre-activation
 _CONSTANT = 1e-13  # a standard deviation below this share of the magnitude is rounding
 
 
@@ -20,9 +21,12 @@ class AffineMap(NamedTuple):
 
 
 class LayerStatistics:
-    """What two passes over the data tell about one layer; batches merge exactly (Chan, Golub and LeVeque 1983)."""
+    """What two passes over the data tell about one layer; batches merge exactly (Chan, Golub and LeVeque 1983).
 
-    def __init__(self, activation: Activation):
+    Of any unit space what its units receive (z) and put out (f); of a fully connected layer its block too.
+    """
+
+    def __init__(self, activation: Activation | None):
         self.activation = activation
         self.size = self.num_entering = 0
         self.means = np.zeros(0)  # of z and f, shape (2, m)
@@ -30,13 +34,13 @@ class LayerStatistics:
         self.largest = np.zeros(0)
         self.low, self.high = np.inf, -np.inf
         self.kink_distance = np.inf
+        self.near_kinks = 0
         self.factor: np.ndarray | None = None
         self.squared_residual = np.zeros(())
         self.unexplained = self.passed_on = 0.0
 
-    def add(self, state: HiddenState) -> None:
+    def add(self, z: np.ndarray, f: np.ndarray) -> None:
         """First pass."""
-        z, f = np.asarray(state.before), np.asarray(state.after)
         count = len(z)
         means = np.stack([z.mean(0), f.mean(0)])
         dz, df = z - means[0], f - means[1]
@@ -55,12 +59,17 @@ class LayerStatistics:
         self.means = self.means + shift * count / (self.size + count)
         self.largest = np.maximum(self.largest, np.stack([np.abs(z).max(0), np.abs(f).max(0)]))
         self.low, self.high = np.minimum(self.low, z.min(0)), np.maximum(self.high, z.max(0))
-        for kink in self.activation.kinks:
-            self.kink_distance = min(self.kink_distance, float(np.abs(z - kink).min(initial=np.inf)))
-        columns = [np.ones((count, 1)), np.asarray(state.entering), np.asarray(state.following)]
-        self.factor = triangular_factor(self.factor, np.concatenate(columns, axis=1))
+        for kink in self.activation.kinks if self.activation is not None else ():
+            distance = np.abs(z - kink)
+            self.kink_distance = min(self.kink_distance, float(distance.min(initial=np.inf)))
+            self.near_kinks += int(np.sum(distance <= _KINK * np.abs(z).max(initial=1.0)))
         self.size += count
-        self.num_entering = columns[1].shape[1]
+
+    def add_block(self, entering: np.ndarray, following: np.ndarray) -> None:
+        """First pass, of the block: what enters the layer, and what the next one receives."""
+        columns = [np.ones((len(entering), 1)), entering, following]
+        self.factor = triangular_factor(self.factor, np.concatenate(columns, axis=1))
+        self.num_entering = entering.shape[1]
 
     @property
     def deviations(self) -> np.ndarray:
@@ -78,11 +87,13 @@ class LayerStatistics:
         scale = np.where(affine.is_constant, 1.0, np.sqrt(self.products[0] * self.products[1]))
         return np.where(affine.is_constant, 1.0, np.clip(self.products[2] / scale, -1.0, 1.0))
 
-    def add_residual(self, state: HiddenState, affine: AffineMap, readers: np.ndarray) -> None:
+    def add_residual(self, z: np.ndarray, f: np.ndarray, affine: AffineMap) -> None:
         """Second pass: the residuals, which the moments would give only by cancellation."""
-        z, f = np.asarray(state.before), np.asarray(state.after)
+        self.squared_residual = self.squared_residual + ((f - affine.slope * z - affine.offset) ** 2).sum(0)
+
+    def add_read(self, z: np.ndarray, f: np.ndarray, affine: AffineMap, readers: np.ndarray) -> None:
+        """Second pass, of the block: what its readers see of the residuals."""
         residual = f - affine.slope * z - affine.offset
-        self.squared_residual = self.squared_residual + (residual**2).sum(0)
         self.unexplained += float(((residual @ readers) ** 2).sum())
         self.passed_on += float((((f - self.means[1]) @ readers) ** 2).sum())
 
@@ -96,7 +107,7 @@ class LayerStatistics:
 
     def margin(self) -> np.ndarray | None:
         """Room to the ends of the best affine piece of the activation; negative when the data straddle pieces."""
-        if not self.activation.segments:
+        if self.activation is None or not self.activation.segments:
             return None
         rooms = [np.minimum(self.low - s.lower, s.upper - self.high) for s in self.activation.segments]
         return np.max(rooms, axis=0)

@@ -16,8 +16,10 @@ from lossatlas.geometry._diversity import check_keep, check_theta
 from lossatlas.geometry._grouping import Grouping, group
 from lossatlas.geometry._hidden import HiddenState, require_dense, state_batches, triangular_factor
 from lossatlas.geometry._neurons import neuron_spaces, neuron_weights, orientation_and_amplitude, parity
+from lossatlas.geometry._unit_activations import find_stages, unit_directions
+from lossatlas.geometry._unit_outputs import UnitTaps, find_taps, unit_batches
 from lossatlas.landscape import Landscape
-from lossatlas.networks import UnitSpace
+from lossatlas.networks import Dense, UnitSpace
 
 
 class Cluster(eqx.Module):
@@ -39,9 +41,9 @@ class Cluster(eqx.Module):
 
 
 class LayerCondensation(eqx.Module):
-    """Condensation of one hidden layer.
+    """Condensation of one unit space.
 
-    - `orientation` (rows, weights then bias), `amplitude` |a| |(w, b)|: of every neuron of the layer.
+    - `orientation` (rows: weights, then bias; where a normalisation by running statistics follows, multiplied by it), `amplitude` |a| |(w, b)|: of every neuron of the layer.
     - `by_direction`: the [`lossatlas.geometry.Grouping`][] of the weight vectors, `clusters` its clusters.
     - `by_function`: the grouping of the neurons' outputs over the data; None without a landscape.
     - `are_lines`: whether opposite weight vectors count as the same (odd and even activations).
@@ -64,9 +66,13 @@ class LayerCondensation(eqx.Module):
 
 
 class Condensation(eqx.Module):
-    """Condensation of all hidden layers; see [`lossatlas.geometry.condensation`][]."""
+    """Condensation of all hidden layers; see [`lossatlas.geometry.condensation`][].
+
+    `unmeasured`: the spaces whose units have no direction of their own, or no amplitude, and why.
+    """
 
     layers: tuple[LayerCondensation, ...]
+    unmeasured: dict[str, str]
     stats: dict[str, Any]
     settings: dict[str, Any]
 
@@ -120,10 +126,16 @@ def condensation(
     would show. Clusters, Hill numbers and bounds on the effective number of Zhang and Xu (2024, Definition 1) stand
     beside it. Cost: $m^2$ angles a layer and `num_draws` random ones; memory $m^2$ numbers.
 
+    Of a channel the kernel is the writer. Where units are normalised by running statistics, the direction is that of
+    the affine map to their pre-activation, the statistics multiplied in. Linear units, heads, queries, keys and values
+    may be mixed freely among each other, a stream is shared by all blocks, and a gated unit has two writers: these have
+    no direction that says what they do, and are left out.
+
     **Arguments:**
-    - `network`: states its unit spaces; those of neurons are measured.
-    - `landscape`: its inputs are used to compare the neurons' outputs as well (functional condensation), to find dead
-      neurons, and for `metric="data"`; needs a [`lossatlas.networks.Dense`][].
+    - `network`: states its unit spaces, or was discovered. Those of neurons are measured; with a landscape those of
+      channels too, and what is normalised.
+    - `landscape`: its inputs are used to compare the units' outputs as well (functional condensation), to find dead
+      units, and for `metric="data"`, which needs a [`lossatlas.networks.Dense`][].
     - `keep`: the share of the amplitude that is kept; the smallest neurons beyond it are dropped.
     - `theta`: the angle in degrees below which neurons count together.
     - `fold`: `"auto"` takes opposite vectors as the same when the activation, tested on [-3, 3], is odd or even.
@@ -134,7 +146,7 @@ def condensation(
     **Returns:**
     A [`lossatlas.geometry.Condensation`][], layer by layer.
 
-    **Raises:** `InputError` for NaN parameters, a layer whose amplitudes are all 0, theta <= 0, keep outside (0, 1],
+    **Raises:** `InputError` for NaN parameters, a fully connected layer whose amplitudes are all 0, theta <= 0, keep outside (0, 1],
     unknown options, and inputs that do not fit.
 
     !!! cite
@@ -154,35 +166,67 @@ def condensation(
     if num_draws < 2:
         msg = f"num_draws must be at least 2 for the null model to have an error, got {num_draws}."
         raise InputError(msg)
-    spaces = neuron_spaces(network)
+    if not isinstance(network, Dense) and metric == "data":
+        require_dense(network, "condensation(metric='data')")
+    neurons = {space.name: space for space in neuron_spaces(network)}
     _check_finite(network)
-    seen = [None] * len(spaces) if landscape is None else _observe(network, landscape)
+    found: dict[str, tuple[UnitSpace, np.ndarray, _Observed | None]] = {}
+    unmeasured: dict[str, str] = {}
+    if landscape is None or isinstance(network, Dense):
+        seen = dict.fromkeys(neurons) if landscape is None else _observe(network, landscape)
+        for name, space in neurons.items():
+            if space.is_normalised:
+                unmeasured[name] = "its units are normalised; give the landscape too, to measure what they then receive"
+            elif space.size:
+                found[name] = space, np.asarray(_weights(network, space)[0], float), seen[name]
+    else:
+        taps = find_taps(network, landscape.inputs[0])
+        stages = find_stages(taps, network)
+        seen = _observe_units(taps, network, landscape)
+        unmeasured |= {name: _NO_DIRECTION.get(taps.spaces[name].kind, why) for name, why in stages.missing.items()}
+        for name, rows in unit_directions(stages, network, landscape.inputs[0]).items():
+            found[name] = taps.spaces[name], rows, seen.get(name)
     key = jax.random.key(0) if key is None else key
-    layers = tuple(
-        _measure_layer(network, space, outputs, jax.random.fold_in(key, i), keep, theta, fold, metric, num_draws)
-        for i, (space, outputs) in enumerate(zip(spaces, seen, strict=True))
-        if space.size
-    )
+    layers = []
+    for i, (name, (space, rows, observed)) in enumerate(found.items()):
+        readers = np.asarray(_weights(network, space)[1], float)
+        if not (np.linalg.norm(rows, axis=1) @ np.linalg.norm(readers, axis=1)) > 0 and not isinstance(network, Dense):
+            unmeasured[name] = "all its units have amplitude 0"
+            continue
+        parts = rows, readers, observed, jax.random.fold_in(key, i)
+        layers.append(_measure_layer(space, *parts, keep, theta, fold, metric, num_draws))
     return Condensation(
-        layers=layers,
+        layers=tuple(layers),
+        unmeasured=unmeasured,
         stats={"seconds": time.perf_counter() - begin},
         settings={"keep": keep, "theta": theta, "fold": fold, "metric": metric, "num_draws": num_draws},
     )
 
+
+_NO_DIRECTION = {
+    "gated": "a gated unit has two writers, and the direction of neither says what it does",
+    "head": "coordinates of a head may be mixed freely, so its weights have no direction of their own",
+    "dimension": "the coordinates may be mixed freely, so they have no direction of their own",
+    "linear": "linear units may be mixed freely, so they have no direction of their own",
+    "stream": "it is shared by all blocks, so no single writer says what a coordinate does",
+}
 
 # Compiled whole: a first call op by op costs seconds.
 _weights = eqx.filter_jit(neuron_weights)
 
 
 class _Observed(eqx.Module):
-    """What the data show of a layer: R factors of the neurons' inputs (with a 1) and outputs, divided by sqrt(n)."""
+    """What the data show of a layer: R factors of the neurons' inputs (with a 1) and outputs, divided by sqrt(n).
 
-    entering: np.ndarray
+    `entering` is None for other architectures than `Dense`; their positions count as examples.
+    """
+
+    entering: np.ndarray | None
     outputs: np.ndarray
     largest: np.ndarray
 
 
-def _observe(network: Network, landscape: Landscape) -> list[_Observed]:
+def _observe(network: Network, landscape: Landscape) -> dict[str, _Observed]:
     dense = require_dense(network, "condensation(network, landscape)")
     factors: list[list[Any]] = [[None, None, 0.0] for _ in dense.layers[:-1]]
     for states in state_batches(dense, landscape):
@@ -191,7 +235,23 @@ def _observe(network: Network, landscape: Landscape) -> list[_Observed]:
             factor[1] = triangular_factor(factor[1], np.asarray(state.after))
             factor[2] = np.maximum(factor[2], np.abs(state.after).max(0, initial=0.0))
     root = np.sqrt(landscape.size)
-    return [_Observed(entering / root, outputs / root, largest) for entering, outputs, largest in factors]
+    return {
+        f"hidden[{i}]": _Observed(entering / root, outputs / root, largest)
+        for i, (entering, outputs, largest) in enumerate(factors)
+    }
+
+
+def _observe_units(taps: UnitTaps, network: Network, landscape: Landscape) -> dict[str, _Observed]:
+    """What the readers of every space read."""
+    factors: dict[str, np.ndarray] = {}
+    largest: dict[str, np.ndarray] = {}
+    for _, seen in unit_batches(taps, network, landscape.inputs):
+        for name, values in seen.items():
+            flat = values.reshape(-1, values.shape[-1]).astype(float)
+            factors[name] = triangular_factor(factors.get(name), flat)
+            largest[name] = np.maximum(np.abs(flat).max(0, initial=0.0), largest.get(name, 0.0))
+    root = np.sqrt(landscape.size)
+    return {name: _Observed(None, factor / root, largest[name]) for name, factor in factors.items()}
 
 
 def _with_one(state: HiddenState, has_bias: bool) -> np.ndarray:
@@ -200,8 +260,9 @@ def _with_one(state: HiddenState, has_bias: bool) -> np.ndarray:
 
 
 def _measure_layer(
-    network: Network,
     space: UnitSpace,
+    writers: np.ndarray,
+    readers: np.ndarray,
     observed: _Observed | None,
     key: PRNGKeyArray,
     keep: float,
@@ -210,11 +271,11 @@ def _measure_layer(
     metric: str,
     num_draws: int,
 ) -> LayerCondensation:
-    writers, readers = (np.asarray(a, float) for a in _weights(network, space))
-    kind = parity(space.activation)
+    # Without a named activation nothing is known of its symmetry.
+    kind = "none" if space.activation is None else parity(space.activation)
     lines = fold == "lines" or (fold == "auto" and kind != "none")
     compared, dimension = writers, writers.shape[1]
-    if metric == "data" and observed is not None:
+    if metric == "data" and observed is not None and observed.entering is not None:
         compared = writers @ observed.entering.T
         dimension = int(np.linalg.matrix_rank(observed.entering))
     units, amplitudes = orientation_and_amplitude(compared, readers)

@@ -1,6 +1,7 @@
-"""Linearization: which neurons and layers act as affine maps on the data."""
+"""Linearization: which units and layers act as affine maps on the data."""
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -10,16 +11,23 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from lossatlas._errors import InputError, unknown_name
+from lossatlas._parameters import named_arrays
 from lossatlas._types import Network
 from lossatlas.geometry._affine import AffineMap, LayerStatistics
-from lossatlas.geometry._hidden import require_dense, state_batches
+from lossatlas.geometry._hidden import state_batches
 from lossatlas.geometry._neurons import neuron_spaces, neuron_weights
+from lossatlas.geometry._unit_activations import Stage, UnitStages, find_stages, stage_batches
+from lossatlas.geometry._unit_outputs import find_taps
 from lossatlas.landscape import Landscape
-from lossatlas.networks import Dense
+from lossatlas.networks import Dense, put_units, take_units
+from lossatlas.numerics import evaluate
 
 
 class LayerLinearization(eqx.Module):
-    r"""How linear one hidden layer acts on the data. z is a neuron before, f after its activation.
+    r"""How linear one unit space acts on the data. z is a unit before, f after its activation.
+
+    Of channels, tokens and steps every position counts as an example. A pooling after the activation stays: f is what
+    enters it.
 
     - `correlation`: Pearson's, of z and f, of every neuron; +-1 is linear; 1 for constant neurons.
     - `slope`, `offset`: the best affine map $f \approx \lambda z + \mu$ of every neuron (0 and the value, for
@@ -29,12 +37,14 @@ class LayerLinearization(eqx.Module):
     - `is_linear_neuron`: |correlation| at or above the threshold, or constant.
     - `mpc`: the least |correlation| of the neurons that vary and matter; 1 where none does.
     - `score`: $\|A r\|_F / \|A (f - \bar f)\|_F$ with the reader A: the share that the next layer sees of what is
-      not affine; 0 is linear. NaN where the layer passes nothing on.
+      not affine; 0 is linear. NaN where the layer passes nothing on; of fully connected networks only, else None.
     - `block_r2`: $R^2$ of the best affine map from the layer's inputs to the next pre-activations. It is 1 whenever
       there are no more examples than inputs: least squares fits them all.
-    - `block_weight`, `block_bias`: that map; never worse on the data than the neurons' own affine maps.
+    - `block_weight`, `block_bias`: that map; never worse on the data than the neurons' own affine maps. All three of
+      fully connected networks only, else None.
     - `margin`: distance of z to the nearest end of the affine piece that holds all data, negative where they straddle
-      pieces; None for activations without affine pieces. `kink_distance`: the least distance of any datum to a kink.
+      pieces; None for activations without affine pieces. `kink_distance`: the least distance of any datum to a kink;
+      `near_kinks`: how many data lie at one, up to rounding.
     - `max_change`, `rms_change`: how much the network's outputs change when every neuron of the layer is
       replaced by its affine map, over data and outputs. `is_linear`: the largest change is within the tolerance.
     """
@@ -48,12 +58,13 @@ class LayerLinearization(eqx.Module):
     is_negligible: Bool[Array, " m"]
     is_linear_neuron: Bool[Array, " m"]
     mpc: float = eqx.field(static=True)
-    score: float = eqx.field(static=True)
-    block_r2: float = eqx.field(static=True)
-    block_weight: Float[Array, "o e"]
-    block_bias: Float[Array, " o"]
+    score: float | None = eqx.field(static=True)
+    block_r2: float | None = eqx.field(static=True)
+    block_weight: Float[Array, "o e"] | None
+    block_bias: Float[Array, " o"] | None
     margin: Float[Array, " m"] | None
     kink_distance: float | None = eqx.field(static=True)
+    near_kinks: int = eqx.field(static=True)
     max_change: float = eqx.field(static=True)
     rms_change: float = eqx.field(static=True)
     is_linear: bool = eqx.field(static=True)
@@ -65,13 +76,14 @@ class LayerLinearization(eqx.Module):
 
 
 class Linearization(eqx.Module):
-    """Linearization of all hidden layers.
+    """Linearization of all unit spaces that have an activation; `unmeasured` says of the others why not.
 
     `tolerance` is in output units: the share asked for, of `output_scale`, the root mean square deviation of the
     predictions from their mean.
     """
 
     layers: tuple[LayerLinearization, ...]
+    unmeasured: dict[str, str]
     tolerance: float = eqx.field(static=True)
     output_scale: float = eqx.field(static=True)
     stats: dict[str, Any]
@@ -98,8 +110,9 @@ class Linearization(eqx.Module):
         import xarray as xr
 
         names = ("mpc", "score", "block_r2", "max_change", "rms_change", "is_linear", "num_constant")
+        columns = {name: [getattr(layer, name) for layer in self.layers] for name in names}
         return xr.Dataset(
-            {name: ("layer", [getattr(layer, name) for layer in self.layers]) for name in names},
+            {name: ("layer", [np.nan if a is None else a for a in column]) for name, column in columns.items()},
             coords={"layer": [layer.name for layer in self.layers]},
             attrs={"tolerance": self.tolerance, "output_scale": self.output_scale},
         )
@@ -113,15 +126,19 @@ def linearization(
     tolerance: float = 0.01,
     keep: float = 0.999,
 ) -> Linearization:
-    r"""Measure how close each hidden layer comes to an affine map on the data.
+    r"""Measure how close each hidden layer, or unit space, comes to an affine map on the data.
 
     The minimal Pearson correlation (MPC) of pre-activation and activation is the measure of the literature; one neuron
     decides it, so the shares that the next layer sees, the best affine map of the whole block, and the change of the
-    outputs when the layer is replaced stand beside it. Three passes over the data and one for each layer, in batches
-    of the landscape's `batch_size`, with float64 sums on the host, which holds all predictions.
+    outputs when the layer is replaced stand beside it. Three passes over the data and one for each layer, streamed,
+    with float64 sums on the host, which holds all predictions.
+
+    The pre-activation of a unit is what its writers put out, biases and running statistics included; it is found by
+    following them through the jaxpr, so it needs no hooks. Units that are no function of one such value at the same
+    position (heads, gated units, streams) are not measured.
 
     **Arguments:**
-    - `network`: a [`lossatlas.networks.Dense`][]; its neurons are measured, linear units are linear already.
+    - `network`: with unit spaces, its own or discovered ones; linear units are linear already.
     - `landscape`: gives the inputs.
     - `threshold`: a neuron is called linear at |correlation| >= threshold, in (0, 1].
     - `tolerance`: a layer is called linear when replacing it changes no output by more than this share of the
@@ -133,7 +150,7 @@ def linearization(
     A [`lossatlas.geometry.Linearization`][], layer by layer.
 
     **Raises:** `InputError` for a threshold or keep outside (0, 1], a negative tolerance, inputs that do not fit the
-    network, other network classes, and states that are not finite.
+    network, networks without unit spaces, and states that are not finite.
 
     !!! cite
         Bai, Luo, Xu and Zhang, Embedding Principle in Depth for the Loss Landscape Analysis of Deep Neural Networks,
@@ -147,23 +164,22 @@ def linearization(
     if not tolerance >= 0:
         msg = f"tolerance must not be negative, got {tolerance}."
         raise InputError(msg)
-    dense = require_dense(network, "linearization")
-    readers = [np.asarray(neuron_weights(dense, space)[1], float) for space in neuron_spaces(dense)]
-    statistics = [LayerStatistics(dense.activation) for _ in readers]
-    for states in state_batches(dense, landscape):
-        for gathered, state in zip(statistics, states, strict=True):
-            gathered.add(state)
-    maps = [gathered.affine() for gathered in statistics]
-    for states in state_batches(dense, landscape):
-        for gathered, state, affine, read in zip(statistics, states, maps, readers, strict=True):
-            gathered.add_residual(state, affine, read)
-    scale, changes = _output_changes(dense, landscape, maps)
+    if isinstance(network, Dense):
+        names, statistics, maps, effects = _of_dense(network, landscape)
+        scale, changes = _output_changes(_dense_forward(network, maps), len(maps), landscape)
+        unmeasured: dict[str, str] = {}
+    else:
+        stages = find_stages(find_taps(network, landscape.inputs[0]), network)
+        names, statistics, maps, effects = _of_stages(network, stages, landscape)
+        scale, changes = _output_changes(_unit_forward(network, stages, maps), len(maps), landscape)
+        unmeasured = stages.missing
     layers = tuple(
-        _summary(f"hidden[{i}]", *parts, threshold=threshold, tolerance=tolerance * scale, keep=keep)
-        for i, parts in enumerate(zip(statistics, maps, readers, changes, strict=True))
+        _summary(*parts, threshold=threshold, tolerance=tolerance * scale, keep=keep)
+        for parts in zip(names, statistics, maps, effects, changes, strict=True)
     )
     return Linearization(
         layers=layers,
+        unmeasured=unmeasured,
         tolerance=tolerance * scale,
         output_scale=scale,
         stats={"seconds": time.perf_counter() - begin},
@@ -171,11 +187,50 @@ def linearization(
     )
 
 
+Gathered = tuple[list[str], list[LayerStatistics], list[AffineMap], list[np.ndarray]]
+"""Names, statistics and affine maps of the layers, and the norms of what reads each unit."""
+
+
+def _of_dense(dense: Dense, landscape: Landscape) -> Gathered:
+    readers = [np.asarray(neuron_weights(dense, space)[1], float) for space in neuron_spaces(dense)]
+    statistics = [LayerStatistics(dense.activation) for _ in readers]
+    for states in state_batches(dense, landscape):
+        for gathered, state in zip(statistics, states, strict=True):
+            entering, before, after, following = map(np.asarray, state)
+            gathered.add(before, after)
+            gathered.add_block(entering, following)
+    maps = [gathered.affine() for gathered in statistics]
+    for states in state_batches(dense, landscape):
+        for gathered, state, affine, read in zip(statistics, states, maps, readers, strict=True):
+            pair = np.asarray(state.before), np.asarray(state.after)
+            gathered.add_residual(*pair, affine)
+            gathered.add_read(*pair, affine, read)
+    names = [f"hidden[{i}]" for i in range(len(readers))]
+    return names, statistics, maps, [np.linalg.norm(read, axis=1) for read in readers]
+
+
+def _of_stages(network: Network, stages: UnitStages, landscape: Landscape) -> Gathered:
+    spaces = {name: stages.taps.spaces[name] for name in stages.stages}
+    statistics = {name: LayerStatistics(space.activation) for name, space in spaces.items()}
+    for seen in stage_batches(stages, network, landscape.inputs) if spaces else ():
+        for name, (before, after) in seen.items():
+            if not np.isfinite(before).all() or not np.isfinite(after).all():
+                msg = f"What units of {name} receive or put out is not finite; check the parameters for NaN and overflow."
+                raise InputError(msg)
+            statistics[name].add(before, after)
+    maps = {name: gathered.affine() for name, gathered in statistics.items()}
+    for seen in stage_batches(stages, network, landscape.inputs) if spaces else ():
+        for name, pair in seen.items():
+            statistics[name].add_residual(*pair, maps[name])
+    effects = [np.linalg.norm(np.asarray(neuron_weights(network, space)[1], float), axis=1) for space in spaces.values()]
+    return list(spaces), list(statistics.values()), list(maps.values()), effects
+
+
 def _summary(
     name: str,
     gathered: LayerStatistics,
     affine: AffineMap,
-    readers: np.ndarray,
+    effects: np.ndarray,
     change: tuple[float, float],
     *,
     threshold: float,
@@ -183,9 +238,9 @@ def _summary(
     keep: float,
 ) -> LayerLinearization:
     correlation = gathered.correlation(affine)
-    matters = _matters(np.linalg.norm(readers, axis=1) * gathered.deviations[1], keep)
+    matters = _matters(effects * gathered.deviations[1], keep)
     counted = matters & ~affine.is_constant
-    weight, bias, r2 = gathered.block_map()
+    weight, bias, r2 = (None, None, None) if gathered.factor is None else gathered.block_map()
     margin = gathered.margin()
     return LayerLinearization(
         name=name,
@@ -197,12 +252,13 @@ def _summary(
         is_negligible=jnp.asarray(~matters),
         is_linear_neuron=jnp.asarray(np.abs(correlation) >= threshold),
         mpc=float(np.abs(correlation[counted]).min(initial=1.0)),
-        score=gathered.score(),
+        score=None if r2 is None else gathered.score(),
         block_r2=r2,
-        block_weight=jnp.asarray(weight),
-        block_bias=jnp.asarray(bias),
+        block_weight=None if weight is None else jnp.asarray(weight),
+        block_bias=None if bias is None else jnp.asarray(bias),
         margin=None if margin is None else jnp.asarray(margin),
-        kink_distance=gathered.kink_distance if gathered.activation.kinks else None,
+        kink_distance=gathered.kink_distance if gathered.activation and gathered.activation.kinks else None,
+        near_kinks=gathered.near_kinks,
         max_change=change[0],
         rms_change=change[1],
         is_linear=change[0] <= tolerance,
@@ -218,22 +274,22 @@ def _matters(effects: np.ndarray, keep: float) -> np.ndarray:
     return matters
 
 
+Forward = Callable[[Array, Array], Array]
+"""The outputs on a batch with the units of one layer, counted from 0, replaced by their affine maps; none for -1."""
+
+
 def _output_changes(
-    dense: Dense, landscape: Landscape, maps: list[AffineMap]
+    forward: Forward, num: int, landscape: Landscape
 ) -> tuple[float, list[tuple[float, float]]]:
     """Deviation of the predictions from their mean, and (largest, rms) change by replacing each layer."""
-    num, inputs = len(maps), landscape.inputs
-    dtype = inputs.dtype
-    slopes = [jnp.asarray(affine.slope, dtype) for affine in maps]
-    offsets = [jnp.asarray(affine.offset, dtype) for affine in maps]
+    inputs = landscape.inputs
     step = landscape.batch_size or landscape.size
     largest, summed = np.zeros(num), np.zeros(num)
     batches = [inputs[start : start + step] for start in range(0, landscape.size, step)]
-    nothing = jnp.full((), -1)
-    outputs = [np.asarray(_replaced(dense, batch, nothing, slopes, offsets), float) for batch in batches]
+    outputs = [np.asarray(forward(batch, jnp.full((), -1)), float) for batch in batches]
     for batch, output in zip(batches, outputs, strict=True):
         for i in range(num):
-            moved = np.asarray(_replaced(dense, batch, jnp.asarray(i), slopes, offsets), float) - output
+            moved = np.asarray(forward(batch, jnp.asarray(i)), float) - output
             largest[i] = max(largest[i], np.abs(moved).max())
             summed[i] += (moved**2).sum()
     predictions = np.concatenate(outputs)
@@ -242,12 +298,19 @@ def _output_changes(
     return float(scale), [(float(a), float(b)) for a, b in zip(largest, rms, strict=True)]
 
 
-@eqx.filter_jit
-def _replaced(dense: Dense, inputs: Array, which: Array, slopes: list[Array], offsets: list[Array]) -> Array:
-    """The outputs with the neurons of one layer replaced by their affine maps; of none for which = -1."""
+def _as_arrays(maps: list[AffineMap], dtype: Any) -> list[tuple[Array, Array]]:
+    return [(jnp.asarray(affine.slope, dtype), jnp.asarray(affine.offset, dtype)) for affine in maps]
 
+
+def _dense_forward(dense: Dense, maps: list[AffineMap]) -> Forward:
+    arrays = _as_arrays(maps, dense.layers[0].weight.dtype)
+    return lambda batch, which: _replaced(dense, batch, which, arrays)
+
+
+@eqx.filter_jit
+def _replaced(dense: Dense, inputs: Array, which: Array, maps: list[tuple[Array, Array]]) -> Array:
     def of_example(x):
-        for i, (layer, slope, offset) in enumerate(zip(dense.layers, slopes, offsets, strict=False)):
+        for i, (layer, (slope, offset)) in enumerate(zip(dense.layers, maps, strict=False)):
             z = layer.preactivation(x)
             outputs = layer.hidden(x, dense.activation)
             affine = jnp.concatenate([slope * z + offset, outputs[z.shape[0] :]])
@@ -255,3 +318,37 @@ def _replaced(dense: Dense, inputs: Array, which: Array, slopes: list[Array], of
         return dense.layers[-1].preactivation(x)
 
     return jax.vmap(of_example)(inputs)
+
+
+def _unit_forward(network: Network, stages: UnitStages, maps: list[AffineMap]) -> Forward:
+    arrays = _as_arrays(maps, next(iter(named_arrays(network).values())).dtype)
+    rows = stages.taps.batch_rows()
+
+    def forward(batch, which):
+        blocks = [batch[i : i + rows] for i in range(0, len(batch), rows)]
+        return np.concatenate([_with_stand_ins(stages, network, block, which, arrays) for block in blocks])
+
+    return forward
+
+
+@eqx.filter_jit
+def _with_stand_ins(
+    stages: UnitStages, network: Network, inputs: Array, which: Array, maps: list[tuple[Array, Array]]
+) -> Array:
+    changes = {}
+    for i, (name, found) in enumerate(stages.stages.items()):
+        for stage in found:
+            changes[stage.after] = _stand_in(stage, stages.taps.spaces[name].size, which == i, *maps[i])
+    leaves = list(named_arrays(network).values())
+    return jax.vmap(lambda x: evaluate(stages.taps.closed, [*leaves, x], changes=changes)[0][0])(inputs)
+
+
+def _stand_in(stage: Stage, size: int, is_here: Array, slope: Array, offset: Array):
+    def change(value, seen):
+        if stage.before is stage.after:
+            return value
+        z = take_units(seen[stage.before], stage.axis, size)
+        fit = (slope[:, None] * z + offset[:, None]).astype(value.dtype)
+        return jnp.where(is_here, put_units(value, stage.axis, size, fit), value)
+
+    return change

@@ -54,14 +54,19 @@ class UnitTaps:
         """The values of `variables` as the units of every space, the positions of all taps one after the other."""
         seen = dict(zip(self.variables, values, strict=True))
         return {
-            name: jnp.concatenate([_units_last(seen[tap.var], tap.axis, self.spaces[name].size) for tap in taps])
+            name: jnp.concatenate([units_last(seen[tap.var], tap.axis, self.spaces[name].size) for tap in taps])
             for name, taps in self.taps.items()
         }
 
     def batch_rows(self) -> int:
         """How many examples keep the unit outputs of all spaces within a quarter of a gigabyte."""
-        values = sum(math.prod(shape_of(tap.var).shape) for taps in self.taps.values() for tap in taps)
-        return max(1, _BLOCK_BYTES // (8 * max(values, 1)))
+        return batch_rows([tap.var for taps in self.taps.values() for tap in taps])
+
+
+def batch_rows(variables: Sequence[Var]) -> int:
+    """How many examples keep the values of some variables within a quarter of a gigabyte."""
+    values = sum(math.prod(shape_of(var).shape) for var in variables)
+    return max(1, _BLOCK_BYTES // (8 * max(values, 1)))
 
 
 def find_taps(network: Network, example: Array) -> UnitTaps:
@@ -174,7 +179,7 @@ def _follow(closed: ClosedJaxpr, var: Var, axis: Axis) -> list[Tap]:
                         raise _OutOfSightError(msg)
                     taps.append(Tap(other, dataclasses.replace(axis, path="", axis=other_at, bias=None), order))
                     continue
-                moved = _moved(eqn, position, at)
+                moved = moved_axis(eqn, position, at)
                 if moved is None:
                     msg = f"{axis.path} goes through {eqn.primitive.name} before it reads"
                     raise _OutOfSightError(msg)
@@ -201,7 +206,7 @@ def _contracted(eqn: Any, position: int, at: int) -> tuple[Any, int] | None:
     return None
 
 
-def _moved(eqn: Any, position: int, at: int) -> int | None:
+def moved_axis(eqn: Any, position: int, at: int) -> int | None:
     """Where the axis lies after an operation that keeps its entries in order; None for any other operation."""
     name, params = eqn.primitive.name, eqn.params
     if position != 0:
@@ -220,7 +225,8 @@ def _moved(eqn: Any, position: int, at: int) -> int | None:
     return None
 
 
-def _units_last(value: Array, axis: Axis, size: int) -> Float[Array, "positions units"]:
+def units_last(value: Array, axis: Axis, size: int) -> Float[Array, "positions units"]:
+    """A value with its units last, and all its positions in a row."""
     return jnp.moveaxis(take_units(value, axis, size), -2, -1).reshape(-1, size)
 
 

@@ -53,8 +53,16 @@ def literal_value(atom: Var | Literal) -> Any:
     return atom.val if isinstance(atom, Literal) else None
 
 
+Change = Callable[[Array, Mapping[Var, Array]], Array]
+"""What a variable holds in place of its value, from that value and those of all variables before it."""
+
+
 def evaluate(
-    closed: ClosedJaxpr, leaves: Sequence[Array], taps: Sequence[Var] = (), nudges: Sequence[Array] = ()
+    closed: ClosedJaxpr,
+    leaves: Sequence[Array],
+    taps: Sequence[Var] = (),
+    nudges: Sequence[Array] = (),
+    changes: Mapping[Var, Change] | None = None,
 ) -> tuple[list[Array], list[Array]]:
     """Run a flat jaxpr and return values from within.
 
@@ -63,12 +71,18 @@ def evaluate(
     - `taps`: variables whose values are wanted too.
     - `nudges`: what is added to the taps (each of them once) before they are used: at zero, a derivative in a nudge is
       that in the variable. None by default.
+    - `changes`: by variable, what stands in for its value before it is used.
 
-    **Returns:** the outputs, and the values of the taps (nudges included).
+    **Returns:** the outputs, and the values of the taps (nudges and changes included).
     """
     seen: dict[Var, Array] = {}
-    outputs = _run(closed.jaxpr, closed.consts, leaves, 0, dict(zip(taps, nudges, strict=False)), seen)
+    made: dict[Var, Change] = {tap: _nudged(nudge) for tap, nudge in zip(taps, nudges, strict=False)}
+    outputs = _run(closed.jaxpr, closed.consts, leaves, 0, made | dict(changes or {}), seen)
     return outputs, [seen[tap] for tap in taps]
+
+
+def _nudged(nudge: Array) -> Change:
+    return lambda value, _: value + nudge
 
 
 def _run(
@@ -76,7 +90,7 @@ def _run(
     consts: Sequence[Any],
     leaves: Sequence[Any],
     unroll: int,
-    nudges: Mapping[Var, Array],
+    changes: Mapping[Var, Change],
     seen: dict[Var, Any],
 ) -> list[Any]:
     """The outputs of a jaxpr; the values of its own variables are left in `seen`."""
@@ -85,7 +99,7 @@ def _run(
         return atom.val if isinstance(atom, Literal) else seen[atom]
 
     def write(var: Var, value: Any) -> None:
-        seen[var] = value + nudges[var] if var in nudges else value
+        seen[var] = changes[var](value, seen) if var in changes else value
 
     for var, value in zip((*jaxpr.constvars, *jaxpr.invars), (*consts, *leaves), strict=True):
         write(var, value)
