@@ -14,21 +14,23 @@ from lossatlas._precision import require_float64
 from lossatlas._progress import ProgressLike, as_meter
 from lossatlas._status import Status
 from lossatlas._types import Network
-from lossatlas.atlas._diagnosis import Diagnosis, SmallNetwork, Standing
+from lossatlas.atlas._diagnosis import Diagnosis, LayerDiagnosis, SmallNetwork, Standing
 from lossatlas.atlas._embedded_inertia import embedded_inertia
 from lossatlas.atlas._entry import describe_runaway, linked_targets
 from lossatlas.atlas._layer_facts import kink_caution, measure_layers, surviving_layers, with_sizes, with_widths
 from lossatlas.atlas._placement import Placement, equal_placement, own_placement
-from lossatlas.atlas._small_network import NEAR, Candidate, find_small
+from lossatlas.atlas._small_network import NEAR, Candidate, find_small, reductions_of
+from lossatlas.atlas._unit_placement import UnitPlacement, equal_units, own_units
 from lossatlas.atlas._verdict import state_of, verdict_of
 from lossatlas.atlas._ways_out import Patient, along_own_curvature, from_small, with_runs
-from lossatlas.embedding import reduce
+from lossatlas.embedding import Reduction
 from lossatlas.geometry import Inertia, inertia, spectrum
 from lossatlas.landscape import Landscape
 from lossatlas.networks import Dense, HasUnitSpaces
 
 
 _EXACT = 1e-10
+_TOLERANCES = (1 / 3, 1.0, 3.0)  # times the one that was asked for: where small networks are looked for
 _STALL = 1e-3  # of the loss, saved by a gradient step of length 1 / sharpness
 _INTERPOLATION = 1e-8  # of the loss of the best constant
 _WRITTEN = 1e-2
@@ -59,14 +61,18 @@ def diagnose(
     the targets) of that of a critical point of the small network.
 
     **Arguments:**
-    - `network`: in float64. A [`lossatlas.networks.Dense`][] is diagnosed whole; of any other network the gradient, the
-      way along its own curvature, and what its unit spaces tell; `Diagnosis.unmeasured` says what is missing.
+    - `network`: in float64, with unit spaces, its own or discovered ones ([`lossatlas.embedding.discover_units`][]).
+      Without them nothing but the gradient and the way along its own curvature; `Diagnosis.unmeasured` says what is
+      missing.
     - `landscape`: a [`lossatlas.landscape.Landscape`][] of inputs and targets, the training data.
-    - `tolerance`: how far an output may change, at most, in the practical reduction, as a share of the spread.
+    - `tolerance`: how far an output may change, at most, in the practical reduction, as a share of the spread. Small
+      networks are looked for at a third and at three times it too.
     - `max_small`: the most parameters of a small network that is polished. `max_dense`: of a network whose dense
-      Hessian is formed. `max_steps`: Hessians for each polished candidate (at most three).
+      Hessian is formed. `max_steps`: Hessians for each polished candidate (at most six).
     - `num_ways`: the best units whose split, or addition, is tried, beside the steepest. `num_steps`: of the short
-      runs; 0 leaves them out.
+      runs; 0 leaves them out. Each run has the learning rate 1 / sharpness of its own start, the control too; ways are
+      ordered by the loss after as many steps. Networks other than `Dense` whose loss is dear get fewer Hessians
+      and steps, by the operations that one evaluation takes; the settings say how many.
     - `progress`: `"none"`, `"text"`, `"rich"` or a meter.
 
     **Returns:**
@@ -95,27 +101,20 @@ def diagnose(
         pairs = spectrum(network, landscape, num_top=1, num_bottom=1, rtol=1e-3)
         clock.note("spectrum")
         exact, found, placement, depth = None, None, None, None
-        if isinstance(network, Dense):
+        if isinstance(network, HasUnitSpaces):
             task.update(2, "reduction")
-            reductions = [
-                reduce(network, landscape, tolerance=_EXACT * max(unit, 1.0)),
-                reduce(network, landscape, tolerance=tolerance * unit),
-            ]
+            tolerances = [factor * tolerance * unit for factor in _TOLERANCES]
+            reductions = reductions_of(network, landscape, _EXACT * max(unit, 1.0), tolerances)
+            asked = 1 + _TOLERANCES.index(1.0)
             exact = reductions[0][1]
             clock.note("reduction")
             task.update(3, "the small network")
-            found = find_small(network, landscape, reductions, scale=scale, max_size=max_small, max_steps=max_steps)
+            found = find_small(
+                network, landscape, reductions, asked, scale=scale, max_size=max_small, max_steps=max_steps
+            )
             placement = _placement(found.small, network)
-            # A more linear small network is the practical reduction, one step on.
-            left = found.small.network if found.small.linearised else reductions[1][0]
-            layers = with_widths(layers, reductions[0], (left, reductions[1][1]))
-            depth = sum(layer.effective is not None and layer.effective[0] > 0 for layer in layers)
+            layers, depth = _with_sizes(layers, network, found, reductions[0], reductions[asked])
             clock.note("the small network")
-        elif isinstance(network, HasUnitSpaces):
-            task.update(2, "reduction")
-            small, exact = reduce(network, landscape, tolerance=_EXACT * max(unit, 1.0))
-            layers = with_sizes(layers, small, reduce(small, landscape, tolerance=tolerance * unit)[0])
-            clock.note("reduction")
         standing = _stand(
             network, landscape, float(loss), gradient, pairs, found, placement, _WRITTEN * unit, max_dense
         )
@@ -218,8 +217,27 @@ def _scales(network: Network, landscape: Landscape) -> tuple[float, float, float
     return max(spread, 1e-300), unit, 1.0
 
 
-def _placement(small: SmallNetwork, network: Dense) -> Placement | None:
+def _with_sizes(
+    layers: tuple[LayerDiagnosis, ...],
+    network: Network,
+    found: Candidate,
+    exact: tuple[Network, Reduction],
+    practical: tuple[Network, Reduction],
+) -> tuple[tuple[LayerDiagnosis, ...], int]:
+    """The layers with what two reductions leave of them, and the effective depth."""
+    if not isinstance(network, Dense):
+        layers = with_sizes(layers, exact[0], practical[0])
+        return layers, sum(layer.is_linear is False for layer in layers)
+    # A more linear small network is the practical reduction, one step on.
+    left = found.small.network if found.small.linearised else practical[0]
+    layers = with_widths(layers, exact, (left, practical[1]))
+    return layers, sum(layer.effective is not None and layer.effective[0] > 0 for layer in layers)
+
+
+def _placement(small: SmallNetwork, network: Network) -> Placement | UnitPlacement | None:
     """How the small network lies in the big one."""
+    if not isinstance(network, Dense):
+        return own_units(small.reduction) or equal_units(small.network, network)
     assert isinstance(small.network, Dense)
     if not small.linearised:
         own = own_placement(small.reduction, small.network)
@@ -238,7 +256,7 @@ def _stand(
     gradient: np.ndarray,
     pairs: Any,
     found: Candidate | None,
-    placement: Placement | None,
+    placement: Placement | UnitPlacement | None,
     written: float,
     max_dense: int,
 ) -> Standing:
@@ -254,13 +272,13 @@ def _stand(
     counted: Inertia | None = None
     predicted, measured, is_near = None, None, False
     if found is not None and point is None:
-        remarks.append(f"the small network has {found.small.num_parameters:,} parameters, too many to polish it")
+        remarks.append(f"the small network has {found.small.num_parameters:,} parameters, too many or too dear to polish")
     if found is not None and point is not None:
         assert found.distance is not None
         is_near = found.distance <= NEAR and point.status in (Status.CONVERGED, Status.AT_INFINITY)
         if point.status is Status.CONVERGED:
             counted = inertia(point.network, landscape)
-            if placement is not None and isinstance(network, Dense):
+            if placement is not None:
                 predicted, measured, why = embedded_inertia(
                     point.network, counted, network, placement, landscape, tolerance=written, max_size=max_dense
                 )
@@ -287,7 +305,7 @@ def _stand(
 def _ways(
     patient: Patient,
     found: Candidate | None,
-    placement: Placement | None,
+    placement: Placement | UnitPlacement | None,
     standing: Standing,
     pairs: Any,
     num_ways: int,
@@ -304,7 +322,6 @@ def _ways(
         elif found.small.num_parameters > 3000:
             left_out.append("ways of the small network: it is too large")
         else:
-            assert isinstance(start, Dense)
             ways, left_out = from_small(
                 patient, start, placement, standing.inertia if is_finite else None, num_ways=num_ways
             )

@@ -22,7 +22,7 @@ class LayerDiagnosis(eqx.Module):
     - `condensation`: [`lossatlas.geometry.LayerCondensation`][]. `linearization`:
       [`lossatlas.geometry.LayerLinearization`][]; `linear_change`: how far an output changes, at most, when the layer
       is replaced by an affine map, in units of `Diagnosis.scale`; `is_linear`: no more than the practical tolerance.
-    - `exact`, `effective`: neurons and linear units that are left at the exact and at the practical tolerance; (0, 0)
+    - `exact`, `effective`: units (neurons) and linear units that are left at the exact and at the practical tolerance; (0, 0)
       for a layer that is gone.
     - `near_kinks`: pairs of a neuron and an example at a kink of the activation, up to rounding.
     """
@@ -118,7 +118,7 @@ class WayOut(eqx.Module):
     - `predicted`: how much the loss of the big network falls by the quadratic model at that step; `realised`: how much
       it falls. A prediction far from what comes true says that the step is long, and that curvature misleads.
     - `loss`: of `network`, the big network after the step. `how`: how the step was written into the big network.
-    - `loss_after`: after a short run of gradient descent from there; None where none was made.
+    - `loss_after`: after a short run of gradient descent from there, at `learning_rate`; None where none was made.
     """
 
     kind: WayKind = eqx.field(static=True)
@@ -134,14 +134,17 @@ class WayOut(eqx.Module):
     network: Network
     how: str = eqx.field(static=True)
     loss_after: float | None = eqx.field(static=True, default=None)
+    learning_rate: float | None = eqx.field(static=True, default=None)
 
 
 class Diagnosis(eqx.Module):
     """What [`lossatlas.atlas.diagnose`][] found.
 
     - `verdict`: in plain words; `state` in one. `network`: the patient.
-    - `layers`: its unit spaces. `effective_depth`: hidden layers that still hold neurons at the practical tolerance.
-    - `exact`: the reduction at the exact tolerance; `small`: the small network behind; None for other architectures.
+    - `layers`: its unit spaces. `effective_depth`: hidden layers that still hold neurons at the practical tolerance; of
+      other architectures than `Dense` the unit spaces whose activation cannot be replaced by an affine map of each
+      unit, one space at a time; attention is not counted.
+    - `exact`: the reduction at the exact tolerance; `small`: the small network behind; None without unit spaces.
     - `standing`: where it stands. `ways`: the ways out; first those that were followed by a short run, the lowest loss
       after it first, then the others by their realised decrease.
     - `control`: the loss after the same short run without a step.

@@ -140,7 +140,7 @@ def _inertia(counted: Inertia | None) -> dict[str, Any] | None:
 
 def _way(way: WayOut) -> dict[str, Any]:
     names = ("kind", "words", "space", "unit", "share", "curvature", "step", "predicted", "realised", "loss")
-    return {name: getattr(way, name) for name in (*names, "how", "loss_after")}
+    return {name: getattr(way, name) for name in (*names, "how", "loss_after", "learning_rate")}
 
 
 def _plain(value: Any) -> Any:

@@ -3,7 +3,10 @@
 import numpy as np
 
 from lossatlas._parameters import num_parameters
-from lossatlas.atlas._placement import REST, Placement, place
+from lossatlas._types import Network
+from lossatlas.atlas._placement import REST, Placement
+from lossatlas.atlas._unit_placement import UnitPlacement
+from lossatlas.atlas._ways_out import written
 from lossatlas.embedding import split
 from lossatlas.geometry import Inertia, inertia
 from lossatlas.landscape import Landscape
@@ -15,10 +18,10 @@ _NO_SHARE = 1e-8
 
 
 def embedded_inertia(
-    point: Dense,
+    point: Network,
     counted: Inertia,
-    big: Dense,
-    placement: Placement,
+    big: Network,
+    placement: Placement | UnitPlacement,
     landscape: Landscape,
     *,
     tolerance: float,
@@ -27,17 +30,21 @@ def embedded_inertia(
     """The counts of the point embedded as the big network's own copies lie: predicted, measured, and why not.
 
     Each split adds the inertia of a small block to that of the narrower network. What nothing reads has no place in
-    that theory unless it is a null unit, so networks with such units are measured only.
+    that theory unless it is a null unit, so networks with such units are measured only; so are those that are not fully
+    connected.
 
     **Arguments:**
     - `counted`: of the point in the small network. `tolerance`: in output units. `max_size`: for the full Hessian.
     """
     if not placement.is_own:
         return None, None, "inertia in the big network: the small network is not an exact merge of its copies"
-    made = place(point, big, placement, np.asarray(landscape.inputs), tolerance)
+    made = written(point, big, placement, landscape, tolerance)
     measured = None
     if made is not None and num_parameters(big) <= max_size:
         measured = inertia(made, landscape)
+    if isinstance(placement, UnitPlacement):
+        return None, measured, "predicted inertia: the theory is for fully connected networks"
+    assert isinstance(point, Dense)
     if any((plan.source == REST).any() for plan in placement.layers):
         return None, measured, "predicted inertia: some units are read by nothing, or constant"
     total, network = list(counted.counts), point

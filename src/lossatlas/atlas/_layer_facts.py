@@ -13,8 +13,7 @@ from lossatlas.atlas._diagnosis import LayerDiagnosis
 from lossatlas.embedding import MergeLayer, Reduction
 from lossatlas.embedding._condensed import copies
 from lossatlas.embedding._unit_map import reader_norms
-from lossatlas.geometry import condensation, find_taps, linearization, unit_batches
-from lossatlas.geometry._hidden import state_batches
+from lossatlas.geometry import Linearization, condensation, find_taps, linearization, unit_batches
 from lossatlas.geometry._neurons import neuron_weights
 from lossatlas.landscape import Landscape
 from lossatlas.networks import Activation, Dense, HasUnitSpaces, UnitSpace
@@ -22,7 +21,6 @@ from lossatlas.networks import Activation, Dense, HasUnitSpaces, UnitSpace
 
 _FLAT = 1e-10  # of the largest output of the space
 _COPY = 1e-6
-_KINK = 1e-9  # of the largest pre-activation
 _NO_SYMMETRY = Activation("none", jnp.tanh)
 
 
@@ -38,33 +36,44 @@ def measure_layers(
         return (), (f"layers: a {type(network).__name__} states no unit spaces (unit_spaces())",)
     is_dense = isinstance(network, Dense)
     spaces = [s for s in network.unit_spaces().values() if s.size and not (is_dense and s.kind == "linear")]
-    layers = [_of_parameters(network, space) for space in spaces]
-    if not isinstance(network, Dense):
-        facts, hidden = _of_readings(network, landscape)
-        layers = [dataclasses.replace(layer, **facts.get(layer.name, {})) for layer in layers]
-        kind = type(network).__name__
-        return tuple(layers), (
-            *(f"constant and dead units of {name}: {reason}" for name, reason in hidden.items()),
-            f"condensation, linearization, the small network behind: known for Dense, not for {kind}",
-        )
-    layers = [dataclasses.replace(layer, linear_units=network.num_linear[_index(layer)]) for layer in layers]
-    facts = _of_outputs(network, landscape)
-    layers = [dataclasses.replace(layer, **facts[layer.name]) for layer in layers]
+    facts, hidden = _of_readings(network, landscape)
     linear = linearization(network, landscape)
-    layers = [
-        dataclasses.replace(
-            layer,
-            linearization=linear[layer.name],
-            linear_change=linear[layer.name].max_change / scale,
-            is_linear=linear[layer.name].max_change <= share * scale,
-        )
-        for layer in layers
-    ]
+    unmeasured = _said("constant and dead units", hidden) + _said("linearization", linear.unmeasured)
+    layers = []
+    for space in spaces:
+        layer = dataclasses.replace(_of_parameters(network, space), **facts.get(space.name, {}))
+        if is_dense:
+            layer = dataclasses.replace(layer, linear_units=network.num_linear[_index(layer)])
+        layers.append(_with_linearity(layer, linear, scale, share))
     try:
         condensed = condensation(network, landscape)
     except InputError as error:
-        return tuple(layers), (f"condensation: {error}",)
-    return tuple(dataclasses.replace(layer, condensation=condensed[layer.name]) for layer in layers), ()
+        return tuple(layers), (*unmeasured, f"condensation: {error}")
+    unmeasured += _said("condensation", condensed.unmeasured)
+    by_name = {layer.name: layer for layer in condensed.layers}
+    layers = [dataclasses.replace(layer, condensation=by_name.get(layer.name)) for layer in layers]
+    return tuple(layers), tuple(unmeasured)
+
+
+def _said(what: str, reasons: dict[str, str]) -> list[str]:
+    """One line for each reason, with the spaces that it is true of."""
+    spaces: dict[str, list[str]] = {}
+    for name, reason in reasons.items():
+        spaces.setdefault(reason, []).append(name)
+    return [f"{what} of {', '.join(names)}: {reason}" for reason, names in spaces.items()]
+
+
+def _with_linearity(layer: LayerDiagnosis, linear: Linearization, scale: float, share: float) -> LayerDiagnosis:
+    fact = next((fact for fact in linear.layers if fact.name == layer.name), None)
+    if fact is None:
+        return layer
+    return dataclasses.replace(
+        layer,
+        linearization=fact,
+        linear_change=fact.max_change / scale,
+        is_linear=fact.max_change <= share * scale,
+        near_kinks=fact.near_kinks,
+    )
 
 
 def with_widths(
@@ -134,33 +143,20 @@ def _of_parameters(network: Network, space: UnitSpace) -> LayerDiagnosis:
 
 
 def _of_readings(network: Network, landscape: Landscape) -> tuple[dict[str, dict], dict[str, str]]:
-    """The same for any architecture, from what its readers read; and the spaces that cannot be seen, with reasons."""
+    """Constant and dead units, from what readers read; and the spaces that cannot be seen, with reasons."""
     taps = find_taps(network, landscape.inputs[0])
     low, high = ({name: np.asarray(start) for name in taps.taps} for start in (math.inf, -math.inf))
     for _, seen in unit_batches(taps, network, landscape.inputs):
         for name, values in seen.items():
             low[name] = np.minimum(low[name], values.min(axis=(0, 1)))
             high[name] = np.maximum(high[name], values.max(axis=(0, 1)))
-    return {name: _facts(low[name], high[name], 0) for name in taps.taps}, taps.hidden
+    return {name: _idle(low[name], high[name]) for name in taps.taps}, taps.hidden
 
 
-def _of_outputs(network: Dense, landscape: Landscape) -> dict[str, dict]:
-    """By space what the outputs of its units say: constant and dead units, and pairs near a kink."""
-    num = len(network.layers) - 1
-    low, high, near = [np.asarray(math.inf)] * num, [np.asarray(-math.inf)] * num, [0] * num
-    for states in state_batches(network, landscape):
-        for i, state in enumerate(states):
-            low[i] = np.minimum(low[i], np.min(state.after, axis=0))
-            high[i] = np.maximum(high[i], np.max(state.after, axis=0))
-            reach = _KINK * np.abs(state.before).max(initial=1.0)
-            near[i] += sum(int(np.sum(np.abs(state.before - kink) <= reach)) for kink in network.activation.kinks)
-    return {f"hidden[{i}]": _facts(*parts) for i, parts in enumerate(zip(low, high, near, strict=True))}
-
-
-def _facts(low: Float[np.ndarray, " m"], high: Float[np.ndarray, " m"], near: int) -> dict:
+def _idle(low: Float[np.ndarray, " m"], high: Float[np.ndarray, " m"]) -> dict[str, tuple[int, ...]]:
     largest = max(np.abs(low).max(initial=0.0), np.abs(high).max(initial=0.0))
     constant = np.flatnonzero(high - low <= _FLAT * largest)
-    return {"constant": _tuple(constant), "dead": _tuple(np.flatnonzero((low == 0) & (high == 0))), "near_kinks": near}
+    return {"constant": _tuple(constant), "dead": _tuple(np.flatnonzero((low == 0) & (high == 0)))}
 
 
 def _tuple(index: np.ndarray) -> tuple[int, ...]:

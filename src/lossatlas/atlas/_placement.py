@@ -95,7 +95,7 @@ def own_placement(reduction: Reduction, small: Dense) -> Placement | None:
         is_even = big.activation.parity == "even"
         factor = np.where(writers.sum(axis=0) < 0, -1.0, 1.0) if is_even else output
         readers = np.asarray(layers[j + 1].readers)[:, :width] * output
-        plans.append(LayerPlan(source, factor, output, _shares(readers, source)))
+        plans.append(LayerPlan(source, factor, output, reader_shares(readers, source)))
     if any(np.isnan(plan.share).any() for plan in plans):
         return None
     return Placement(tuple(range(len(plans))), tuple(plans), is_own=True)
@@ -107,7 +107,16 @@ def with_new_unit(placement: Placement, layer: int, unit: int | None) -> Placeme
     A copy of the unit is taken for it, else a neuron at rest, else a copy of another unit; the others of its group
     take over its share. None where no neuron can be spared.
     """
-    plan = placement.layers[placement.hidden[layer]]
+    plan = with_spared_unit(placement.layers[placement.hidden[layer]], unit)
+    if plan is None:
+        return None
+    layers = list(placement.layers)
+    layers[placement.hidden[layer]] = plan
+    return Placement(placement.hidden, tuple(layers), placement.is_own)
+
+
+def with_spared_unit(plan: LayerPlan, unit: int | None) -> LayerPlan | None:
+    """The plan of a layer in which one neuron more is made of a copy that can be spared; None where none can."""
     counts = np.bincount(plan.source[plan.source >= 0], minlength=1)
     new = int(plan.source.max(initial=REST)) + 1
     spare = np.flatnonzero((plan.source >= 0) & (counts[np.maximum(plan.source, 0)] > 1))
@@ -123,9 +132,7 @@ def with_new_unit(placement: Placement, layer: int, unit: int | None) -> Placeme
     if source[taken] != REST:
         share[group] = share[group] / left if abs(left) > 1e-8 else 1 / group.sum()
     source[taken], share[taken], factor[taken], output[taken] = new, 1.0, 1.0, 1.0
-    layers = list(placement.layers)
-    layers[placement.hidden[layer]] = LayerPlan(source, factor, output, share)
-    return Placement(placement.hidden, tuple(layers), placement.is_own)
+    return LayerPlan(source, factor, output, share)
 
 
 def place(
@@ -267,7 +274,7 @@ def _spread(width: int, rank: int) -> Float[np.ndarray, "w r"]:
     return columns
 
 
-def _shares(readers: np.ndarray, source: np.ndarray) -> np.ndarray:
+def reader_shares(readers: np.ndarray, source: np.ndarray) -> np.ndarray:
     """The share that each copy has of what reads its group, by projection on the group's sum."""
     share = np.zeros(len(source))
     for unit in np.unique(source[source >= 0]):

@@ -1,6 +1,8 @@
 """The small network behind a big one: reduced, made linear where that fits, and polished to a critical point."""
 
 import dataclasses
+import math
+from collections.abc import Sequence
 
 import jax.numpy as jnp
 import numpy as np
@@ -8,86 +10,151 @@ from jaxtyping import Float
 
 from lossatlas._parameters import num_parameters
 from lossatlas._status import Status
+from lossatlas._types import Network
 from lossatlas.atlas._diagnosis import SmallNetwork
 from lossatlas.atlas._entry import linked_predictions
-from lossatlas.embedding import Reduction, reduce
+from lossatlas.atlas._work import affordable, loss_work
+from lossatlas.embedding import Reduction, ReductionCertificate, pruning_path, reduce
 from lossatlas.embedding._layer_steps import Linearise
+from lossatlas.embedding._record import gradient, max_norm, outputs
 from lossatlas.geometry import CriticalPoint, find_critical_points, linearization
 from lossatlas.landscape import Landscape
-from lossatlas.networks import Dense, DenseLayer
+from lossatlas.networks import Dense, DenseLayer, size_words
 
 
 _SAME = 1e-9  # distance of functions that is rounding
+_AS_NEAR = 2.0  # times the least distance: points as near as this are told apart by size
 NEAR = 0.15
 """The distance of two functions below which one stands for the other, as for the visits of a survey."""
 
 _ROUNDING = 1e-12
 
 
+_POLISH_WORK = 1e11  # floating-point operations of the loss, Hessians of all candidates together
+_FEWEST = 8  # Hessians: with fewer no search gets anywhere
+
+
 @dataclasses.dataclass(frozen=True)
 class Candidate:
-    """A small network that may stand behind the big one, and what polishing made of it (None: too large)."""
+    """A small network that may stand behind the big one, and what polishing made of it (None: too dear)."""
 
     small: SmallNetwork
     point: CriticalPoint | None
     distance: float | None
 
 
+def reductions_of(
+    network: Network, landscape: Landscape, exact: float, tolerances: Sequence[float]
+) -> list[tuple[Network, Reduction]]:
+    """The network reduced exactly, then at each tolerance in output units.
+
+    A `Dense` is reduced anew for each of them; along one pruning path of the exactly reduced network otherwise.
+    """
+    first = reduce(network, landscape, tolerance=exact)
+    if isinstance(network, Dense):
+        return [first, *(reduce(network, landscape, tolerance=tolerance) for tolerance in tolerances)]
+    start, merged = first
+    lost = merged.certificate.output_change
+    path = pruning_path(start, landscape)
+    wanted = np.asarray(outputs(network, landscape.inputs), float)
+    made = [first]
+    for tolerance in tolerances:
+        point = path.within(tolerance - lost)
+        small = point.network
+        changes = np.abs(np.asarray(outputs(small, landscape.inputs), float) - wanted)
+        certificate = ReductionCertificate(
+            output_change=float(changes.max(initial=0.0)),
+            mean_change=float(changes.mean()),
+            bound=math.inf if point.plan else merged.certificate.bound,
+            gradient_before=merged.certificate.gradient_before,
+            gradient_after=max_norm(gradient(landscape, small)),
+            criticality_defect=0,
+            is_exact=not point.plan,
+        )
+        made.append((small, Reduction(network, (*merged.plan, *point.plan), certificate, tolerance)))
+    return made
+
+
 def find_small(
-    network: Dense,
+    network: Network,
     landscape: Landscape,
-    reductions: list[tuple[Dense, Reduction]],
+    reductions: list[tuple[Network, Reduction]],
+    practical: int,
     *,
     scale: float,
     max_size: int,
     max_steps: int,
 ) -> Candidate:
-    """The reduced network, or a more linear one, whose critical point is the nearest in function.
+    """The smallest of the networks whose critical point is near in function.
 
-    The exactly reduced network, the practically reduced one, the linear network of least rank that computes nearly the
-    same, and the reduced one with as many neurons as possible replaced by linear units (a neuron of small weights acts
-    as one, whose level is finite where that of the neuron is at infinity) are polished by Levenberg-Marquardt on the
-    gradient, then Newton: to a critical point of any index.
+    The reduced networks are polished by Levenberg-Marquardt on the gradient, then Newton: to a critical point of any
+    index. Of a `Dense` so are the linear network of least rank that computes nearly the same, and the practically
+    reduced one with as many neurons as possible replaced by linear units (a neuron of small weights acts as one, whose
+    level is finite where that of the neuron is at infinity).
 
     **Arguments:**
-    - `reductions`: the exact one and the practical one.
+    - `reductions`: the exact one, and others; `practical`: which of them is the one that was asked for.
     - `scale`: one unit of distance of functions.
-    - `max_size`: the most parameters that are polished. `max_steps`: Hessians for each candidate.
+    - `max_size`: the most parameters that are polished. `max_steps`: Hessians for each candidate; fewer where they
+      are dear, 1e11 operations in all beside those of a `Dense`.
     """
     there = linked_predictions(landscape, network)
-    found: list[Candidate] = []
-    seen: set[str] = set()
-    for small, reduction in reductions:
-        variants = [(as_bottleneck(small, landscape, reduction.tolerance), False)]
-        if reduction is reductions[-1][1]:
-            linear = [*_linear_fit(network, landscape, there, scale)]
-            linear += _more_linear(variants[0][0], landscape, there, scale)
-            variants += [(candidate, True) for candidate in linear]
+    trials: dict[str, SmallNetwork] = {}
+    for i, (small, reduction) in enumerate(reductions):
+        variants = [(small, False)]
+        if isinstance(small, Dense):
+            small = as_bottleneck(small, landscape, reduction.tolerance)
+            linear = [*_linear_fit(network, landscape, there, scale)] if i == practical else []
+            linear += _more_linear(small, landscape, there, scale) if i == practical else []
+            variants = [(small, False), *((candidate, True) for candidate in linear)]
         for candidate, linearised in variants:
-            if describe(candidate) in seen:
-                continue
-            seen.add(describe(candidate))
+            words = describe(candidate, network)
             distance = _distance(landscape, candidate, there, scale)
-            behind = SmallNetwork(
-                candidate, num_parameters(candidate), describe(candidate), reduction, linearised, distance
-            )
-            point = polished(candidate, landscape, max_steps) if behind.num_parameters <= max_size else None
-            apart = None if point is None else _distance(landscape, point.network, there, scale)
-            found.append(Candidate(behind, point, apart))
-    return _smallest_of_the_nearest(found)
+            behind = SmallNetwork(candidate, num_parameters(candidate), words, reduction, linearised, distance)
+            if words not in trials or i == practical and not linearised:
+                trials[words] = behind
+    chosen = [behind for behind in trials.values() if behind.num_parameters <= max_size]
+    found = []
+    for behind in trials.values():
+        steps = _affordable_steps(behind, landscape, max_steps, len(chosen)) if behind in chosen else 0
+        point = polished(behind.network, landscape, steps) if steps else None
+        apart = None if point is None else _distance(landscape, point.network, there, scale)
+        found.append(Candidate(behind, point, apart))
+    asked = next(c for c in found if c.small.reduction is reductions[practical][1] and not c.small.linearised)
+    return _smallest_of_the_nearest(found, asked)
 
 
-def polished(network: Dense, landscape: Landscape, max_steps: int) -> CriticalPoint:
+def _affordable_steps(behind: SmallNetwork, landscape: Landscape, max_steps: int, num: int) -> int:
+    """How many Hessians a candidate gets; 0 where they are too few to get anywhere."""
+    if isinstance(behind.network, Dense):
+        return max_steps
+    each = 4.0 * behind.num_parameters * loss_work(behind.network, landscape)
+    steps = affordable(max_steps, _POLISH_WORK / num, each)
+    return steps if steps >= min(_FEWEST, max_steps) else 0
+
+
+def polished(network: Network, landscape: Landscape, max_steps: int) -> CriticalPoint:
     """The critical point of any index next to a small network, or the level at infinity that it runs to."""
     (near,) = find_critical_points([network], landscape, method="levenberg_marquardt", max_steps=max_steps)
     if near.status is not Status.MAX_STEPS and near.status is not Status.STALLED:
         return near
-    (exact,) = find_critical_points([near.network], landscape, method="newton", max_steps=50)
+    more = min(50, max_steps)
+    (exact,) = find_critical_points([near.network], landscape, method="newton", max_steps=more)
     return exact if exact.status is Status.CONVERGED else near
 
 
-def describe(network: Dense) -> str:
-    """What a small network is, in words: `2 neurons`, `a linear network of rank 1`, `1 neuron beside 1 linear unit`."""
+def describe(network: Network, big: Network | None = None) -> str:
+    """What a small network is, in words: `2 neurons`, `a linear network of rank 1`, `1 neuron beside 1 linear unit`.
+
+    Of other architectures the sizes, and whether they are those of the big network: `a smaller network, recurrent 3-2-1`.
+    """
+    if isinstance(network, Dense):
+        return _dense_words(network)
+    words = size_words(network)
+    return f"a network of its own sizes, {words}" if words == size_words(big) else f"a smaller network, {words}"
+
+
+def _dense_words(network: Dense) -> str:
     neurons, linear = network.widths[1:-1], network.num_linear
     if not sum(neurons) and not sum(linear):
         return "a constant"
@@ -174,22 +241,31 @@ def _readers(network: Dense, layer: int) -> np.ndarray:
     return np.concatenate([np.asarray(part) for part in parts])
 
 
-def _distance(landscape: Landscape, network: Dense, there: Float[np.ndarray, "n o"], scale: float) -> float:
+def _distance(landscape: Landscape, network: Network, there: Float[np.ndarray, "n o"], scale: float) -> float:
     apart = linked_predictions(landscape, network) - there
     return float(np.sqrt(np.mean(apart**2))) / scale
 
 
-def _smallest_of_the_nearest(found: list[Candidate]) -> Candidate:
-    """Of candidates whose points are the same function, up to a hundredth of the distance, the smallest network."""
-    rank, distance = min(map(_preference, found))
-    same = [c for c in found if _preference(c)[0] == rank and _preference(c)[1] <= 1.01 * distance + _SAME]
-    return min(same, key=lambda candidate: candidate.small.num_parameters)
+def _smallest_of_the_nearest(found: list[Candidate], asked: Candidate) -> Candidate:
+    """The smallest of the networks whose points are as near as the nearest, up to a factor of two; finite ones first.
+
+    Where none is near, the one whose point comes nearest; where none was polished, the one that was asked for.
+    """
+    ranks = {Status.CONVERGED: 0, Status.AT_INFINITY: 1}
+
+    def rank(candidate: Candidate) -> int:
+        is_near = candidate.point is not None and _apart(candidate) <= NEAR
+        return ranks.get(candidate.point.status, 2) if is_near and candidate.point is not None else 2
+
+    near = [candidate for candidate in found if rank(candidate) < 2]
+    if not near:
+        nearest = min(found, key=_apart)
+        return nearest if math.isfinite(_apart(nearest)) else asked
+    least = min(map(_apart, near))
+    as_near = [candidate for candidate in near if _apart(candidate) <= _AS_NEAR * least + _SAME]
+    return min(as_near, key=lambda c: (rank(c), c.small.num_parameters, _apart(c)))
 
 
-def _preference(candidate: Candidate) -> tuple[int, float]:
-    """Finite critical points nearby, then levels at infinity nearby, then the rest; the nearest of each."""
-    point, distance = candidate.point, candidate.distance
-    if point is None or distance is None or not np.isfinite(distance):
-        return 3, candidate.small.distance
-    rank = {Status.CONVERGED: 0, Status.AT_INFINITY: 1}.get(point.status, 2)
-    return (rank if distance <= NEAR else 2), distance
+
+def _apart(candidate: Candidate) -> float:
+    return candidate.distance if candidate.distance is not None and np.isfinite(candidate.distance) else math.inf

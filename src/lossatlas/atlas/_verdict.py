@@ -102,10 +102,14 @@ def _best(ways: tuple[WayOut, ...], loss: float, control: float | None) -> str:
     best = ways[0]
     verb = {"split": "splits", "null unit": "adds"}.get(best.kind)
     words = f"goes {best.words}" if verb is None else f"{verb}{best.words.removeprefix('split').removeprefix('add')}"
+    shown = [value for value in (loss, best.loss, best.loss_after, control) if value is not None]
+    # As many digits as tell them apart.
+    digits = next((n for n in (3, 4, 5) if len({f"{value:.{n}g}" for value in shown[:3]}) == len(shown[:3])), 6)
     after = ""
     if best.loss_after is not None and control is not None:
-        after = f", and to {best.loss_after:.3g} after a short run of gradient descent ({control:.3g} without the step)"
-    return f" The best step {words}: the loss falls from {loss:.3g} to {best.loss:.3g}{after}."
+        run = "after a short run of gradient descent"
+        after = f", and to {best.loss_after:.{digits}g} {run} ({control:.{digits}g} without the step)"
+    return f" The best step {words}: the loss falls from {loss:.{digits}g} to {best.loss:.{digits}g}{after}."
 
 
 def _times(ratio: float) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from lossatlas._errors import InputError
-from lossatlas._parameters import named_parameters
+from lossatlas._parameters import named_arrays
 from lossatlas._types import Network
 from lossatlas.networks import Activation, Axis, HasUnitSpaces, UnitSpace, take_units
 
@@ -37,7 +37,7 @@ def neuron_spaces(network: Network) -> list[UnitSpace]:
 
 def neuron_weights(network: Network, space: UnitSpace) -> tuple[Float[Array, "m d"], Float[Array, "m o"]]:
     """What writes each neuron (weights, then bias), and what reads it, as rows."""
-    parameters = named_parameters(network)
+    parameters = named_arrays(network)
 
     def rows(axes: tuple[Axis, ...]) -> Array:
         blocks = [jnp.moveaxis(take_units(parameters[a.path], a, space.size), -2, 0) for a in axes]
