@@ -6,13 +6,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lossatlas import atlas, data, embedding, geometry, training
+from lossatlas import atlas, data, embedding, geometry, networks, training
 from lossatlas._errors import InputError
 from lossatlas._parameters import ravel
 from lossatlas._status import Certificate, Status
 from lossatlas.atlas._layer_facts import kink_caution, measure_layers, with_widths
 from lossatlas.landscape import Landscape
-from lossatlas.networks import Conv, Dense, DenseLayer
+from lossatlas.networks import Conv, Dense, DenseLayer, Recurrent, Residual, Transformer
 
 
 X = np.linspace(-15, 15, 50)[:, None]
@@ -229,10 +229,86 @@ def test_inserted_linear_layers_do_not_count_as_depth(key):
 def test_copied_channels_are_found_in_other_architectures(key):
     network = Conv(key, (1, 6, 6), [2], [3, 2])
     wide, _ = embedding.split(network, "channels[0]", 1, 0.3)
-    images = Landscape(jnp.zeros((2, 1, 6, 6)), jnp.zeros((2, 2)))
+    images = Landscape(jax.random.normal(key, (4, 1, 6, 6)), jnp.zeros((4, 2)))
     layers, unmeasured = measure_layers(wide, images, 1.0, 0.1)
     assert layers[0].copies == ((1, 2),)
-    assert any("the small network behind" in line for line in unmeasured)
+    assert known(layers[0].condensation).by_direction.counts[5.0] == 2
+    assert [layer.is_linear for layer in layers] == [known(layer.linear_change) <= 0.1 for layer in layers]
+    assert not unmeasured
+
+
+def test_what_has_no_activation_or_direction_is_said_once_for_each_reason(key):
+    network = Transformer(key, 2, 2, 2, num_stream=2, num_heads=2, num_hidden=3, num_blocks=2)
+    layers, unmeasured = measure_layers(network, Landscape(jnp.eye(2)[None], jnp.zeros((1, 2))), 1.0, 0.1)
+    by_name = {layer.name: layer for layer in layers}
+    assert by_name["hidden[1]"].linearization is not None
+    assert by_name["heads[0]"].linearization is None
+    assert "linearization of heads[0], heads[1]: a head mixes positions" in " ".join(unmeasured)
+    assert sum("condensation of stream" in line for line in unmeasured) == 1
+
+
+@pytest.fixture(scope="module")
+def widened_conv():
+    """A critical point of a convolution of two channels, one of them split in three."""
+    key = jax.random.key(0)
+    narrow = Conv(key, (1, 3, 3), [2], [1], kernel=2, padding="VALID", norm="batch")
+    images = jax.random.normal(jax.random.key(1), (60, 1, 3, 3))
+    planted = geometry.plant_landscape(key, narrow.with_statistics(images), images, amplitude=0.3)
+    wide, _ = embedding.split(narrow.with_statistics(images), "channels[0]", 1, (0.3, 0.5, 0.2))
+    return wide, planted, atlas.diagnose(wide, planted, num_steps=30)
+
+
+def test_small_network_behind_copied_channels_is_found_and_certified(widened_conv):
+    wide, planted, found = widened_conv
+    small, point = known(found.small), known(found.standing.point)
+    assert found.state == "stuck"
+    assert small.words == "a smaller network, conv 1x3x3: 2 | 1"
+    assert small.distance < 1e-12
+    assert point.status is Status.CONVERGED
+    assert known(found.standing.distance) < 1e-10
+    # By hand: the Hessian of the narrow network there.
+    values = np.linalg.eigvalsh(np.asarray(planted.hessian(point.network)))
+    assert known(found.standing.inertia).negative == int(np.sum(values < -1e-10 * values.max()))
+    assert known(found.standing.measured).counts == known(found.standing.here).counts
+    (layer,) = found.layers
+    assert (layer.exact, layer.effective, layer.copies) == ((2, 0), (2, 0), ((1, 2, 3),))
+    assert found.effective_depth == 1
+
+
+def test_ways_out_of_a_convolution_are_taken_in_its_own_shape(widened_conv):
+    wide, planted, found = widened_conv
+    shapes = [leaf.shape for leaf in jax.tree.leaves(wide)]
+    for way in found.ways:
+        assert [leaf.shape for leaf in jax.tree.leaves(way.network)] == shapes
+        assert float(planted(way.network)) == pytest.approx(way.loss, abs=1e-12)
+    best = found.ways[0]
+    assert best.realised > 0
+    assert known(best.loss_after) < known(found.control)
+    assert "own copies" in next(way.how for way in found.ways if way.kind == "split")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("narrow", "space", "shape"),
+    [
+        (Transformer(jax.random.key(0), 2, 2, 1, num_stream=2, num_heads=1, num_hidden=2, num_blocks=1, norm=None),
+         "hidden[0]", (2, 2)),
+        (Transformer(jax.random.key(0), 2, 2, 1, num_stream=2, num_heads=2, num_hidden=2, num_blocks=1),
+         "heads[0]", (2, 2)),
+        (Residual(jax.random.key(0), 2, 2, 1, num_hidden=2), "hidden[1]", (2,)),
+        (Recurrent(jax.random.key(0), 2, 2, 1), "hidden[0]", (3, 2)),
+    ],
+)  # fmt: skip
+def test_small_network_behind_a_widened_one_is_found_in_every_architecture(narrow, space, shape):
+    rows = jax.random.normal(jax.random.key(1), (80, *shape))
+    planted = geometry.plant_landscape(jax.random.key(2), narrow, rows, amplitude=0.3)
+    wide, _ = embedding.widen(narrow, {space: narrow.unit_spaces()[space].size + 2})
+    found = atlas.diagnose(wide, planted, num_steps=0)
+    assert found.state == "stuck"
+    assert known(found.small).words == f"a smaller network, {networks.size_words(narrow)}"
+    assert known(found.standing.distance) < 1e-9
+    assert known(found.standing.point).status is Status.CONVERGED
+    assert found.ways
 
 
 def test_parameters_that_are_not_finite_are_refused():

@@ -150,7 +150,9 @@ def _of_readings(network: Network, landscape: Landscape) -> tuple[dict[str, dict
         for name, values in seen.items():
             low[name] = np.minimum(low[name], values.min(axis=(0, 1)))
             high[name] = np.maximum(high[name], values.max(axis=(0, 1)))
-    return {name: _idle(low[name], high[name]) for name in taps.taps}, taps.hidden
+    meets = "queries and keys meet each other; nothing reads them alone"
+    hidden = {name: meets if taps.spaces[name].kind == "dimension" else why for name, why in taps.hidden.items()}
+    return {name: _idle(low[name], high[name]) for name in taps.taps}, hidden
 
 
 def _idle(low: Float[np.ndarray, " m"], high: Float[np.ndarray, " m"]) -> dict[str, tuple[int, ...]]:

@@ -73,6 +73,9 @@ def diagnose(
     if found.tables["caution"]:
         sys.stdout.write(found.tables["caution"] + "\n")
     print_rows([_layer(row) for row in found.tables["layers"]])
+    depth = found.tables["network"]["effective_depth"]
+    if depth is not None:
+        sys.stdout.write(f"effective depth: {depth}\n")
     print_rows([_way(row) for row in found.tables["ways"]] + _control(found.tables))
     for line in found.tables["unmeasured"]:
         sys.stdout.write(f"not measured: {line}\n")
@@ -89,7 +92,7 @@ def _layer(row: dict[str, Any]) -> dict[str, Any]:
         "constant": row["constant"],
         "unread": row["unread"],
         "MPC": row["mpc"],
-        "left: neurons": None if row["effective"] is None else row["effective"][0],
+        "left": None if row["effective"] is None else row["effective"][0],
         "left: linear": None if row["effective"] is None else row["effective"][1],
     }
 
@@ -101,6 +104,7 @@ def _way(row: dict[str, Any]) -> dict[str, Any]:
         "measured fall": row["realised"],
         "loss": row["loss"],
         "after a short run": row["loss_after"],
+        "its rate": row["learning_rate"],
     }
 
 
@@ -108,4 +112,5 @@ def _control(tables: dict[str, Any]) -> list[dict[str, Any]]:
     if tables["control"] is None:
         return []
     loss = tables["standing"]["loss"]
-    return [{"way out": "no step (control)", "loss": loss, "after a short run": tables["control"]}]
+    rate = tables["settings"]["runs"]["learning_rate_without_a_step"]
+    return [{"way out": "no step (control)", "loss": loss, "after a short run": tables["control"], "its rate": rate}]

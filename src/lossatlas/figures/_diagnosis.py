@@ -16,7 +16,7 @@ _LOST = 1e-16  # a decrease below it is drawn there
 
 
 def widths_figure(tables: Row, *, compact: bool = False) -> go.Figure:
-    """Every layer: the neurons it has, those it effectively uses, and what is left of it at the practical tolerance.
+    """Every layer: the units it has, those it effectively uses, and what is left of it at the practical tolerance.
 
     **Arguments:**
     - `tables`: of `atlas.diagnosis_tables`. `compact`: for pages narrower than 640 pixels.
@@ -30,14 +30,14 @@ def widths_figure(tables: Row, *, compact: bool = False) -> go.Figure:
     )
     names = [layer["name"] for layer in layers]
     bars = [
-        ("neurons", [layer["size"] for layer in layers], MUTED),
+        ("units", [layer["size"] for layer in layers], MUTED),
         ("effectively different", [layer["effective_number"] for layer in layers], PALETTE[5]),
-        ("left: neurons", [_left(layer, 0) for layer in layers], PALETTE[0]),
+        ("left", [_left(layer, 0) for layer in layers], PALETTE[0]),
         ("left: linear units", [_left(layer, 1) for layer in layers], PALETTE[4]),
         ("constant or unread", [_idle(layer) for layer in layers], PALETTE[3]),
     ]
     for name, values, colour in bars:
-        if all(value is None for value in values):
+        if all(value is None for value in values) or (name == "left: linear units" and not any(values)):
             continue
         figure.add_bar(
             x=names,
@@ -83,7 +83,15 @@ def groups_figure(tables: Row, *, compact: bool = False) -> go.Figure:
             zmax=1,
             colorscale="Cividis",
             showscale=i == 0,
-            colorbar={"title": {"text": "cosine"}, "thickness": 12, "len": 0.8, "outlinewidth": 0},
+            colorbar={
+                "title": {"text": "cosine"},
+                "thickness": 12,
+                "lenmode": "pixels",
+                "len": 180,
+                "y": 1,
+                "yanchor": "top",
+                "outlinewidth": 0,
+            },
             hovertemplate="neurons %{customdata}<br>cosine %{z:.3f}<extra></extra>",
             row=i // columns + 1,
             col=i % columns + 1,

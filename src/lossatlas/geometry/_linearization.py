@@ -348,7 +348,8 @@ def _stand_in(stage: Stage, size: int, is_here: Array, slope: Array, offset: Arr
         if stage.before is stage.after:
             return value
         z = take_units(seen[stage.before], stage.axis, size)
-        fit = (slope[:, None] * z + offset[:, None]).astype(value.dtype)
+        slopes, offsets = (jnp.expand_dims(a, (*range(z.ndim - 2), -1)) for a in (slope, offset))
+        fit = (slopes * z + offsets).astype(value.dtype)
         return jnp.where(is_here, put_units(value, stage.axis, size, fit), value)
 
     return change

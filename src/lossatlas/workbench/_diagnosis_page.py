@@ -78,15 +78,15 @@ def layers_table(tables: Row) -> Table:
     heads = [
         Cell("layer"),
         Cell("units", "neurons (or channels, ...), and linear units beside them", True),
-        Cell("effectively different", "effective number of neurons, by the direction of their weights", True),
+        Cell("effectively different", "effective number of units, by the direction of what writes them", True),
         Cell("if random", "what a random layer of this size would show", True),
-        Cell("groups", "of neurons that point the same way, within 15 degrees", True),
+        Cell("groups", "of units that point the same way, within 15 degrees", True),
         Cell("copies", "units made by the same weights as another", True),
         Cell("constant", "units that put out the same on all rows", True),
         Cell("unread", "units whose readers are all zero", True),
-        Cell("MPC", "the least correlation of a neuron before and after its activation; 1 is linear", True),
-        Cell("change if linear", "of an output, at most, when the layer is replaced by an affine map", True),
-        Cell("left", "neurons and linear units left at the practical tolerance", True),
+        Cell("MPC", "the least correlation of a unit before and after its activation; 1 is linear", True),
+        Cell("change if linear", "of an output, at most, when the activation is replaced by an affine map of each unit", True),
+        Cell("left", "units and linear units left at the practical tolerance", True),
     ]
     rows = [
         [
@@ -116,7 +116,8 @@ def ways_table(tables: Row) -> Table:
         Cell("predicted fall", "of the loss, by the quadratic model at this length", True),
         Cell("measured fall", "of the big network's loss", True),
         Cell("loss after the step", "", True),
-        Cell("after a short run", "of gradient descent from there", True),
+        Cell("after a short run", "of gradient descent from there, all of as many steps", True),
+        Cell("its rate", "learning rate of that run: one over the sharpness where it starts", True),
     ]
     rows = [
         [
@@ -127,13 +128,15 @@ def ways_table(tables: Row) -> Table:
             number(way["realised"], 3),
             number(way["loss"], 4),
             number(way["loss_after"], 4),
+            number(way["learning_rate"], 3),
         ]
         for way in tables["ways"]
     ]
     if tables["control"] is not None:
         dash = Cell("–", "", True)
         loss = number(tables["standing"]["loss"], 4)
-        rows.append([Cell("No step: the control"), dash, dash, dash, dash, loss, number(tables["control"], 4)])
+        after = number(tables["control"], 4), number(tables["settings"]["runs"]["learning_rate_without_a_step"], 3)
+        rows.append([Cell("No step: the control"), dash, dash, dash, dash, loss, *after])
     return Table("The ways out, the lowest loss after a short run first", heads, rows, (0,) if tables["ways"] else ())
 
 
@@ -147,6 +150,9 @@ def facts_table(tables: Row) -> Table:
         [Cell("largest curvature"), number(standing["sharpness"], 4)],
         [Cell("smallest curvature"), number(standing["lowest"], 4)],
     ]
+    if tables["network"]["effective_depth"] is not None:
+        deep = Cell("effective depth", "hidden layers, or unit spaces, that still bend at the practical tolerance")
+        rows.append([deep, number(tables["network"]["effective_depth"])])
     if point is not None:
         rows += [
             [Cell("loss of the level of the small network"), number(point["loss"], 8)],
@@ -187,7 +193,7 @@ def behind_sentence(tables: Row) -> str:
     """What small network stands behind, and how sure that is."""
     small = tables["small"]
     if small is None:
-        return "The small network behind is known for fully connected networks only."
+        return "The network states no unit spaces, so no small network can be looked for behind it."
     certificate = small["reduction"]
     total, size = tables["network"]["parameters"], words.plural(small["parameters"], "parameter")
     text = (
