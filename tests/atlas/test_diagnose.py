@@ -353,3 +353,15 @@ def test_first_stall_of_iris_is_a_linear_network_of_rank_one(key):
     assert found.effective_depth == 0
     assert found.ways[0].realised > 0.02
     assert known(found.ways[0].loss_after) < 0.12 < 0.16 < known(found.control)
+
+
+@pytest.mark.slow
+def test_end_of_iris_is_the_level_of_two_neurons_at_infinity(key):
+    plain = data.load("iris").landscape()
+    start = Dense(key, [4, 50, 50, 3], init=1.5)
+    run = training.train(key, start, plain, learning_rate=0.05, num_steps=60_000, snapshots=[60_000])
+    found = atlas.diagnose(run.network, plain, num_steps=0)
+    assert found.state == "at infinity"
+    assert known(found.small).num_parameters <= 36
+    assert float(known(found.standing.point).loss) == pytest.approx(0.0065, abs=5e-4)
+    assert known(found.standing.distance) < 0.15

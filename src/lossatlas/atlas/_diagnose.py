@@ -30,7 +30,8 @@ from lossatlas.networks import Dense, HasUnitSpaces
 
 
 _EXACT = 1e-10
-_TOLERANCES = (1 / 3, 1.0, 3.0)  # times the one that was asked for: where small networks are looked for
+# Times the tolerance that was asked for: where small networks are looked for. A `Dense` is refitted at the first one.
+_FACTORS, _FACTORS_DENSE = (1 / 3, 1.0, 3.0), (1.0, 3.0)
 _STALL = 1e-3  # of the loss, saved by a gradient step of length 1 / sharpness
 _INTERPOLATION = 1e-8  # of the loss of the best constant
 _WRITTEN = 1e-2
@@ -66,7 +67,7 @@ def diagnose(
       missing.
     - `landscape`: a [`lossatlas.landscape.Landscape`][] of inputs and targets, the training data.
     - `tolerance`: how far an output may change, at most, in the practical reduction, as a share of the spread. Small
-      networks are looked for at a third and at three times it too.
+      networks are looked for at three times it too, and at a third where the network is no `Dense`.
     - `max_small`: the most parameters of a small network that is polished. `max_dense`: of a network whose dense
       Hessian is formed. `max_steps`: Hessians for each polished candidate (at most six).
     - `num_ways`: the best units whose split, or addition, is tried, beside the steepest. `num_steps`: of the short
@@ -103,9 +104,10 @@ def diagnose(
         exact, found, placement, depth = None, None, None, None
         if isinstance(network, HasUnitSpaces):
             task.update(2, "reduction")
-            tolerances = [factor * tolerance * unit for factor in _TOLERANCES]
+            factors = _FACTORS_DENSE if isinstance(network, Dense) else _FACTORS
+            tolerances = [factor * tolerance * unit for factor in factors]
             reductions = reductions_of(network, landscape, _EXACT * max(unit, 1.0), tolerances)
-            asked = 1 + _TOLERANCES.index(1.0)
+            asked = 1 + factors.index(1.0)
             exact = reductions[0][1]
             clock.note("reduction")
             task.update(3, "the small network")
@@ -272,7 +274,9 @@ def _stand(
     counted: Inertia | None = None
     predicted, measured, is_near = None, None, False
     if found is not None and point is None:
-        remarks.append(f"the small network has {found.small.num_parameters:,} parameters, too many or too dear to polish")
+        remarks.append(
+            f"the small network has {found.small.num_parameters:,} parameters, too many or too dear to polish"
+        )
     if found is not None and point is not None:
         assert found.distance is not None
         is_near = found.distance <= NEAR and point.status in (Status.CONVERGED, Status.AT_INFINITY)

@@ -22,8 +22,8 @@ class LayerDiagnosis(eqx.Module):
     - `condensation`: [`lossatlas.geometry.LayerCondensation`][]. `linearization`:
       [`lossatlas.geometry.LayerLinearization`][]; `linear_change`: how far an output changes, at most, when the layer
       is replaced by an affine map, in units of `Diagnosis.scale`; `is_linear`: no more than the practical tolerance.
-    - `exact`, `effective`: units (neurons) and linear units that are left at the exact and at the practical tolerance; (0, 0)
-      for a layer that is gone.
+    - `exact`, `effective`: neurons (or other units) and linear units that are left at the exact and at the practical
+      tolerance; (0, 0) for a layer that is gone.
     - `near_kinks`: pairs of a neuron and an example at a kink of the activation, up to rounding.
     """
 

@@ -46,32 +46,38 @@ class Candidate:
 def reductions_of(
     network: Network, landscape: Landscape, exact: float, tolerances: Sequence[float]
 ) -> list[tuple[Network, Reduction]]:
-    """The network reduced exactly, then at each tolerance in output units.
+    """The network reduced exactly, then at each tolerance in output units, growing.
 
-    A `Dense` is reduced anew for each of them; along one pruning path of the exactly reduced network otherwise.
+    Of a `Dense` the first of them decides, and the others go on from what it leaves, which is cheap; otherwise they lie
+    on one pruning path of the exactly reduced network.
     """
     first = reduce(network, landscape, tolerance=exact)
-    if isinstance(network, Dense):
-        return [first, *(reduce(network, landscape, tolerance=tolerance) for tolerance in tolerances)]
-    start, merged = first
-    lost = merged.certificate.output_change
-    path = pruning_path(start, landscape)
-    wanted = np.asarray(outputs(network, landscape.inputs), float)
     made = [first]
+    wanted = np.asarray(outputs(network, landscape.inputs), float)
+    path = None if isinstance(network, Dense) else pruning_path(first[0], landscape)
     for tolerance in tolerances:
-        point = path.within(tolerance - lost)
-        small = point.network
+        if path is not None:
+            point = path.within(tolerance - first[1].certificate.output_change)
+            small, plan, is_exact = point.network, (*first[1].plan, *point.plan), not point.plan
+        elif len(made) == 1:
+            made.append(reduce(network, landscape, tolerance=tolerance))
+            continue
+        else:
+            start, so_far = made[-1]
+            small, further = reduce(start, landscape, tolerance=tolerance - so_far.certificate.output_change)
+            plan = (*so_far.plan, *further.plan)
+            is_exact = so_far.certificate.is_exact and further.certificate.is_exact
         changes = np.abs(np.asarray(outputs(small, landscape.inputs), float) - wanted)
         certificate = ReductionCertificate(
             output_change=float(changes.max(initial=0.0)),
             mean_change=float(changes.mean()),
-            bound=math.inf if point.plan else merged.certificate.bound,
-            gradient_before=merged.certificate.gradient_before,
+            bound=first[1].certificate.bound if small is first[0] else math.inf,
+            gradient_before=first[1].certificate.gradient_before,
             gradient_after=max_norm(gradient(landscape, small)),
             criticality_defect=0,
-            is_exact=not point.plan,
+            is_exact=is_exact,
         )
-        made.append((small, Reduction(network, (*merged.plan, *point.plan), certificate, tolerance)))
+        made.append((small, Reduction(network, plan, certificate, tolerance)))
     return made
 
 
@@ -146,7 +152,7 @@ def polished(network: Network, landscape: Landscape, max_steps: int) -> Critical
 def describe(network: Network, big: Network | None = None) -> str:
     """What a small network is, in words: `2 neurons`, `a linear network of rank 1`, `1 neuron beside 1 linear unit`.
 
-    Of other architectures the sizes, and whether they are those of the big network: `a smaller network, recurrent 3-2-1`.
+    Of other architectures the sizes, and whether they are those of the big one: `a smaller network, recurrent 3-2-1`.
     """
     if isinstance(network, Dense):
         return _dense_words(network)
@@ -264,7 +270,6 @@ def _smallest_of_the_nearest(found: list[Candidate], asked: Candidate) -> Candid
     least = min(map(_apart, near))
     as_near = [candidate for candidate in near if _apart(candidate) <= _AS_NEAR * least + _SAME]
     return min(as_near, key=lambda c: (rank(c), c.small.num_parameters, _apart(c)))
-
 
 
 def _apart(candidate: Candidate) -> float:

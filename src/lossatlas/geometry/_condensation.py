@@ -43,7 +43,8 @@ class Cluster(eqx.Module):
 class LayerCondensation(eqx.Module):
     """Condensation of one unit space.
 
-    - `orientation` (rows: weights, then bias; where a normalisation by running statistics follows, multiplied by it), `amplitude` |a| |(w, b)|: of every neuron of the layer.
+    - `orientation` (rows: weights, then bias; a normalisation by running statistics is multiplied in) and `amplitude`
+      |a| |(w, b)|: of every unit of the layer.
     - `by_direction`: the [`lossatlas.geometry.Grouping`][] of the weight vectors, `clusters` its clusters.
     - `by_function`: the grouping of the neurons' outputs over the data; None without a landscape.
     - `are_lines`: whether opposite weight vectors count as the same (odd and even activations).
@@ -146,8 +147,8 @@ def condensation(
     **Returns:**
     A [`lossatlas.geometry.Condensation`][], layer by layer.
 
-    **Raises:** `InputError` for NaN parameters, a fully connected layer whose amplitudes are all 0, theta <= 0, keep outside (0, 1],
-    unknown options, and inputs that do not fit.
+    **Raises:** `InputError` for NaN parameters, a fully connected layer whose amplitudes are all 0, theta <= 0, keep
+    outside (0, 1], unknown options, and inputs that do not fit.
 
     !!! cite
         Zhou, Zhou, Luo, Zhang and Xu 2022, arXiv 2105.11686; Zhang and Xu 2024, arXiv 2207.05952; Leinster and

@@ -215,14 +215,18 @@ def _of_stages(network: Network, stages: UnitStages, landscape: Landscape) -> Ga
     for seen in stage_batches(stages, network, landscape.inputs) if spaces else ():
         for name, (before, after) in seen.items():
             if not np.isfinite(before).all() or not np.isfinite(after).all():
-                msg = f"What units of {name} receive or put out is not finite; check the parameters for NaN and overflow."
+                msg = (
+                    f"What units of {name} receive or put out is not finite; check the parameters for NaN and overflow."
+                )
                 raise InputError(msg)
             statistics[name].add(before, after)
     maps = {name: gathered.affine() for name, gathered in statistics.items()}
     for seen in stage_batches(stages, network, landscape.inputs) if spaces else ():
         for name, pair in seen.items():
             statistics[name].add_residual(*pair, maps[name])
-    effects = [np.linalg.norm(np.asarray(neuron_weights(network, space)[1], float), axis=1) for space in spaces.values()]
+    effects = [
+        np.linalg.norm(np.asarray(neuron_weights(network, space)[1], float), axis=1) for space in spaces.values()
+    ]
     return list(spaces), list(statistics.values()), list(maps.values()), effects
 
 
@@ -278,9 +282,7 @@ Forward = Callable[[Array, Array], Array]
 """The outputs on a batch with the units of one layer, counted from 0, replaced by their affine maps; none for -1."""
 
 
-def _output_changes(
-    forward: Forward, num: int, landscape: Landscape
-) -> tuple[float, list[tuple[float, float]]]:
+def _output_changes(forward: Forward, num: int, landscape: Landscape) -> tuple[float, list[tuple[float, float]]]:
     """Deviation of the predictions from their mean, and (largest, rms) change by replacing each layer."""
     inputs = landscape.inputs
     step = landscape.batch_size or landscape.size

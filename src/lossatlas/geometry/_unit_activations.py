@@ -26,13 +26,12 @@ _REASONS = {
 }
 _ADD = {"add", "sub", "add_any"}
 _KEEP = {"neg", "convert_element_type", "copy", "stop_gradient"}
-_ELEMENTWISE = frozenset(
-    """
-    abs acos acosh and asin asinh atan atan2 atanh cbrt ceil clamp cos cosh div eq erf erfc exp exp2 expm1 floor ge gt
-    integer_pow is_finite le log log1p logistic lt max min mul ne nextafter not or pow rem round rsqrt select_n sign sin
-    sinh sqrt square tan tanh xor
-    """.split()
-) | (_ADD | _KEEP)
+_BENDING = (
+    "abs acos acosh and asin asinh atan atan2 atanh cbrt ceil clamp cos cosh div eq erf erfc exp exp2 expm1 floor ge "
+    "gt integer_pow is_finite le log log1p logistic lt max min mul ne nextafter not or pow rem round rsqrt select_n sign "
+    "sin sinh sqrt square tan tanh xor"
+)
+_ELEMENTWISE = frozenset([*_BENDING.split(), *_ADD, *_KEEP])
 
 
 class Kernel(NamedTuple):
@@ -282,9 +281,7 @@ def _stage(root: Var, states: dict[Var, _State], users: dict[Var, list[Any]], ou
     return Stage(before, read[0], states[before].axis, kernels)
 
 
-def _is_read(
-    var: Var, root: Var, states: dict[Var, _State], users: dict[Var, list[Any]], outputs: set[Var]
-) -> bool:
+def _is_read(var: Var, root: Var, states: dict[Var, _State], users: dict[Var, list[Any]], outputs: set[Var]) -> bool:
     """Whether something else than a further function of the same pre-activation uses a value."""
     used = [states.get(eqn.outvars[0]) for eqn in users.get(var, [])]
     return var in outputs or any(state is None or state.root is not root for state in used)

@@ -85,7 +85,11 @@ def layers_table(tables: Row) -> Table:
         Cell("constant", "units that put out the same on all rows", True),
         Cell("unread", "units whose readers are all zero", True),
         Cell("MPC", "the least correlation of a unit before and after its activation; 1 is linear", True),
-        Cell("change if linear", "of an output, at most, when the activation is replaced by an affine map of each unit", True),
+        Cell(
+            "change if linear",
+            "of an output, at most, when the activation is replaced by an affine map of each unit",
+            True,
+        ),
         Cell("left", "units and linear units left at the practical tolerance", True),
     ]
     rows = [
