@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple, final
 
+import equinox as eqx
 import numpy as np
 
 from lossatlas._errors import InputError
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
     import xarray as xr
 
 _LOGGER = logging.getLogger(__name__)
+_loss = eqx.filter_jit(lambda probe, network: probe(network))
+_predictions = eqx.filter_jit(lambda probe, network: probe.predictions(network))
+_effective_neurons = eqx.filter_jit(effective_neurons)
 _FALLS = 0.01  # a loss that falls by less than this share over the patience is called still
 
 
@@ -59,7 +63,7 @@ class Monitor:
     have been those of one and the same smaller network for `patience` observations, while the loss stood still, is
     warned of, once, in `warnings` and through `logging`; [`lossatlas.atlas.diagnose`][] then says what to do.
     It changes nothing and needs no float64. Cost of one look: a reduction without refits, some tens of passes of the
-    probe through the network; the first one compiles. `print(monitor)` says what it took.
+    probe through the network, in numpy; the first one compiles, the others do not. `print(monitor)` says what it took.
 
     **Arguments:**
     - `landscape`: the training data, inputs and targets (arrays of numpy will do for PyTorch).
@@ -151,7 +155,7 @@ class Monitor:
                 "that makes one of what you train."
             )
             raise InputError(msg)
-        loss = float(self._probe(dense)) if loss is None else float(loss)
+        loss = float(_loss(self._probe, dense)) if loss is None else float(loss)
         seen = self._look(int(step), dense, loss)
         self._ended = time.perf_counter()
         self._seen.append(seen._replace(seconds=self._ended - begin))
@@ -200,13 +204,14 @@ class Monitor:
 
     def _look(self, step: int, network: Dense, loss: float) -> Observation:
         unit = self._spread
+        outputs = np.asarray(_predictions(self._probe, network)).reshape(self._probe.size, -1)
         if unit is None:
-            outputs = np.asarray(self._probe.predictions(network)).reshape(self._probe.size, -1)
             unit = max(1.0, float(outputs.std()))
         num = len(network.layers) - 1
         neurons, linear, words, parameters = [0] * num, [0] * num, "not finite", 0
-        if np.isfinite(np.asarray(self._probe.predictions(network))).all():
-            small, found = reduce(network, self._probe, tolerance=self._tolerance * unit, refit=False)
+        if np.isfinite(outputs).all():
+            # Inputs alone: the gradients of a certificate would be compiled for every new size.
+            small, found = reduce(network, self._probe.inputs, tolerance=self._tolerance * unit, refit=False)
             small = as_bottleneck(small, self._probe, found.tolerance)
             sizes = zip(small.widths[1:-1], small.num_linear, strict=True)
             # An affine network was given a hidden layer of linear units; the first layer holds it.
@@ -220,7 +225,7 @@ class Monitor:
             parameters=parameters,
             neurons=tuple(neurons),
             linear=tuple(linear),
-            effective_neurons=tuple(float(a) for a in effective_neurons(network)),
+            effective_neurons=tuple(float(a) for a in _effective_neurons(network)),
             linear_units=tuple(float(a) for a in effective_linear_units(network, self._probe)),
             seconds=0.0,
         )

@@ -27,9 +27,9 @@ _REASONS = {
 _ADD = {"add", "sub", "add_any"}
 _KEEP = {"neg", "convert_element_type", "copy", "stop_gradient"}
 _BENDING = (
-    "abs acos acosh and asin asinh atan atan2 atanh cbrt ceil clamp cos cosh div eq erf erfc exp exp2 expm1 floor ge "
-    "gt integer_pow is_finite le log log1p logistic lt max min mul ne nextafter not or pow rem round rsqrt select_n sign "
-    "sin sinh sqrt square tan tanh xor"
+    "abs acos acosh and asin asinh atan atan2 atanh cbrt ceil clamp cos cosh div eq erf erfc exp exp2 expm1 floor "
+    "ge gt integer_pow is_finite le log log1p logistic lt max min mul ne nextafter not or pow rem round rsqrt select_n "
+    "sign sin sinh sqrt square tan tanh xor"
 )
 _ELEMENTWISE = frozenset([*_BENDING.split(), *_ADD, *_KEEP])
 
