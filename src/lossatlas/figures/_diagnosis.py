@@ -265,7 +265,7 @@ def monitor_figure(history, *, compact: bool = False) -> go.Figure:
     **Returns:**
     A plotly figure in the theme `lossatlas`.
     """
-    base = new_figure(height=520, margin={"l": 62, "r": 14, "t": 54, "b": 46}, compact=compact)
+    base = new_figure(height=540, margin={"l": 78, "r": 14, "t": 54, "b": 46}, compact=compact)
     figure = make_subplots(rows=3, cols=1, shared_xaxes=True, vertical_spacing=0.06, row_heights=[0.44, 0.28, 0.28])
     figure.update_layout(base.layout)
     steps = history["step"].to_numpy()
@@ -282,22 +282,33 @@ def monitor_figure(history, *, compact: bool = False) -> go.Figure:
     )
     for i, layer in enumerate(history["layer"].to_numpy()):
         colour = PALETTE[i % len(PALETTE)]
-        for row, name in ((2, "effective_neurons"), (3, "neurons")):
+        for row, name in ((2, "effective_neurons"), (3, "neurons"), (3, "linear")):
             figure.add_scatter(
                 x=steps,
                 y=history[name].sel(layer=layer).to_numpy(),
                 mode="lines",
                 name=str(layer),
                 showlegend=row == 2,
-                line={"color": colour, "width": 1.8, "shape": "hv" if row == 3 else "linear"},
-                hovertemplate=f"{layer}<br>step %{{x:,d}}<br>%{{y:.2f}}<extra></extra>",
+                line={
+                    "color": colour,
+                    "width": 1.8,
+                    "shape": "hv" if row == 3 else "linear",
+                    "dash": "dot" if name == "linear" else "solid",
+                },
+                hovertemplate=f"{layer}, {name.replace('_', ' ')}<br>step %{{x:,d}}<br>%{{y:.2f}}<extra></extra>",
                 row=row,
                 col=1,
             )
-    figure.update_yaxes(title_text="loss", type="log", row=1, col=1)
+    losses = history["loss"].to_numpy()
+    seen = losses[np.isfinite(losses) & (losses > 0)]
+    low, high = (float(seen.min()) / 1.3, float(seen.max()) * 1.3) if len(seen) else (0.1, 1.0)
+    scale = {"type": "log", "range": [math.log10(low), math.log10(high)]} | log_ticks(low, high)
+    figure.update_yaxes(title_text="loss", row=1, col=1, **scale)
     figure.update_yaxes(title_text="effective<br>neurons", rangemode="tozero", row=2, col=1)
-    figure.update_yaxes(title_text="neurons<br>left", rangemode="tozero", row=3, col=1)
+    figure.update_yaxes(title_text="left (dotted:<br>linear units)", rangemode="tozero", row=3, col=1)
     figure.update_xaxes(title_text="training step", row=3, col=1)
+    figure.update_xaxes(tickformat=",d")
+    figure.update_yaxes(title_standoff=14, title_font_size=12)
     return figure
 
 
