@@ -10,7 +10,7 @@ from lossatlas.geometry._clusters import COVER_ANGLE, cover_bracket, widest_gap
 from lossatlas.geometry._diversity import similarity_number
 from lossatlas.geometry._neurons import pair_angles, parity
 from lossatlas.landscape import Landscape
-from lossatlas.networks import Activation, Dense, DenseLayer, activation
+from lossatlas.networks import Activation, Conv, Dense, DenseLayer, Recurrent, Transformer, activation
 
 
 def two_layer(weight, outgoing, bias=None, act="relu"):
@@ -357,6 +357,46 @@ def test_inputs_that_do_not_fit_and_foreign_networks_are_refused():
         condensation(Dense(jax.random.key(0), [2, 3, 1]), Landscape(jnp.ones((4, 3)), jnp.zeros((4, 1))))
     with pytest.raises(InputError, match="unit spaces"):
         condensation(eqx.nn.Linear(2, 3, key=jax.random.key(0)))
+
+
+# -- other architectures ---------------------------------------------------------------------------------------------
+
+
+def test_channels_are_compared_by_what_they_receive_after_normalisation():
+    """A kernel of another size, whose normalisation makes up for it, is the same channel."""
+    images = jax.random.normal(jax.random.key(1), (5, 1, 3, 3))
+    network = Conv(jax.random.key(0), (1, 3, 3), [2], [1], kernel=2, padding="VALID", norm="batch")
+    kernels = network.convs[0].conv.weight
+    doubled = eqx.tree_at(lambda n: n.convs[0].conv.weight, network, jnp.stack([kernels[0], 3 * kernels[0]]))
+    doubled = doubled.with_statistics(images)
+    (layer,) = condensation(doubled, Landscape(images, jnp.zeros((5, 1)))).layers
+    assert layer.name == "channels[0]"
+    assert layer.by_direction.counts[5.0] == 1
+    assert layer.by_function is not None
+    norm = doubled.convs[0].norm
+    assert norm is not None
+    factor = norm.scale / jnp.sqrt(norm.variance.value + norm.eps)
+    rows = jnp.concatenate([factor[:, None] * doubled.convs[0].conv.weight.reshape(2, -1),
+                            (norm.shift - norm.mean.value * factor)[:, None]], axis=1)  # fmt: skip
+    expected = rows / jnp.linalg.norm(rows, axis=1, keepdims=True)
+    np.testing.assert_allclose(layer.orientation, expected, atol=1e-12)
+
+
+def test_recurrent_neurons_have_inputs_states_and_bias_as_their_direction():
+    network = Recurrent(jax.random.key(0), 2, 3, 1)
+    network = eqx.tree_at(lambda n: n.inputs.bias, network, jnp.asarray([0.1, 0.2, 0.3]))
+    rows = jax.random.normal(jax.random.key(1), (4, 3, 2))
+    (layer,) = condensation(network, Landscape(rows, jnp.zeros((4, 1)))).layers
+    written = np.concatenate([network.inputs.weight, network.recurrent, network.inputs.bias[:, None]], axis=1)
+    np.testing.assert_allclose(layer.orientation, written / np.linalg.norm(written, axis=1)[:, None], atol=1e-12)
+
+
+def test_units_that_may_be_mixed_freely_are_left_out_with_the_reason():
+    network = Transformer(jax.random.key(0), 2, 3, 1, num_stream=2, num_heads=1, num_hidden=2, num_blocks=1)
+    result = condensation(network, Landscape(jnp.ones((2, 3, 2)), jnp.zeros((2, 1))))
+    assert [layer.name for layer in result.layers] == ["hidden[0]"]
+    assert "mixed freely" in result.unmeasured["values[0]"]
+    assert "shared by all blocks" in result.unmeasured["stream"]
 
 
 # -- a training run --------------------------------------------------------------------------------------------------

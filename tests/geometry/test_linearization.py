@@ -5,9 +5,11 @@ import numpy as np
 import pytest
 
 from lossatlas._errors import InputError
-from lossatlas.geometry import effective_linear_units, linearization
+from lossatlas.geometry import effective_linear_units, find_taps, linearization
+from lossatlas.geometry._linearization import _of_stages, _output_changes, _unit_forward
+from lossatlas.geometry._unit_activations import find_stages
 from lossatlas.landscape import Landscape
-from lossatlas.networks import Dense, DenseLayer
+from lossatlas.networks import Conv, Dense, DenseLayer, Recurrent, Transformer
 
 
 def chain(act, *layers):
@@ -184,6 +186,83 @@ def test_linearization_grows_as_the_scale_of_the_weights_shrinks():
     scores = [linearization(n, on(x)).layers[0].score for n in scaled]
     assert scores[0] / scores[1] == pytest.approx(100, rel=0.05)
     assert linearization(scaled[1], on(x)).linear_layers == ("hidden[0]",)
+
+
+# -- any architecture ------------------------------------------------------------------------------------------------
+
+
+def test_units_of_any_architecture_agree_with_the_fully_connected_measure():
+    network = Dense(jax.random.key(0), [3, 6, 4, 2], activation="gelu", init="he")
+    landscape = on(jax.random.normal(jax.random.key(1), (40, 3)))
+    stages = find_stages(find_taps(network, landscape.inputs[0]), network)
+    _, gathered, maps, effects = _of_stages(network, stages, landscape)
+    expected = linearization(network, landscape)
+    scale, changes = _output_changes(_unit_forward(network, stages, maps), 2, landscape)
+    assert scale == pytest.approx(expected.output_scale, rel=1e-12)
+    for layer, facts, affine, effect, change in zip(expected.layers, gathered, maps, effects, changes, strict=True):
+        np.testing.assert_allclose(facts.correlation(affine), layer.correlation, rtol=1e-12)
+        np.testing.assert_allclose(affine.slope, layer.slope, rtol=1e-10)
+        np.testing.assert_allclose(affine.offset, layer.offset, atol=1e-12)
+        np.testing.assert_allclose(facts.residual(), layer.residual, rtol=1e-9)
+        np.testing.assert_allclose(effect, np.linalg.norm(_readers_of(network, layer.name), axis=0))
+        assert change == pytest.approx((layer.max_change, layer.rms_change), rel=1e-9)
+
+
+def _readers_of(network, name):
+    return np.asarray(network.layers[int(name[7]) + 1].weight)
+
+
+def test_pooled_channels_are_measured_before_the_pooling():
+    """Statistics of BatchNorm belong to the pre-activation; every place of a map is an example."""
+    images = jax.random.normal(jax.random.key(1), (6, 1, 4, 4))
+    network = Conv(jax.random.key(0), (1, 4, 4), [2, 3], [1], pool="max", norm="batch").with_statistics(images)
+    result = linearization(network, Landscape(images, jnp.zeros((6, 1))))
+    assert [layer.name for layer in result.layers] == ["channels[0]", "channels[1]"]
+    z = np.asarray(jax.vmap(lambda x: network.convs[0].preactivation(x, in_batch=False))(images))
+    for j in range(2):
+        flat = z[:, j].ravel()
+        expected = np.corrcoef(flat, np.tanh(flat))[0, 1]
+        assert float(result.layers[0].correlation[j]) == pytest.approx(expected, abs=1e-12)
+    assert result.layers[0].block_r2 is None
+    assert np.isnan(result.to_xarray()["score"]).all()
+
+
+def test_planted_linear_channels_change_nothing_when_replaced():
+    """Biases that keep all places on one side of the kink make a ReLU layer affine; the other one bends."""
+    images = jax.random.uniform(jax.random.key(1), (8, 1, 4, 4))
+    network = Conv(jax.random.key(0), (1, 4, 4), [3, 2], [1], activation="relu", padding="VALID", kernel=2)
+    where = lambda n: (n.convs[0].conv.bias, n.convs[1].conv.bias)  # noqa: E731
+    planted = eqx.tree_at(where, network, (jnp.full(3, 10.0), jnp.zeros(2)))
+    result = linearization(planted, Landscape(images, jnp.zeros((8, 1))))
+    first = result["channels[0]"]
+    assert first.mpc == pytest.approx(1.0, abs=1e-12)
+    assert first.max_change < 1e-12
+    assert first.margin is not None
+    assert (np.asarray(first.margin) > 5).all()
+
+
+def test_states_of_a_recurrence_are_replaced_step_by_step():
+    rows = jax.random.normal(jax.random.key(1), (7, 3, 2))
+    network = Recurrent(jax.random.key(0), 2, 3, 1)
+    layer = linearization(network, Landscape(rows, jnp.zeros((7, 1))))["hidden[0]"]
+
+    def linear(x):
+        state = jnp.zeros(3)
+        for row in x:
+            z = network.inputs(row) + network.recurrent @ state
+            state = layer.slope * z + layer.offset
+        return network.output(state)
+
+    moved = jax.vmap(linear)(rows) - jax.vmap(network)(rows)
+    assert layer.max_change == pytest.approx(float(jnp.abs(moved).max()), rel=1e-9)
+
+
+def test_spaces_without_an_activation_say_why():
+    network = Transformer(jax.random.key(0), 2, 3, 1, num_stream=2, num_heads=1, num_hidden=2, num_blocks=1, gated=True)
+    result = linearization(network, Landscape(jnp.ones((2, 3, 2)), jnp.zeros((2, 1))))
+    assert result.layers == ()
+    assert set(result.unmeasured) == {"stream", "heads[0]", "queries[0]", "values[0]", "hidden[0]"}
+    assert "product of two" in result.unmeasured["hidden[0]"]
 
 
 # -- counting linear units -------------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from lossatlas.networks import Conv, Recurrent
 from lossatlas.numerics import evaluate, flat_jaxpr
@@ -64,3 +65,12 @@ def test_values_within_are_seen_and_nudged():
 
     slopes = jax.jit(jax.jacrev(moved))(jnp.zeros(maps.shape))
     np.testing.assert_allclose(slopes.reshape(3, -1), network.layers[0].weight, atol=1e-14)
+
+
+def test_values_are_exchanged_before_they_are_used():
+    closed = flat_jaxpr(lambda x: jnp.tanh(x) * 2 + x, jnp.ones(()))
+    tanh = next(eqn.outvars[0] for eqn in closed.jaxpr.eqns if eqn.primitive.name == "tanh")
+    doubled = {tanh: lambda value, seen: value + seen[closed.jaxpr.invars[0]]}
+    (output,), (value,) = evaluate(closed, [jnp.asarray(0.5)], [tanh], changes=doubled)
+    assert float(value) == pytest.approx(np.tanh(0.5) + 0.5)
+    assert float(output) == pytest.approx(2 * (np.tanh(0.5) + 0.5) + 0.5)
