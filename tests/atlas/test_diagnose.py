@@ -267,7 +267,7 @@ def test_small_network_behind_copied_channels_is_found_and_certified(widened_con
     assert point.status is Status.CONVERGED
     assert known(found.standing.distance) < 1e-10
     # By hand: the Hessian of the narrow network there.
-    values = np.linalg.eigvalsh(np.asarray(planted.hessian(point.network)))
+    values = np.linalg.eigvalsh(np.asarray(eqx.filter_jit(planted.hessian)(point.network)))
     assert known(found.standing.inertia).negative == int(np.sum(values < -1e-10 * values.max()))
     assert known(found.standing.measured).counts == known(found.standing.here).counts
     (layer,) = found.layers

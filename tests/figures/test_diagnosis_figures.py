@@ -48,15 +48,15 @@ TABLES = {
 @pytest.mark.parametrize("compact", [False, True])
 def test_widths_show_what_is_left_of_each_layer(compact):
     bars = {bar.name: list(bar.y) for bar in widths_figure(TABLES, compact=compact).data}
-    assert bars["neurons"] == [3, 3]
-    assert bars["left: neurons"] == [1, 0]
+    assert bars["units"] == [3, 3]
+    assert bars["left"] == [1, 0]
     assert bars["left: linear units"] == [1, 0]
     assert bars["constant or unread"] == [1, 1]
 
 
 def test_widths_leave_out_what_was_not_measured():
     unknown = layer("channels[0]", effective=None, effective_number=None, constant=None)
-    assert [bar.name for bar in widths_figure({"layers": [unknown]}).data] == ["neurons"]
+    assert [bar.name for bar in widths_figure({"layers": [unknown]}).data] == ["units"]
 
 
 @pytest.mark.parametrize("compact", [False, True])
@@ -98,7 +98,11 @@ def test_monitor_draws_every_layer():
             "words": ("step", ["a constant", "1 neuron"]),
             "effective_neurons": (("step", "layer"), values),
             "neurons": (("step", "layer"), values),
+            "linear": (("step", "layer"), 0 * values),
         },
         coords={"step": [0, 10], "layer": ["hidden[0]"]},
     )
-    assert [trace.name for trace in monitor_figure(history).data] == ["loss", "hidden[0]", "hidden[0]"]
+    traces = monitor_figure(history).data
+    assert [trace.name for trace in traces] == ["loss", "hidden[0]", "hidden[0]", "hidden[0]"]
+    assert [list(trace.y) for trace in traces[2:]] == [[1, 1], [0, 0]]
+    assert sum(bool(trace.showlegend) for trace in traces[1:]) == 1
