@@ -126,3 +126,8 @@ def test_blocked_axis_keeps_positions_of_a_channel_together():
     back = record.inverse(wide)
     for old, new in zip(named_arrays(network).values(), named_arrays(back).values(), strict=True):
         assert np.allclose(old, new, atol=1e-14)
+
+
+def test_first_unit_of_an_empty_space_selects_nothing():
+    _, record = add_null_unit(Dense(jax.random.key(0), [2, 0, 1]), "hidden[0]")
+    assert np.asarray(record.plan[0].writers).shape == (1, 0)

@@ -43,7 +43,8 @@ class Selection(eqx.Module):
         """All entries, as numpy sees them."""
         del copy
         dense = np.zeros((self.units.shape[0], self.size), dtype or self.dtype)
-        dense[np.arange(len(dense)), np.asarray(self.units)] = self.factors
+        if self.size:  # the first unit of a space that has none
+            dense[np.arange(len(dense)), np.asarray(self.units)] = self.factors
         return dense.T if self.is_transposed else dense
 
 
