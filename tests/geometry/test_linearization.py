@@ -72,6 +72,8 @@ def test_score_and_block_score_agree_with_their_definitions():
     assert layer.score == pytest.approx(score, rel=1e-10)
     design = np.concatenate([features[1], np.ones((60, 1))], axis=1)
     solution = np.linalg.lstsq(design, features[3])[0]
+    assert layer.block_weight is not None
+    assert layer.block_bias is not None
     np.testing.assert_allclose(layer.block_weight, solution[:-1].T, atol=1e-10)
     np.testing.assert_allclose(layer.block_bias, solution[-1], atol=1e-10)
     r2 = 1 - ((features[3] - design @ solution) ** 2).sum() / ((features[3] - features[3].mean(0)) ** 2).sum()
@@ -223,7 +225,7 @@ def test_pooled_channels_are_measured_before_the_pooling():
         flat = z[:, j].ravel()
         expected = np.corrcoef(flat, np.tanh(flat))[0, 1]
         assert float(result.layers[0].correlation[j]) == pytest.approx(expected, abs=1e-12)
-    assert result.layers[0].block_r2 is None
+    assert np.isnan(result.layers[0].block_r2)
     assert np.isnan(result.to_xarray()["score"]).all()
 
 

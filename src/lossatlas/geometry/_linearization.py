@@ -37,11 +37,11 @@ class LayerLinearization(eqx.Module):
     - `is_linear_neuron`: |correlation| at or above the threshold, or constant.
     - `mpc`: the least |correlation| of the neurons that vary and matter; 1 where none does.
     - `score`: $\|A r\|_F / \|A (f - \bar f)\|_F$ with the reader A: the share that the next layer sees of what is
-      not affine; 0 is linear. NaN where the layer passes nothing on; of fully connected networks only, else None.
+      not affine; 0 is linear. NaN where the layer passes nothing on, and of other architectures than `Dense`.
     - `block_r2`: $R^2$ of the best affine map from the layer's inputs to the next pre-activations. It is 1 whenever
       there are no more examples than inputs: least squares fits them all.
-    - `block_weight`, `block_bias`: that map; never worse on the data than the neurons' own affine maps. All three of
-      fully connected networks only, else None.
+    - `block_weight`, `block_bias`: that map; never worse on the data than the neurons' own affine maps. For a `Dense`
+      only: else NaN and None.
     - `margin`: distance of z to the nearest end of the affine piece that holds all data, negative where they straddle
       pieces; None for activations without affine pieces. `kink_distance`: the least distance of any datum to a kink;
       `near_kinks`: how many data lie at one, up to rounding.
@@ -58,8 +58,8 @@ class LayerLinearization(eqx.Module):
     is_negligible: Bool[Array, " m"]
     is_linear_neuron: Bool[Array, " m"]
     mpc: float = eqx.field(static=True)
-    score: float | None = eqx.field(static=True)
-    block_r2: float | None = eqx.field(static=True)
+    score: float = eqx.field(static=True)
+    block_r2: float = eqx.field(static=True)
     block_weight: Float[Array, "o e"] | None
     block_bias: Float[Array, " o"] | None
     margin: Float[Array, " m"] | None
@@ -111,9 +111,8 @@ class Linearization(eqx.Module):
         import xarray as xr
 
         names = ("mpc", "score", "block_r2", "max_change", "rms_change", "is_linear", "num_constant")
-        columns = {name: [getattr(layer, name) for layer in self.layers] for name in names}
         return xr.Dataset(
-            {name: ("layer", [np.nan if a is None else a for a in column]) for name, column in columns.items()},
+            {name: ("layer", [getattr(layer, name) for layer in self.layers]) for name in names},
             coords={"layer": [layer.name for layer in self.layers]},
             attrs={"tolerance": self.tolerance, "output_scale": self.output_scale},
         )
@@ -245,7 +244,7 @@ def _summary(
     correlation = gathered.correlation(affine)
     matters = _matters(effects * gathered.deviations[1], keep)
     counted = matters & ~affine.is_constant
-    weight, bias, r2 = (None, None, None) if gathered.factor is None else gathered.block_map()
+    weight, bias, r2 = (None, None, float("nan")) if gathered.factor is None else gathered.block_map()
     margin = gathered.margin()
     return LayerLinearization(
         name=name,
@@ -257,7 +256,7 @@ def _summary(
         is_negligible=jnp.asarray(~matters),
         is_linear_neuron=jnp.asarray(np.abs(correlation) >= threshold),
         mpc=float(np.abs(correlation[counted]).min(initial=1.0)),
-        score=None if r2 is None else gathered.score(),
+        score=gathered.score(),
         block_r2=r2,
         block_weight=None if weight is None else jnp.asarray(weight),
         block_bias=None if bias is None else jnp.asarray(bias),
@@ -279,7 +278,7 @@ def _matters(effects: np.ndarray, keep: float) -> np.ndarray:
     return matters
 
 
-Forward = Callable[[Array, Array], Array]
+Forward = Callable[[Array, Array], Array | np.ndarray]
 """The outputs on a batch with the units of one layer, counted from 0, replaced by their affine maps; none for -1."""
 
 

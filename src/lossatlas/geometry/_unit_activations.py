@@ -116,10 +116,11 @@ def stage_batches(
         index = np.minimum(np.arange(start, start + rows), len(inputs) - 1)
         seen = _read(stages, network, inputs[index[: max(1, min(rows, len(inputs)))]])
         kept = min(rows, len(inputs) - start)
-        yield {
-            name: tuple(np.asarray(part, float)[:kept].reshape(-1, part.shape[-1]) for part in parts)
-            for name, parts in seen.items()
-        }
+        yield {name: (_as_rows(before, kept), _as_rows(after, kept)) for name, (before, after) in seen.items()}
+
+
+def _as_rows(values: Array, kept: int) -> Float[np.ndarray, "rows units"]:
+    return np.asarray(values, float)[:kept].reshape(-1, values.shape[-1])
 
 
 def unit_directions(stages: UnitStages, network: Network, example: Array) -> dict[str, Float[np.ndarray, "m d"]]:
