@@ -353,8 +353,8 @@ def torchcrepe() -> Foreign:
     double = jax.tree.map(lambda a: a.astype(float), network)
     return Foreign(
         network,
-        *parts(sounds.astype(np.float32), 100, 100),
-        (0.5, 1.0, 2.0),
+        *parts(sounds.astype(np.float32), 60, 100),
+        (1.0, 2.0),
         lambda y: y.argmax(1),
         "the bin of the pitch",
         what,
