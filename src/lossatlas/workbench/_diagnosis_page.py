@@ -21,6 +21,7 @@ from lossatlas.workbench._report_tables import Cell, Table, number
 
 
 Row = Mapping[str, Any]
+_RATE = "one over the sharpness where it starts"
 
 
 def render_diagnosis(
@@ -120,8 +121,7 @@ def ways_table(tables: Row) -> Table:
         Cell("predicted fall", "of the loss, by the quadratic model at this length", True),
         Cell("measured fall", "of the big network's loss", True),
         Cell("loss after the step", "", True),
-        Cell("after a short run", "of gradient descent from there, all of as many steps", True),
-        Cell("its rate", "learning rate of that run: one over the sharpness where it starts", True),
+        Cell("after a short run", f"of as many steps of gradient descent, each at its own rate: {_RATE}", True),
     ]
     rows = [
         [
@@ -131,17 +131,21 @@ def ways_table(tables: Row) -> Table:
             number(way["predicted"], 3),
             number(way["realised"], 3),
             number(way["loss"], 4),
-            number(way["loss_after"], 4),
-            number(way["learning_rate"], 3),
+            _after_run(way["loss_after"], way["learning_rate"]),
         ]
         for way in tables["ways"]
     ]
     if tables["control"] is not None:
         dash = Cell("–", "", True)
         loss = number(tables["standing"]["loss"], 4)
-        after = number(tables["control"], 4), number(tables["settings"]["runs"]["learning_rate_without_a_step"], 3)
-        rows.append([Cell("No step: the control"), dash, dash, dash, dash, loss, *after])
+        after = _after_run(tables["control"], tables["settings"]["runs"]["learning_rate_without_a_step"])
+        rows.append([Cell("No step: the control"), dash, dash, dash, dash, loss, after])
     return Table("The ways out, the lowest loss after a short run first", heads, rows, (0,) if tables["ways"] else ())
+
+
+def _after_run(loss: float | None, rate: float | None) -> Cell:
+    cell = number(loss, 4)
+    return cell if rate is None else cell._replace(remark=f"rate {format_number(rate, 2)}")
 
 
 def facts_table(tables: Row) -> Table:
