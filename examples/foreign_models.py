@@ -481,11 +481,13 @@ def consult(foreign: Foreign, console: Console) -> dict | None:
     found = diagnosis_tables(diagnose(*foreign.answers))
     console.print(f"  {found['verdict']}")
     for layer in found["layers"]:
-        keys = ("size", "effective_number", "random_number", "mpc", "linear_change", "constant", "unread", "effective")
-        console.print(f"  {layer['name']}: " + ", ".join(f"{key} {layer[key]}" for key in keys))
+        keys = ("size", "effective_number", "random_number", "mpc", "linear_change", "constant", "unread")
+        known = [f"{key} {layer[key]:.4g}" for key in keys if isinstance(layer[key], int | float)]
+        console.print(f"  {layer['name']}: {', '.join(known)}, left {layer['effective']}")
     for way in found["ways"]:
         console.print(f"  {way['words']}: {way['predicted']:.3g} predicted, {way['realised']:.3g} measured")
-    console.print(f"  seconds: {found['seconds']}; not measured: {'; '.join(found['unmeasured'])}")
+    seconds = ", ".join(f"{part} {value:.0f}" for part, value in found["seconds"].items())
+    console.print(f"  seconds: {seconds}; not measured: {'; '.join(found['unmeasured'])}")
     # Eigenvectors and groups are for pictures.
     return {name: found[name] for name in ("verdict", "state", "standing", "ways", "control", "unmeasured", "seconds")}
 
