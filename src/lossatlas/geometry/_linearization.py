@@ -76,8 +76,9 @@ class LayerLinearization(eqx.Module):
 
 
 class Linearization(eqx.Module):
-    """Linearization of the hidden layers (`layers`), or of all unit spaces with an activation; `unmeasured` says of the
-    others why not.
+    """Linearization of all hidden layers.
+
+    `layers`: of other architectures the unit spaces with an activation; `unmeasured` says of the others why not.
 
     `tolerance` is in output units: the share asked for, of `output_scale`, the root mean square deviation of the
     predictions from their mean.
