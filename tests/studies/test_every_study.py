@@ -26,8 +26,9 @@ def test_smoke_gives_claims_and_figures_that_belong_together(kind):
         for compact in (False, True):
             figure = picture.draw(compact)
             assert figure.data
-            assert figure.layout.xaxis.title.text
-            assert figure.layout.yaxis.title.text
+            layout = figure.to_dict()["layout"]
+            assert layout["xaxis"]["title"]["text"]
+            assert layout["yaxis"]["title"]["text"]
 
 
 @pytest.mark.parametrize("kind", OURS, ids=lambda kind: kind.name)
