@@ -21,7 +21,8 @@ import sys
 before = set(sys.modules)
 import lossatlas
 added = {name.partition(".")[0] for name in set(sys.modules) - before}
-print(*sorted(added & {"jax", "numpy", "scipy", "sklearn", "pandas", "plotly", "xarray", "torch", "equinox", "rich"}))
+heavy = {"jax", "numpy", "scipy", "sklearn", "pandas", "plotly", "xarray", "torch", "equinox", "rich", "sqlalchemy"}
+print(*sorted(added & heavy))
 """
     assert fresh(code).split() == []
 

@@ -23,6 +23,7 @@ def test_version_is_the_package_version(python):
         ["export", "--help"],
         ["study", "run", "--help"],
         ["reproduce", "--help"],
+        ["store", "export", "--help"],
         ["info", "--help"],
         ["--version"],
     ],
@@ -33,7 +34,7 @@ import sys
 from lossatlas.cli._app import app
 from lossatlas.cli._run import run
 code = run(app, {words!r})
-heavy = [name for name in ("jax", "numpy", "pandas", "sklearn", "plotly") if name in sys.modules]
+heavy = [name for name in ("jax", "numpy", "pandas", "sklearn", "plotly", "sqlalchemy") if name in sys.modules]
 sys.exit(f"imported {{heavy}}" if heavy else code)
 """
     done = python("-c", code)
@@ -43,7 +44,7 @@ sys.exit(f"imported {{heavy}}" if heavy else code)
 def test_help_names_every_command_and_option(lossatlas):
     code, out, _ = lossatlas("--help")
     assert code == 0
-    for word in ("survey", "predict", "shrink", "grow", "export", "info", "--install-completion", "--version"):
+    for word in ("survey", "predict", "shrink", "grow", "export", "store", "info", "--install-completion", "--version"):
         assert word in out
     code, out, _ = lossatlas("survey", "--help")
     options = (

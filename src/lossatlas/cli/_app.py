@@ -14,7 +14,8 @@ _HELP = """Chart the loss landscape of a neural network, and find the small netw
 
 _EPILOGUE = """Exit codes: 0 fine, 1 the run failed, 2 the input cannot be used, 130 interrupted.
 
-`LOSSATLAS_STORE` is the folder of runs, `LOSSATLAS_DATA` that of data sets, `LOSSATLAS_CACHE` that of compiled \
+`LOSSATLAS_STORE` is the folder of runs, `LOSSATLAS_INDEX` the database of their index (by default SQLite in that \
+folder), `LOSSATLAS_DATA` that of data sets, `LOSSATLAS_CACHE` that of compiled \
 programs (`off`: none); `LOSSATLAS_DEBUG=1` shows where an error of your input came from."""
 
 app = cyclopts.App(
@@ -92,6 +93,38 @@ app.command(
 
 What was run before is taken as it is.""",
 )
+store = cyclopts.App(name="store", help="List, show, export, verify and remove the runs of a folder.")
+store.command("lossatlas.cli._store:list_runs", name="list", help="List the runs, newest first.")
+store.command("lossatlas.cli._store:show", name="show", help="Show what was asked and found in a run, of any kind.")
+store.command(
+    "lossatlas.cli._store:remove",
+    name="rm",
+    help="""Remove a run, with what interrupted attempts at it left.
+
+A run that a process makes just now is refused.""",
+)
+store.command(
+    "lossatlas.cli._store:export",
+    name="export",
+    help="""Write the labelled arrays of a run as NetCDF, Parquet or CSV.
+
+Tables are long: a row for each entry, a column for each dimension and variable.""",
+)
+store.command(
+    "lossatlas.cli._store:rebuild",
+    name="rebuild",
+    help="""Make the index anew from the folders of the runs.
+
+The folders are the truth: an index that is lost or damaged costs nothing but time.""",
+)
+store.command(
+    "lossatlas.cli._store:verify",
+    name="verify",
+    help="""Compare every file of every run with its checksum, and name what was left over.
+
+Ends with exit code 1 if a run is damaged, and says what to do.""",
+)
+app.command(store)
 app.command("lossatlas.cli._info:info", name="info", help="Print versions, devices, precision, caches and threads.")
 app.register_install_completion_command(help="Install completion for your shell (bash, zsh, fish).")
 

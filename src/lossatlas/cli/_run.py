@@ -38,11 +38,12 @@ def run(app: cyclopts.App, tokens: Iterable[str] | None = None) -> int:
     - `tokens`: the words of the command line; those of the process by default.
 
     **Returns:**
-    0 fine; 1 failed (an error of ours is shown with its traceback); 2 bad input, with one line on stderr;
-    130 interrupted. With `LOSSATLAS_DEBUG` set, bad input is shown with its traceback too.
+    The number that the command returns, if it does, else 0 fine; 1 failed (an error of ours is shown with its
+    traceback); 2 bad input, with one line on stderr; 130 interrupted. With `LOSSATLAS_DEBUG` set, bad input is shown
+    with its traceback too.
     """
     try:
-        app(tokens, print_error=False, exit_on_error=False, result_action="return_value")
+        code = app(tokens, print_error=False, exit_on_error=False, result_action="return_value")
         sys.stdout.flush()
     except (cyclopts.CycloptsError, InputError) as error:
         if os.environ.get("LOSSATLAS_DEBUG"):
@@ -59,7 +60,7 @@ def run(app: cyclopts.App, tokens: Iterable[str] | None = None) -> int:
     except Exception as error:  # noqa: BLE001
         traceback.print_exc()
         return _say(f"failed with {type(error).__name__}: {error}", FAILED)
-    return OK
+    return code if isinstance(code, int) else OK
 
 
 def _say(what: object, code: int) -> int:

@@ -117,8 +117,8 @@ def run(
     if json:
         print_json(found.record)
         return
-    _print_claims(found.claims)
-    _print_counts(found.counts())
+    print_claims(found.claims)
+    print_counts(found.counts())
     sys.stdout.write(f"report: {found.report}\nrun: {found.directory}\n")
 
 
@@ -164,8 +164,8 @@ def reproduce(
     if json:
         print_json({"claims": found.claims, "failed": found.failed, "page": str(found.page)})
     else:
-        _print_claims(found.claims)
-        _print_counts(found.counts())
+        print_claims(found.claims)
+        print_counts(found.counts())
         for name, reason in found.failed.items():
             sys.stdout.write(f"{name} did not end: {reason}\n")
         sys.stdout.write(f"page: {found.page}\n")
@@ -174,7 +174,7 @@ def reproduce(
         raise RuntimeError(msg)
 
 
-def _print_claims(claims: list[dict[str, Any]]) -> None:
+def print_claims(claims: list[dict[str, Any]]) -> None:
     from lossatlas.cli._output import print_rows
 
     names = ("study", "name", "expected", "measured", "deviation", "verdict", "note")
@@ -187,5 +187,5 @@ def _cell(value: Any) -> Any:
     return value
 
 
-def _print_counts(counts: dict[str, int]) -> None:
+def print_counts(counts: dict[str, int]) -> None:
     sys.stdout.write(", ".join(f"{count} {verdict}" for verdict, count in counts.items()) + "\n")

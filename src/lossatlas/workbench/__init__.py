@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from lossatlas.workbench._diagnose import Diagnosed as Diagnosed
     from lossatlas.workbench._diagnose import diagnose as diagnose
     from lossatlas.workbench._export import export as export
+    from lossatlas.workbench._export_arrays import export_arrays as export_arrays
     from lossatlas.workbench._grow import Grown as Grown
     from lossatlas.workbench._grow import grow as grow
     from lossatlas.workbench._load import load as load
@@ -24,28 +25,37 @@ if TYPE_CHECKING:
     from lossatlas.workbench._resized import check_writable as check_writable
     from lossatlas.workbench._resized import write_resized as write_resized
     from lossatlas.workbench._run import SurveyRun as SurveyRun
+    from lossatlas.workbench._runs import Runs as Runs
+    from lossatlas.workbench._runs import Store as Store
     from lossatlas.workbench._shrink import Shrunk as Shrunk
     from lossatlas.workbench._shrink import Size as Size
     from lossatlas.workbench._shrink import covering as covering
     from lossatlas.workbench._shrink import shrink as shrink
     from lossatlas.workbench._shrink_page import write_shrink_page as write_shrink_page
+    from lossatlas.workbench._stored import StoredRun as StoredRun
     from lossatlas.workbench._study import StudyRun as StudyRun
     from lossatlas.workbench._study import run_study as run_study
     from lossatlas.workbench._survey import survey as survey
+    from lossatlas.workbench._verify import Finding as Finding
 
 _NAMES = {
     "Examples": "lossatlas.workbench._data",
+    "Finding": "lossatlas.workbench._verify",
     "Grown": "lossatlas.workbench._grow",
     "Diagnosed": "lossatlas.workbench._diagnose",
     "Model": "lossatlas.workbench._model",
     "Reproduction": "lossatlas.workbench._reproduce",
+    "Runs": "lossatlas.workbench._runs",
     "Shrunk": "lossatlas.workbench._shrink",
     "Size": "lossatlas.workbench._shrink",
+    "Store": "lossatlas.workbench._runs",
+    "StoredRun": "lossatlas.workbench._stored",
     "StudyRun": "lossatlas.workbench._study",
     "SurveyRun": "lossatlas.workbench._run",
     "check_writable": "lossatlas.workbench._resized",
     "covering": "lossatlas.workbench._shrink",
     "export": "lossatlas.workbench._export",
+    "export_arrays": "lossatlas.workbench._export_arrays",
     "grow": "lossatlas.workbench._grow",
     "diagnose": "lossatlas.workbench._diagnose",
     "load": "lossatlas.workbench._load",

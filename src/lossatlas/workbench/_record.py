@@ -6,6 +6,7 @@ import json
 import os
 import pathlib
 import platform
+from collections.abc import Callable
 from typing import Any
 
 from lossatlas._errors import InputError
@@ -13,8 +14,15 @@ from lossatlas._errors import InputError
 
 RUN_FILE = "run.json"
 SCHEMA_VERSION = 1
+# What makes a record of one format into one of the next, by the format that it reads. A change of SCHEMA_VERSION adds
+# an entry here, and a stored run of the former format to the tests.
+_UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
 
 _PACKAGES = ("lossatlas", "jax", "jaxlib", "equinox", "optax", "numpy", "scipy", "scikit-learn", "xarray", "zarr")
+
+
+class NewerFormatError(InputError):
+    """A run that a newer version of lossatlas wrote."""
 
 
 def versions() -> dict[str, str]:
@@ -40,10 +48,22 @@ def write_record(directory: pathlib.Path, record: dict[str, Any]) -> None:
 
 
 def read_record(directory: pathlib.Path) -> dict[str, Any]:
-    """The record of a run.
+    """The record of a run, in the format of this version whatever format it was written in.
 
     **Raises:** `InputError` where there is none, or one that this version cannot read.
     """
+    record = _stored_record(directory)
+    version = record["schema_version"]
+    if version > SCHEMA_VERSION:
+        path = directory / RUN_FILE
+        msg = f"{str(path)!r} has format {version}, this version reads up to {SCHEMA_VERSION}; update lossatlas."
+        raise NewerFormatError(msg)
+    for former in range(version, SCHEMA_VERSION):
+        record = {**_UPGRADES[former](record), "schema_version": former + 1}
+    return record
+
+
+def _stored_record(directory: pathlib.Path) -> dict[str, Any]:
     path = directory / RUN_FILE
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
@@ -54,8 +74,8 @@ def read_record(directory: pathlib.Path) -> dict[str, Any]:
     except (OSError, ValueError, KeyError, TypeError) as error:
         msg = f"{str(path)!r} is damaged ({error}); run again with --force."
         raise InputError(msg) from None
-    if version != SCHEMA_VERSION:
-        msg = f"{str(path)!r} has format {version}, this version reads {SCHEMA_VERSION}; update lossatlas."
+    if type(version) is not int or version < 1:
+        msg = f"{str(path)!r} is damaged (its format is {version!r}); run again with --force."
         raise InputError(msg)
     return record
 
@@ -72,12 +92,18 @@ def checksums(directory: pathlib.Path) -> dict[str, str]:
     """SHA-256 of every file of a run but its record, by path inside the folder."""
     files = sorted(path for path in directory.rglob("*") if path.is_file())
     named = {path.relative_to(directory).as_posix(): path for path in files}
-    return {name: _sha256(path.read_bytes()) for name, path in named.items() if name != RUN_FILE}
+    return {name: checksum(path) for name, path in named.items() if name != RUN_FILE}
+
+
+def checksum(path: pathlib.Path) -> str:
+    """SHA-256 of a file."""
+    return _sha256(path.read_bytes())
 
 
 def damaged(directory: pathlib.Path) -> tuple[str, ...]:
     """The files of a run that are missing, were added, or differ from when it was written; empty for an intact run."""
-    record = read_record(directory)
+    read_record(directory)  # of a format that we know
+    record = _stored_record(directory)
     stated = dict(record.get("checksums", {}))
     found = checksums(directory)
     wrong = {name for name in stated.keys() | found.keys() if stated.get(name) != found.get(name)}

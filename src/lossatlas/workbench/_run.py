@@ -9,7 +9,7 @@ import re
 from typing import TYPE_CHECKING, Any, final
 
 from lossatlas._errors import InputError, unknown_name
-from lossatlas.workbench._record import checksums, damaged, read_record, write_record
+from lossatlas.workbench._record import checksum, damaged, read_record, write_record
 from lossatlas.workbench._table import short_table
 
 
@@ -21,6 +21,22 @@ if TYPE_CHECKING:
 
 
 ARRAYS, NETWORKS, REPORT = "data.zarr", "networks", "report.html"
+
+
+def stored_arrays(directory: pathlib.Path) -> "xr.DataTree":
+    """The labelled arrays of a run, read into memory.
+
+    **Raises:** `InputError` where they are not those that were written: zarr reads a piece that is missing as zeros.
+    """
+    from lossatlas.workbench._arrays import read_arrays
+
+    wrong = [name for name in damaged(directory) if name.startswith(f"{ARRAYS}/")]
+    if wrong:
+        again = read_record(directory).get("regenerate")
+        msg = f"The arrays in {str(directory)!r} are damaged ({len(wrong)} files, {wrong[0]} among them); "
+        msg += f"`{again} --force` makes the run again."
+        raise InputError(msg)
+    return read_arrays(directory / ARRAYS)
 
 
 @final
@@ -95,9 +111,7 @@ class SurveyRun:
     @ft.cached_property
     def arrays(self) -> "xr.DataTree":
         """The labelled arrays, read into memory; see `lossatlas.atlas.survey_arrays`."""
-        from lossatlas.workbench._arrays import read_arrays
-
-        return read_arrays(self.directory / ARRAYS)
+        return stored_arrays(self.directory)
 
     def table(self) -> list[dict[str, Any]]:
         """The short table: a row per size of small network and per visited one, and the big network last."""
@@ -143,7 +157,7 @@ class SurveyRun:
         from lossatlas.workbench._report import write_report
 
         write_report(self.report, self.tables, self.arrays, regenerate=self.regenerate, versions=self.versions)
-        stated = self._record["checksums"] | {REPORT: checksums(self.directory)[REPORT]}
+        stated = self._record["checksums"] | {REPORT: checksum(self.report)}
         write_record(self.directory, {**self._record, "checksums": stated})
         self._record = read_record(self.directory)
         return self.report

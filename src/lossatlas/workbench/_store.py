@@ -15,9 +15,11 @@ from lossatlas._errors import InputError
 from lossatlas._journal import Journal
 from lossatlas._progress import ProgressMeter
 from lossatlas.workbench._record import (
+    RUN_FILE,
     SCHEMA_VERSION,
     canonical,
     checksums,
+    damaged,
     is_finished,
     platform_facts,
     read_record,
@@ -82,10 +84,44 @@ class Place:
     @property
     def lock(self) -> pathlib.Path:
         """Held by the process that makes the run; the empty file stays."""
-        return self.directory.with_name(f".{self.directory.name}.lock")
+        return lock_of(self.directory)
 
     def _beside(self, ending: str) -> pathlib.Path:
         return self.directory.with_name(self.directory.name + ending)
+
+
+def lock_of(directory: pathlib.Path) -> pathlib.Path:
+    """The lock of a run, by its folder, partial and replaced ones included."""
+    return directory.with_name(f".{directory.name.removesuffix('.partial').removesuffix('.old')}.lock")
+
+
+@contextlib.contextmanager
+def claimed(directory: pathlib.Path):
+    """Keep every process from making a run, for a moment.
+
+    **Raises:** `InputError` where one makes it just now.
+    """
+    import filelock
+
+    try:
+        with filelock.FileLock(lock_of(directory), timeout=0):
+            yield
+    except filelock.Timeout:
+        msg = f"The run in {str(directory)!r} is being made; stop the process that makes it first, or wait."
+        raise InputError(msg) from None
+
+
+def is_being_made(directory: pathlib.Path) -> bool:
+    """Whether a process makes this run just now."""
+    if not lock_of(directory).exists():
+        return False
+    try:
+        with claimed(directory):
+            return False
+    except InputError:
+        return True
+    except OSError:
+        return False  # nobody makes a run in a folder that cannot be written
 
 
 def _as_file_name(name: str) -> str:
@@ -105,8 +141,9 @@ def make_run(
     The work is done in the partial folder, whose record says `running`, and which becomes the run by a rename. When
     it is interrupted, fails or is killed, the partial folder stays with a record that says so, and the next attempt
     goes on with the steps that were finished (unless they were made with other versions of the packages); after an
-    `InputError` before the first finished step nothing stays. Of two processes that make the same run, one waits for
-    the other and takes over its result.
+    `InputError` before the first finished step nothing stays. A partial run that is complete, whose process was killed
+    before the rename, is taken as it is. Of two processes that make the same run, one waits for the other and takes
+    over its result. The finished run is written into the index of the store.
 
     **Arguments:**
     - `place`: where.
@@ -123,7 +160,7 @@ def make_run(
     if not force and is_finished(place.directory):
         return place.directory
     with _locked(place, meter):
-        if not force and is_finished(place.directory):
+        if not force and (is_finished(place.directory) or _recovered(place)):
             return place.directory
         begun = {
             "schema_version": SCHEMA_VERSION,
@@ -145,10 +182,12 @@ def make_run(
                 pass
         try:
             record = {**begun, **write(place.partial, Journal(place.partial / _JOURNAL)), "status": "finished"}
-            _remove(place.partial / _JOURNAL)
             record["seconds"] = round(time.monotonic() - start, 2)
-            record["checksums"] = checksums(place.partial)
+            files = checksums(place.partial)
+            record["checksums"] = {name: sum_ for name, sum_ in files.items() if not name.startswith(f"{_JOURNAL}/")}
             write_record(place.partial, record)
+            # The steps go only when the whole is there: a process can be killed at any of these lines.
+            _remove(place.partial / _JOURNAL)
             _publish(place, force)
         except BaseException as error:
             if isinstance(error, InputError) and not (place.partial / _JOURNAL).exists():
@@ -160,7 +199,26 @@ def make_run(
                 write_record(place.partial, {**begun, "status": status, "error": f"{type(error).__name__}: {error}"})
             error.add_note(f"What is finished is kept in {place.partial}; run the same again to go on.")
             raise
+        _note(place)
         return place.directory
+
+
+def _recovered(place: Place) -> bool:
+    """Whether a process was killed between completing the run and giving it its place, which is then done now."""
+    if not is_finished(place.partial):
+        return False
+    _remove(place.partial / _JOURNAL)
+    if damaged(place.partial):
+        return False
+    _publish(place, force=False)
+    _note(place)
+    return True
+
+
+def _note(place: Place) -> None:
+    from lossatlas.workbench._index import note_run
+
+    note_run(place.root, place.directory)
 
 
 def _begin(partial: pathlib.Path, record: dict[str, Any]) -> None:
@@ -172,6 +230,8 @@ def _begin(partial: pathlib.Path, record: dict[str, Any]) -> None:
         resumes = False
     if resumes:
         for path in partial.iterdir():
+            if path.name == RUN_FILE:
+                continue  # replaced below in one step: without it the next attempt would not know the steps
             if path.is_file():
                 path.unlink()
             elif path.name != _JOURNAL:

@@ -12,10 +12,10 @@ from lossatlas._errors import InputError
 from lossatlas._journal import Journal
 from lossatlas._progress import ProgressLike, as_meter
 from lossatlas.studies import Study, configure, find_study
-from lossatlas.workbench._arrays import read_arrays, write_arrays
+from lossatlas.workbench._arrays import write_arrays
 from lossatlas.workbench._folder import check_folder, store_root
-from lossatlas.workbench._record import checksums, damaged, is_finished, read_record, write_record
-from lossatlas.workbench._run import ARRAYS, REPORT
+from lossatlas.workbench._record import checksum, damaged, is_finished, read_record, write_record
+from lossatlas.workbench._run import ARRAYS, REPORT, stored_arrays
 from lossatlas.workbench._store import Place, make_run, run_key
 
 
@@ -77,7 +77,7 @@ class StudyRun:
     @property
     def results(self) -> "xr.DataTree":
         """The labelled arrays, read into memory."""
-        return read_arrays(self.directory / ARRAYS)
+        return stored_arrays(self.directory)
 
     @property
     def study(self) -> Study:
@@ -111,7 +111,7 @@ class StudyRun:
         from lossatlas.workbench._study_page import write_study_page
 
         write_study_page(self)
-        stated = self._record["checksums"] | {REPORT: checksums(self.directory)[REPORT]}
+        stated = self._record["checksums"] | {REPORT: checksum(self.report)}
         write_record(self.directory, {**self._record, "checksums": stated})
         self._record = read_record(self.directory)
         return self.report
