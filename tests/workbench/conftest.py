@@ -118,3 +118,38 @@ def surveyed(monkeypatch) -> list[atlas.SurveyConfig]:
     monkeypatch.setattr(report, "write_report", write_report, raising=False)
     monkeypatch.setitem(sys.modules, report.__name__, report)
     return calls
+
+
+@pytest.fixture
+def make_study():
+    """Store a study that takes no time: `make_study(root, seed)` -> its folder."""
+    from lossatlas._progress import NoProgress
+    from lossatlas.workbench._arrays import write_arrays
+    from lossatlas.workbench._store import Place, make_run, run_key
+
+    curves = xr.Dataset(
+        {
+            "loss": (("seed", "step"), np.array([[1.0, 0.5, np.nan], [2.0, 1.0, 0.1]])),
+            "final": ("seed", [0.5, 0.1]),
+            "word": ("seed", ["stalls", "goes on"]),
+        },
+        coords={"seed": [0, 1]},
+    )
+    eigenvalues = xr.Dataset({"value": ("index", np.array([1 + 2j, 3.0])), "certified": ("index", [True, False])})
+
+    def make(root: pathlib.Path, seed: int = 0, verdict: str = "holds", **header: Any) -> pathlib.Path:
+        arrays = xr.DataTree.from_dict({"/curves": curves.copy(), "/curves/spectrum": eigenvalues})
+        arrays["/curves"].attrs["seed"] = seed
+        claim = {"name": "one", "text": "One.", "expected": 1.0, "measured": 1.0, "deviation": 0.0, "note": ""}
+
+        def write(folder: pathlib.Path, journal) -> dict[str, Any]:
+            del journal
+            write_arrays(folder / "data.zarr", arrays)
+            return {"claims": [{**claim, "verdict": verdict}]}
+
+        config = {"seed": seed, "width": 10}
+        place = Place(root, "study", "toy-mean", run_key("study", 1, config, "toy"))
+        header = {"config": config, "papers": [], "regenerate": f"lossatlas study run toy-mean --seed {seed}"} | header
+        return make_run(place, header, write, meter=NoProgress())
+
+    return make

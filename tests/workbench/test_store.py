@@ -318,7 +318,13 @@ def test_a_run_that_cannot_take_its_place_leaves_the_former_one(tmp_path, monkey
     with pytest.raises(OSError, match="No space left"):
         make(place, work("new"), force=True)
     assert (place.directory / "values" / "table.csv").read_text() == "old"
-    assert read_record(place.partial)["status"] == "failed"
+    # What is complete is not made again.
+    monkeypatch.undo()
+    calls: list[str] = []
+    make(place, work("newer", calls), force=True)
+    assert (place.directory / "values" / "table.csv").read_text() == "new"
+    assert calls == []
+    assert visible(tmp_path) == [place.directory.name]
 
 
 def test_checksums_tell_changed_missing_and_added_files(tmp_path):
@@ -342,8 +348,13 @@ def test_a_record_of_another_format_or_none_is_refused(tmp_path):
     with pytest.raises(InputError, match=r"no run: it has no run\.json"):
         read_record(tmp_path)
     write_record(tmp_path, {"schema_version": 99, "status": "finished"})
-    with pytest.raises(InputError, match="format 99"):
+    with pytest.raises(InputError, match=r"format 99, .* reads up to 1; update lossatlas"):
         read_record(tmp_path)
+    assert not is_finished(tmp_path)
+    for wrong in (0, "1", None, True):
+        write_record(tmp_path, {"schema_version": wrong, "status": "finished"})
+        with pytest.raises(InputError, match="damaged"):
+            read_record(tmp_path)
     (tmp_path / "run.json").write_text("{")
     with pytest.raises(InputError, match="damaged"):
         read_record(tmp_path)

@@ -21,19 +21,14 @@ _Flag = Parameter(negative="", show_default=False)
 @Parameter(name="*")
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StoreOptions:
-    """Which store.
-
-    Parameters
-    ----------
-    out
-        Folder of runs; by default LOSSATLAS_STORE, or ./lossatlas.
-    index
-        URL of the database of the index, like postgresql+psycopg://user@host/name; by default LOSSATLAS_INDEX, or
-        SQLite in the folder of runs.
-    """
+    """Which store."""
 
     out: pathlib.Path | None = None
+    """Folder of runs; by default LOSSATLAS_STORE, or ./lossatlas."""
+
     index: str | None = None
+    """URL of the database of the index, like postgresql+psycopg://user@host/name; by default LOSSATLAS_INDEX, or SQLite
+    in the folder of runs."""
 
     def open(self) -> "Store":
         """The store."""

@@ -116,7 +116,7 @@ def _table_writers(tree: "xr.DataTree", part: str | None, form: str) -> dict[str
 def _datasets(tree: "xr.DataTree") -> dict[str, "xr.Dataset"]:
     """The data sets that hold anything, by path; a slash would be a folder, so nested ones have dots."""
     found = {node.path.strip("/").replace("/", ".") or "root": _real(node.to_dataset()) for node in tree.subtree}
-    return {name: dataset for name, dataset in found.items() if dataset.data_vars}
+    return {name: dataset for name, dataset in sorted(found.items()) if dataset.data_vars}
 
 
 def _real(dataset: "xr.Dataset") -> "xr.Dataset":
@@ -129,11 +129,11 @@ def _real(dataset: "xr.Dataset") -> "xr.Dataset":
 
 def _tables(name: str, dataset: "xr.Dataset") -> dict[str, "pd.DataFrame"]:
     groups: dict[tuple[str, ...], list[str]] = {}
-    for variable, array in dataset.data_vars.items():
+    for variable, array in sorted(dataset.data_vars.items()):  # a folder has no order of its own
         groups.setdefault(tuple(map(str, array.dims)), []).append(str(variable))
     return {
         name if len(groups) == 1 else ".".join([name, *dims]): _table(dataset[variables], dims)
-        for dims, variables in groups.items()
+        for dims, variables in sorted(groups.items())
     }
 
 

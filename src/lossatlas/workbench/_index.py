@@ -114,7 +114,7 @@ class Index:
                     connection.execute(sa.schema.CreateTable(_RUNS, if_not_exists=True))
                     return action(connection)
             # ValueError: text that is no JSON. IntegrityError: another process wrote the same run or made the table.
-            except (exc.SQLAlchemyError, sqlite3.Error, ValueError) as caught:
+            except (exc.SQLAlchemyError, sqlite3.Error, OSError, ValueError) as caught:
                 error = getattr(caught, "orig", None) or caught
                 if self.file is not None and _is_garbled(error):
                     self._discard(error)

@@ -103,15 +103,16 @@ class Store:
             r for r in runs if asked in (r.path, r.path.rpartition("/")[2]) or place == (self.root / r.path).resolve()
         ]
         found = named or [run for run in runs if run.key.startswith(asked)]
-        whole = [run for run in found if run.path.endswith(run.key)] or found
-        if len(whole) == 1:
-            return with_live_status(self.root, whole[0])
-        if not whole:
+        whole = {run.key for run in found if run.path.endswith(run.key)}
+        meant = [run for run in found if run.key not in whole or run.path.endswith(run.key)]
+        if len(meant) == 1:
+            return with_live_status(self.root, meant[0])
+        if not meant:
             msg = f"No run {asked!r} in {str(self.root)!r}; `lossatlas store list` lists them, --out (Python: root) "
             msg += "names another folder of runs."
             raise InputError(msg)
-        names = ", ".join(run.path for run in whole[:4]) + (", ..." if len(whole) > 4 else "")
-        msg = f"{asked!r} fits {len(whole)} runs ({names}); give more of the key, or the name of the folder."
+        names = ", ".join(run.path for run in meant[:4]) + (", ..." if len(meant) > 4 else "")
+        msg = f"{asked!r} fits {len(meant)} runs ({names}); give more of the key, or the name of the folder."
         raise InputError(msg)
 
     def directory(self, key: str | os.PathLike[str]) -> pathlib.Path:

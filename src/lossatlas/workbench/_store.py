@@ -142,8 +142,8 @@ def make_run(
     it is interrupted, fails or is killed, the partial folder stays with a record that says so, and the next attempt
     goes on with the steps that were finished (unless they were made with other versions of the packages); after an
     `InputError` before the first finished step nothing stays. A partial run that is complete, whose process was killed
-    before the rename, is taken as it is. Of two processes that make the same run, one waits for the other and takes
-    over its result. The finished run is written into the index of the store.
+    before it took its place, is taken as it is. Of two processes that make the same run, one waits for the other and
+    takes over its result. The finished run is written into the index of the store.
 
     **Arguments:**
     - `place`: where.
@@ -160,7 +160,7 @@ def make_run(
     if not force and is_finished(place.directory):
         return place.directory
     with _locked(place, meter):
-        if not force and (is_finished(place.directory) or _recovered(place)):
+        if not force and is_finished(place.directory):
             return place.directory
         begun = {
             "schema_version": SCHEMA_VERSION,
@@ -175,6 +175,10 @@ def make_run(
             "platform": platform_facts(),
         }
         start = time.monotonic()
+        if _complete(place.partial, begun):
+            _publish(place, force)
+            _note(place)
+            return place.directory
         _begin(place.partial, begun)
         finished = len(list((place.partial / _JOURNAL).glob("*.npz")))
         if finished:
@@ -194,25 +198,24 @@ def make_run(
                 _remove(place.partial)  # refused before any work
                 raise
             status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
-            # A full disk may be the very reason.
+            # A full disk may be the very reason. What is complete stays so, though it could not take its place.
             with contextlib.suppress(OSError):
-                write_record(place.partial, {**begun, "status": status, "error": f"{type(error).__name__}: {error}"})
+                if not is_finished(place.partial):
+                    write_record(
+                        place.partial, {**begun, "status": status, "error": f"{type(error).__name__}: {error}"}
+                    )
             error.add_note(f"What is finished is kept in {place.partial}; run the same again to go on.")
             raise
         _note(place)
         return place.directory
 
 
-def _recovered(place: Place) -> bool:
-    """Whether a process was killed between completing the run and giving it its place, which is then done now."""
-    if not is_finished(place.partial):
+def _complete(partial: pathlib.Path, record: dict[str, Any]) -> bool:
+    """Whether an attempt at the same was complete, and only had no time, or no room, to take its place."""
+    if not is_finished(partial) or not _resumes(partial, record):
         return False
-    _remove(place.partial / _JOURNAL)
-    if damaged(place.partial):
-        return False
-    _publish(place, force=False)
-    _note(place)
-    return True
+    _remove(partial / _JOURNAL)
+    return not damaged(partial)
 
 
 def _note(place: Place) -> None:
@@ -221,14 +224,20 @@ def _note(place: Place) -> None:
     note_run(place.root, place.directory)
 
 
-def _begin(partial: pathlib.Path, record: dict[str, Any]) -> None:
-    """An empty partial folder, but for the steps that an attempt with the same versions finished."""
+def _resumes(partial: pathlib.Path, record: dict[str, Any]) -> bool:
     try:
         former = read_record(partial)
-        resumes = all(former.get(name) == record[name] for name in ("key", "versions", "forced"))
     except InputError:
-        resumes = False
-    if resumes:
+        return False
+    # A forced attempt is as good for whoever does not force.
+    return all(former.get(name) == record[name] for name in ("key", "versions")) and (
+        former.get("forced") or not record["forced"]
+    )
+
+
+def _begin(partial: pathlib.Path, record: dict[str, Any]) -> None:
+    """An empty partial folder, but for the steps that an attempt with the same versions finished."""
+    if _resumes(partial, record):
         for path in partial.iterdir():
             if path.name == RUN_FILE:
                 continue  # replaced below in one step: without it the next attempt would not know the steps

@@ -96,7 +96,8 @@ def look(root: pathlib.Path, path: str) -> StoredRun | None:
     except (InputError, KeyError, TypeError, ValueError):
         if not (root / path).is_dir():
             return None
-        return StoredRun(kind, name, key, "unreadable", None, None, {}, {}, path)
+        # A former run is half deleted where the process was killed just then.
+        return StoredRun(kind, name, key, "replaced" if ending == ".old" else "unreadable", None, None, {}, {}, path)
 
 
 def with_live_status(root: pathlib.Path, run: StoredRun) -> StoredRun:

@@ -34,7 +34,7 @@ def examine(root: pathlib.Path, run: StoredRun) -> list[Finding]:
         return []
     folder, removal = directory.name, f"`lossatlas store rm {directory.name}`"
     if run.status == "replaced":
-        remedy = f"{removal} removes it; to go back to it, rename it to {folder.removesuffix('.old')} instead"
+        remedy = f"{removal} removes it"
         return [Finding(run.path, "a former run, left while another took its place", remedy, (), False)]
     try:
         record = read_record(directory)
