@@ -33,7 +33,7 @@ def test_a_table_has_a_row_an_entry_and_a_column_a_dimension_and_variable(store,
     (file,) = store.export(key, tmp_path / "out.csv", part="curves.seed")
     assert file.read_text() == "seed,final,word\n0,0.5,stalls\n1,0.1,goes on\n"
     (file,) = store.export(key, tmp_path / "out.csv", part="curves.spectrum")
-    assert file.read_text() == "index,certified,value_real,value_imag\n0,True,1.0,2.0\n1,False,3.0,0.0\n"
+    assert file.read_text() == "index,certified,value_imag,value_real\n0,True,2.0,1.0\n1,False,0.0,3.0\n"
 
 
 def test_numbers_survive_text(tmp_path):
@@ -49,7 +49,7 @@ def test_numbers_without_dimensions_are_a_row(tmp_path):
     tree = xr.DataTree.from_dict({"/a": xr.Dataset({"x": 2.5, "word": "w", "y": ("row", [1, 2])})})
     files = export_arrays(tree, tmp_path / "folder", form="csv")
     assert [file.name for file in files] == ["a.csv", "a.row.csv"]
-    assert files[0].read_text() == "x,word\n2.5,w\n"
+    assert files[0].read_text() == "word,x\nw,2.5\n"
 
 
 @pytest.mark.parametrize("form", ["csv", "parquet"])
