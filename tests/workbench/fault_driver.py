@@ -128,7 +128,7 @@ def faults(folder: pathlib.Path, fate: str, how: str) -> None:
             "computed": len(computed),
             "damaged": [finding.path for finding in store.verify() if finding.is_damaged],
             "listed": sorted(run.path for run in store.runs()),
-            "indexed": sorted(Index(root).read()),
+            "indexed": sorted(Index(root).read() or ()),
         }
         sys.stdout.write(json.dumps({"operation": number, "before": before, "after": after}) + "\n")
         if not met:

@@ -38,11 +38,11 @@ def test_a_stored_study_is_read(root):
     )  # fmt: skip
     study = store.open(run.key)
     assert isinstance(study, StudyRun)
-    curves = study.results["curves"]
+    curves = study.results["curves"].to_dataset()
     np.testing.assert_array_equal(curves["loss"].values, [[1.0, 0.5, np.nan], [2.0, 1.0, 0.25]])
     assert curves["word"].values.tolist() == ["stalls", "goes on"]
     assert curves.attrs["units"] == "mean squared error"
-    assert study.results["curves/spectrum"]["value"].values.tolist() == [1 + 2j, 3.0]
+    assert study.results["curves/spectrum"].to_dataset()["value"].values.tolist() == [1 + 2j, 3.0]
     assert [claim["name"] for claim in study.claims] == ["mean"]
     assert store.verify() == ()
 
@@ -51,7 +51,7 @@ def test_a_stored_survey_is_read(root):
     (directory,) = root.glob("survey/*")
     survey = SurveyRun(directory)
     assert survey.headline == "A linear model <does> the job."
-    assert survey.arrays["catalogue"]["loss"].values[0] == 0.5
+    assert survey.arrays["catalogue"].to_dataset()["loss"].values[0] == 0.5
     assert len(survey.table()) > 1
     # What the model predicted when it was stored.
     predicted = survey.model().predict(np.array([[1.0, 2.0]]))

@@ -35,9 +35,16 @@ def looks(monkeypatch) -> list[str]:
     return seen
 
 
+def known(root):
+    """What the index knows, whatever the folders hold."""
+    found = Index(root).read()
+    assert found is not None
+    return found
+
+
 def test_a_finished_run_is_in_the_index_and_not_opened_to_be_listed(tmp_path, make_study, looks):
     directory = make_study(tmp_path, 3)
-    ((stamp, run),) = Index(tmp_path).read().values()
+    ((stamp, run),) = known(tmp_path).values()
     assert stamp
     assert (run.kind, run.name, run.status) == ("study", "toy-mean", "finished")
     assert (run.config, run.verdicts) == ({"seed": 3, "width": 10}, {"holds": 1})
@@ -70,7 +77,7 @@ def test_whatever_becomes_of_the_file_the_runs_are_listed(tmp_path, make_study, 
     if (tmp_path / "index.sqlite").is_file():
         # Made anew once; then remembered.
         assert sorted(looks) == sorted(paths)
-        assert len(Index(tmp_path).read()) == 3
+        assert len(known(tmp_path)) == 3
 
 
 def test_a_value_that_is_no_json_is_a_garbled_index(tmp_path, make_study, caplog):
@@ -80,7 +87,7 @@ def test_a_value_that_is_no_json_is_a_garbled_index(tmp_path, make_study, caplog
     connection.close()
     assert [run.config["seed"] for run in Store(tmp_path).runs()] == [0]
     assert "was garbled" in caplog.text
-    assert len(Index(tmp_path).read()) == 1
+    assert len(known(tmp_path)) == 1
 
 
 def test_folders_that_came_went_and_changed_are_followed(tmp_path, make_study, looks):
@@ -91,7 +98,7 @@ def test_folders_that_came_went_and_changed_are_followed(tmp_path, make_study, l
     found = {run.path: run.name for run in Store(tmp_path).runs()}
     assert found == {f"study/{second.name}": "renamed", "study/copied-0123456789ab": "renamed"}
     assert len(looks) == 2
-    assert set(Index(tmp_path).read()) == set(found)
+    assert set(known(tmp_path)) == set(found)
 
 
 def test_a_store_that_is_moved_takes_its_index_along(tmp_path, make_study, looks):
@@ -113,9 +120,9 @@ def test_an_index_that_another_process_holds_is_a_warning(tmp_path, make_study, 
         holder.rollback()
     holder.close()
     assert directory.is_dir()
-    assert len(Index(tmp_path).read()) == 1
+    assert len(known(tmp_path)) == 1
     assert len(Store(tmp_path).runs()) == 2
-    assert len(Index(tmp_path).read()) == 2
+    assert len(known(tmp_path)) == 2
 
 
 def fresh_engine():
@@ -141,11 +148,11 @@ def test_another_database_by_url_serves_several_stores(tmp_path, make_study, mon
         for name, count in (("one", 3), ("two", 1)):
             root = tmp_path / url[:6] / name
             assert len(Store(root).runs()) == count
-            assert len(Index(root).read()) == count
+            assert len(known(root)) == count
             assert not (root / "index.sqlite").exists()
         assert looks == []
         Store(root).remove(Store(root).runs()[0].key)
-        assert Index(root).read() == {}
+        assert known(root) == {}
         monkeypatch.delenv("LOSSATLAS_INDEX")
         # By argument the same.
         one = tmp_path / url[:6] / "one"
@@ -184,7 +191,7 @@ def test_a_file_of_the_user_is_never_replaced(tmp_path, make_study, caplog):
 
 
 def test_a_place_that_is_missing_is_told_and_a_password_is_not(tmp_path, caplog, monkeypatch):
-    assert Index(tmp_path, f"sqlite:///{tmp_path}/no/folder.sqlite").read() == {}
+    assert Index(tmp_path, f"sqlite:///{tmp_path}/no/folder.sqlite").read() is None
     assert "folder.sqlite cannot be used (unable to open database file). Every run is read" in caplog.text
     monkeypatch.setattr("lossatlas.workbench._index._engine", lambda url: SimpleNamespace(url=sa.make_url(url)))
     index = Index(tmp_path, "postgresql+psycopg://user:secret@host/name")

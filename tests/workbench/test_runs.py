@@ -17,10 +17,10 @@ def root(tmp_path, make_study, monkeypatch) -> pathlib.Path:
     """A store of three runs, the last of them failed, and things that are no runs."""
     monkeypatch.delenv("LOSSATLAS_INDEX", raising=False)
     store = tmp_path / "runs"
-    for seed, verdict in enumerate(["holds", "fails", "undecided"]):
-        directory = make_study(store, seed, verdict)
+    made = [make_study(store, seed, verdict) for seed, verdict in enumerate(["holds", "fails", "undecided"])]
+    for seed, directory in enumerate(made):
         write_record(directory, {**read_record(directory), "created": f"2026-11-2{seed}T10:00:00+00:00"})
-    partial = directory.rename(directory.with_name(directory.name + ".partial"))
+    partial = made[-1].rename(made[-1].with_name(made[-1].name + ".partial"))
     write_record(partial, {**read_record(partial), "status": "failed", "error": "ValueError: no"})
     (store / "diagnosis").mkdir()
     (store / "reproduction.html").write_text("")
@@ -71,7 +71,7 @@ def test_a_run_is_found_by_beginning_folder_and_path(root, monkeypatch):
     found = store.open(run.key)
     assert isinstance(found, StudyRun)
     assert found.directory == store.directory(run.key) == root / run.path
-    assert float(found.results["curves"]["final"][1]) == 0.1
+    assert found.results["curves"].to_dataset()["final"].values.tolist() == [0.5, 0.1]
     assert store.record(run.key)["config"]["seed"] == 1
 
 

@@ -5,7 +5,7 @@ import shutil
 import pytest
 
 from lossatlas._errors import InputError
-from lossatlas.workbench import Store
+from lossatlas.workbench import Store, StudyRun
 from lossatlas.workbench._record import read_record, write_record
 
 
@@ -39,14 +39,14 @@ def test_a_file_cut_short_is_found_by_its_checksum_and_never_read(run, tmp_path)
         "`lossatlas study run toy-mean --seed 0 --force` makes it again; `lossatlas store rm"
     )
     with pytest.raises(InputError, match=r"are damaged \(1 files, data.zarr/curves/.*--force` makes the run again"):
-        _ = Store(tmp_path).open(run.name).results
+        _ = StudyRun(run).results
 
 
 def test_a_file_that_is_missing_is_not_read_as_zeros(run, tmp_path):
     shutil.rmtree(run / "data.zarr" / "curves" / "loss" / "c")
     assert only(tmp_path).is_damaged
     with pytest.raises(InputError, match="are damaged"):
-        _ = Store(tmp_path).open(run.name).results
+        _ = StudyRun(run).results
 
 
 def test_a_record_that_was_tampered_with_is_found(run, tmp_path):

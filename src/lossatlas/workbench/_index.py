@@ -75,14 +75,14 @@ class Index:
         """Where it is, without a password."""
         return self._engine.url.render_as_string(hide_password=True) if self.file is None else str(self.file)
 
-    def read(self) -> dict[str, tuple[str, StoredRun]]:
-        """Every run that it knows, with its stamp, by path; empty, with a warning, where it is out of reach."""
+    def read(self) -> dict[str, tuple[str, StoredRun]] | None:
+        """Every run that it knows, with its stamp, by path; None, with a warning, where it is out of reach."""
 
         def rows(connection: sa.Connection) -> dict[str, tuple[str, StoredRun]]:
             found = connection.execute(sa.select(_RUNS).where(_RUNS.c.root == self._root)).mappings()
             return {row["path"]: (row["stamp"], StoredRun(**{name: row[name] for name in _FIELDS})) for row in found}
 
-        return self._attempt(rows, "Every run is read from its folder") or {}
+        return self._attempt(rows, "Every run is read from its folder")
 
     def write(self, runs: Mapping[str, tuple[str, StoredRun]], gone: Iterable[str] = ()) -> None:
         """Write runs over what it knew of them, and forget those that are gone; a warning where it is out of reach."""

@@ -74,18 +74,14 @@ class Store:
         return Runs(sorted(found, key=lambda run: (run.created or "", run.path), reverse=True), self.root)
 
     def _all(self) -> list[StoredRun]:
-        stamps = scan(self.root)
-        index = self._index
-        known = index.read() if self.root.is_dir() else {}
-        fresh = {path: (stamp, look(self.root, path)) for path, stamp in stamps.items() if _is_new(known, path, stamp)}
-        changed = {path: (stamp, run) for path, (stamp, run) in fresh.items() if run is not None}
-        gone = known.keys() - stamps.keys()
-        if changed or gone:
-            index.write(changed, gone)
-        runs = {path: run for path, (_, run) in known.items() if path in stamps} | {
-            path: run for path, (_, run) in fresh.items()
-        }
-        return [run for run in runs.values() if run is not None]
+        stamps, index = scan(self.root), self._index
+        read = index.read() if self.root.is_dir() else {}
+        known = {path: run for path, (stamp, run) in (read or {}).items() if stamps.get(path) == stamp}
+        looked = {path: look(self.root, path) for path in stamps.keys() - known.keys()}
+        fresh = {path: run for path, run in looked.items() if run is not None}
+        if read is not None and (fresh or read.keys() - stamps.keys()):
+            index.write({path: (stamps[path], run) for path, run in fresh.items()}, gone=read.keys() - stamps.keys())
+        return [*known.values(), *fresh.values()]
 
     def find(self, key: str | os.PathLike[str]) -> StoredRun:
         """The run of a key, a unique beginning of one, the name of a folder, or its path.
@@ -208,10 +204,6 @@ class Store:
         if self.root.is_dir():
             self._index.clear()
         return self.runs()
-
-
-def _is_new(known: dict[str, tuple[str, StoredRun]], path: str, stamp: str) -> bool:
-    return path not in known or known[path][0] != stamp
 
 
 class Runs(tuple[StoredRun, ...]):
