@@ -1,11 +1,13 @@
 """Processes for the tests of faults. They import no jax, so that they start fast and may fork.
 
-`fault_driver.py faults FOLDER kill|full first|forced`: make a run that meets its fate at one file operation after the
-other, and print a line of JSON for each: what a process that starts afterwards finds, and what after asking again.
+`fault_driver.py faults FOLDER kill|full first|resumed|forced`: make a run that meets its fate at one file operation
+after the other, and print a line of JSON for each: what a process that starts afterwards finds, and what after asking
+again.
 `many FOLDER NUMBER`: runs of its own, and others that all want. `hang FOLDER`: begin a run and never end it.
 `limited FOLDER`: runs under a limit of the size of files.
 """
 
+import contextlib
 import errno
 import json
 import os
@@ -29,10 +31,14 @@ _store.platform_facts = lambda: {}
 _OPERATIONS = {"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "sqlite3.connect"}
 
 
-def make(root: pathlib.Path, text: str, computed: list[str] | None = None, **options: bool) -> pathlib.Path:
+def make(
+    root: pathlib.Path, text: str, computed: list[str] | None = None, *, force: bool = False, stop_before: str = ""
+) -> pathlib.Path:
     """A run of two steps and a file."""
 
     def compute(name: str) -> dict[str, np.ndarray]:
+        if name == stop_before:
+            raise KeyboardInterrupt
         if computed is not None:
             computed.append(name)
         return {"value": np.arange(3.0)}
@@ -40,11 +46,12 @@ def make(root: pathlib.Path, text: str, computed: list[str] | None = None, **opt
     def write(folder, journal):
         for name in ("one", "two"):
             journal(name, lambda name=name: compute(name))
+            root.with_name(f"{root.name}-{name}").touch()
         (folder / "data.zarr").mkdir()
         (folder / "data.zarr" / "values").write_text(text)
         return {"claims": [{"verdict": "holds"}]}
 
-    return make_with(root, "0123456789ab", write, **options)
+    return make_with(root, "0123456789ab", write, force=force)
 
 
 def make_with(root: pathlib.Path, key: str, write, *, force: bool = False) -> pathlib.Path:
@@ -65,6 +72,8 @@ class Countdown:
     def __call__(self, event: str, arguments: tuple) -> None:
         if self.left <= 0 or event not in _OPERATIONS or self.folder not in str(arguments[0]):
             return
+        if f"{self.folder}-" in str(arguments[0]):
+            return  # what the test itself notes beside it
         if event == "open" and not (arguments[2] or 0) & (os.O_WRONLY | os.O_RDWR):
             return
         self.left -= 1
@@ -112,12 +121,16 @@ def faults(folder: pathlib.Path, fate: str, how: str) -> None:
         root = folder / f"run-{number}"
         if how == "forced":
             make(root, "old")
+        if how == "resumed":
+            with contextlib.suppress(KeyboardInterrupt):
+                make(root, "new", stop_before="two")
         met = meets(root, number, kill if fate == "kill" else fill, force=how == "forced")
         store = Store(root)
         before = {
             "met": met,
             "whole": whole(root),
             "running": len(store.runs(status="running")),
+            "done": len(list(folder.glob(f"{root.name}-*"))),
             "steps": len(list(root.glob("study/*.partial/finished-steps/*.npz"))),
             "damaged": [finding.path for finding in store.verify() if finding.is_damaged],
         }
