@@ -83,14 +83,16 @@ def test_a_process_killed_while_it_works_is_told_and_gone_on_with(tmp_path):
     words = [sys.executable, str(DRIVER), "hang", str(tmp_path)]
     store = Store(tmp_path)
     with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "working\n"
-        (run,) = store.runs()
-        assert (run.status, run.path) == ("running", f"study/{FOLDER}.partial")
-        assert store.verify() == ()
-        with pytest.raises(InputError, match="is being made; stop the process"):
-            store.remove("0123")
-        process.send_signal(signal.SIGKILL)
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "working\n"
+            (run,) = store.runs()
+            assert (run.status, run.path) == ("running", f"study/{FOLDER}.partial")
+            assert store.verify() == ()
+            with pytest.raises(InputError, match="is being made; stop the process"):
+                store.remove("0123")
+        finally:
+            process.kill()
     (run,) = store.runs()
     assert run.status == "killed"
     (finding,) = store.verify()

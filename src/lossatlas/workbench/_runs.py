@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from lossatlas.workbench._run import SurveyRun
     from lossatlas.workbench._study import StudyRun
 
+_VERDICTS = ("holds", "fails", "undecided")
+
 
 @final
 class Store:
@@ -231,7 +233,7 @@ class Runs(tuple[StoredRun, ...]):
                 "status": run.status,
                 "created": None if run.created is None else run.created[:16].replace("T", " "),
                 "seconds": run.seconds,
-                "claims": ", ".join(f"{count} {verdict}" for verdict, count in run.verdicts.items()) or None,
+                "claims": ", ".join(f"{run.verdicts[v]} {v}" for v in _VERDICTS if v in run.verdicts) or None,
             }
             for run in self
         ]
