@@ -70,6 +70,28 @@ def test_processes_that_write_into_one_store_lose_and_damage_nothing(tmp_path):
 
 
 @unix
+def test_an_index_deleted_and_garbled_while_processes_write_costs_no_run(tmp_path):
+    random = np.random.default_rng(0)
+    words = [sys.executable, str(DRIVER), "many", str(tmp_path)]
+    writers = [subprocess.Popen([*words, str(i)], stderr=subprocess.PIPE, text=True) for i in range(2)]
+    file = tmp_path / "index.sqlite"
+    while any(writer.poll() is None for writer in writers):
+        time.sleep(0.02)
+        if random.uniform() < 0.5:
+            file.unlink(missing_ok=True)
+        else:
+            file.write_bytes(random.bytes(10_000))
+    said = [line for writer in writers for line in writer.communicate(timeout=60)[1].splitlines()]
+    assert [writer.returncode for writer in writers] == [0] * 2
+    # Nothing but warnings that say what happened.
+    assert all(line.startswith(f"The index {file} ") for line in said), said
+    for _ in range(2):
+        assert len(Store(tmp_path).runs(status="finished")) == 3 * 12
+    assert len(Index(tmp_path).read() or ()) == 3 * 12
+    assert Store(tmp_path).verify() == ()
+
+
+@unix
 def test_the_index_is_written_by_the_process_that_makes_the_run(tmp_path):
     subprocess.run([sys.executable, str(DRIVER), "many", str(tmp_path), "0"], check=True, timeout=120)
     known = Index(tmp_path).read()
