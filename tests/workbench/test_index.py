@@ -80,6 +80,18 @@ def test_whatever_becomes_of_the_file_the_runs_are_listed(tmp_path, make_study, 
         assert len(known(tmp_path)) == 3
 
 
+def test_a_garbled_index_that_cannot_be_removed_is_out_of_reach(tmp_path, make_study, monkeypatch, caplog):
+    make_study(tmp_path)
+    (tmp_path / "index.sqlite").write_bytes(b"no database" * 500)
+
+    def refuse(*_, **__):
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr("pathlib.Path.unlink", refuse)
+    assert len(Store(tmp_path).runs()) == 1
+    assert "cannot be used (file is not a database). Every run is read from its folder." in caplog.text
+
+
 def test_a_value_that_is_no_json_is_a_garbled_index(tmp_path, make_study, caplog):
     make_study(tmp_path)
     with sqlite3.connect(tmp_path / "index.sqlite") as connection:

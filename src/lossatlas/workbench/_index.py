@@ -5,6 +5,7 @@ from; whoever lists a store compares stamps and reads only what is new. So an in
 or out of reach costs time, never a run.
 """
 
+import contextlib
 import dataclasses
 import functools as ft
 import logging
@@ -128,7 +129,8 @@ class Index:
         assert self.file is not None
         _log.warning("The index %s was garbled (%s); it is made anew from the folders.", self.file, error)
         for ending in ("", "-wal", "-shm"):
-            self.file.with_name(self.file.name + ending).unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # what cannot be removed is out of reach, which is told next
+                self.file.with_name(self.file.name + ending).unlink()
 
 
 def _is_garbled(error: BaseException) -> bool:

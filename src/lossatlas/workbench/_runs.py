@@ -96,10 +96,8 @@ class Store:
         if not asked:
             msg = "The key is empty; `lossatlas store list` lists the runs."
             raise InputError(msg)
-        place = pathlib.Path(asked).expanduser().resolve()
-        named = [
-            r for r in runs if asked in (r.path, r.path.rpartition("/")[2]) or place == (self.root / r.path).resolve()
-        ]
+        place, root = pathlib.Path(asked).expanduser().resolve(), self.root.resolve()
+        named = [run for run in runs if asked in (run.path, run.path.rpartition("/")[2]) or place == root / run.path]
         found = named or [run for run in runs if run.key.startswith(asked)]
         whole = {run.key for run in found if run.path.endswith(run.key)}
         meant = [run for run in found if run.key not in whole or run.path.endswith(run.key)]
@@ -149,7 +147,7 @@ class Store:
         beside = [directory.with_name(directory.name + ending) for ending in ("", ".partial", ".old")]
         moved = {}
         try:
-            with claimed(directory):
+            with claimed(directory, patience=1.0):  # a look at the lock by another process is no reason
                 for path in filter(pathlib.Path.is_dir, beside):
                     moved[path] = path.with_name(f".removed-{path.name}-{secrets.token_hex(4)}")
                     path.rename(moved[path])
@@ -193,13 +191,13 @@ class Store:
         **Returns:** a [`lossatlas.workbench.Finding`][] for each folder that is damaged or left over; none for a store
         in order. A run that is being made is in order.
         """
-        runs = [self.find(key) for key in keys] or self._all()
-        findings = []
+        chosen = [self.find(key) for key in keys]
+        runs, findings = chosen or self._all(), []
         with as_meter(progress).task("checksums", len(runs)) as task:
             for done, run in enumerate(runs):
                 task.update(done, run.path)
                 findings += examine(self.root, run)
-        return tuple([*findings, *([] if keys else left_by_removal(self.root))])
+        return tuple([*findings, *([] if chosen else left_by_removal(self.root))])
 
     def rebuild(self) -> "Runs":
         """Forget the index and make it anew from the folders; returns the runs."""

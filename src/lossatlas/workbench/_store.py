@@ -96,15 +96,15 @@ def lock_of(directory: pathlib.Path) -> pathlib.Path:
 
 
 @contextlib.contextmanager
-def claimed(directory: pathlib.Path):
+def claimed(directory: pathlib.Path, *, patience: float = 0.0):
     """Keep every process from making a run, for a moment.
 
-    **Raises:** `InputError` where one makes it just now.
+    **Raises:** `InputError` where one makes it, and goes on for `patience` seconds.
     """
     import filelock
 
     try:
-        with filelock.FileLock(lock_of(directory), timeout=0):
+        with filelock.FileLock(lock_of(directory), timeout=patience):
             yield
     except filelock.Timeout:
         msg = f"The run in {str(directory)!r} is being made; stop the process that makes it first, or wait."
