@@ -6,18 +6,8 @@ import pathlib
 
 import pytest
 
+import toy_study  # noqa: F401  (registers toy-mean)
 from lossatlas.workbench import run_study
-
-
-@pytest.fixture(autouse=True)
-def _toy():
-    import importlib.util
-
-    path = pathlib.Path(__file__).parents[1] / "studies" / "toy_study.py"
-    spec = importlib.util.spec_from_file_location("toy_study", path)
-    assert spec is not None
-    assert spec.loader is not None
-    spec.loader.exec_module(importlib.util.module_from_spec(spec))
 
 
 @pytest.fixture

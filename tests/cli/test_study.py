@@ -1,19 +1,10 @@
 """`lossatlas study` and `lossatlas reproduce`."""
 
-import importlib.util
 import json
-import pathlib
 
 import pytest
 
-
-@pytest.fixture(autouse=True)
-def _toy():
-    path = pathlib.Path(__file__).parents[1] / "studies" / "toy_study.py"
-    spec = importlib.util.spec_from_file_location("toy_study", path)
-    assert spec is not None
-    assert spec.loader is not None
-    spec.loader.exec_module(importlib.util.module_from_spec(spec))
+import toy_study  # noqa: F401  (registers toy-mean)
 
 
 def test_studies_are_listed_and_explained(lossatlas):

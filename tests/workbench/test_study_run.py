@@ -7,24 +7,15 @@ import numpy as np
 import pytest
 
 import lossatlas
+import toy_study
 from lossatlas import studies
 from lossatlas._errors import InputError
 from lossatlas.workbench import StudyRun, reproduce, run_study
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def toy():
-    """The toy study of the tests of studies, registered once."""
-    import importlib.util
-    import pathlib
-
-    path = pathlib.Path(__file__).parents[1] / "studies" / "toy_study.py"
-    spec = importlib.util.spec_from_file_location("toy_study", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.ToyMean
+    return toy_study.ToyMean
 
 
 @pytest.fixture
@@ -69,7 +60,6 @@ def test_a_lost_page_is_drawn_again_from_what_is_stored(run, tmp_path):
     assert again.verify() == ()
 
 
-@pytest.mark.usefixtures("toy")
 def test_bad_settings_leave_nothing_behind(tmp_path):
     wrong: list[dict[str, Any]] = [{"cuont": 3}, {"preset": "smok"}, {"seed": -1}]
     for options in wrong:
