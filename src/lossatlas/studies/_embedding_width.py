@@ -3,7 +3,6 @@
 import itertools
 from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,14 +10,13 @@ import xarray as xr
 from sklearn.datasets import load_digits
 
 from lossatlas import data
-from lossatlas._parameters import ravel
 from lossatlas._progress import ProgressMeter
 from lossatlas._status import Certificate, Status
-from lossatlas.atlas import Search, make_catalogue
 from lossatlas.embedding import split
 from lossatlas.geometry import find_critical_points, inertia, plant_landscape
 from lossatlas.landscape import Landscape
 from lossatlas.networks import Dense, DenseLayer
+from lossatlas.studies._points import counts, gradient, hull, largest, random_network, small_levels, table
 from lossatlas.theory import split_inertia
 from lossatlas.training import train
 
@@ -26,7 +24,6 @@ from lossatlas.training import train
 _ACTIVATIONS = ("tanh", "sigmoid", "softplus", "relu")
 _WIDTHS = ((2, 3, 2), (2, 3, 2, 2), (3, 4, 1), (2, 3, 3, 1))
 _SHARES = (-0.7, 0.3, 0.5, 2.0)
-_ZERO = 1e-10  # of the largest eigenvalue
 
 
 def splits(key: jax.Array, num_cases: int) -> xr.Dataset:
@@ -36,7 +33,7 @@ def splits(key: jax.Array, num_cases: int) -> xr.Dataset:
         widths, name, share = _WIDTHS[i % 4], _ACTIVATIONS[i // 4 % 4], _SHARES[(i + i // 4) % 4]
         layer = i // 16 % (len(widths) - 2)
         ours, inputs, targets, residual, unit = jax.random.split(jax.random.fold_in(key, i), 5)
-        network = _random_network(ours, widths, name)
+        network = random_network(ours, widths, name)
         points = jax.random.normal(inputs, (60, widths[0]))
         space, which = f"hidden[{layer}]", int(jax.random.randint(unit, (), 0, widths[layer + 1]))
         anywhere = Landscape(points, jax.random.normal(targets, (60, widths[-1])))
@@ -44,7 +41,7 @@ def splits(key: jax.Array, num_cases: int) -> xr.Dataset:
         planted = plant_landscape(residual, network, points, amplitude=0.5)
         wide, critical = split(network, space, which, share, landscape=planted)
         added = split_inertia(network, planted, space, which, share)
-        narrow, full = _counts(planted, network), _counts(planted, wide)
+        narrow, full = counts(planted, network), counts(planted, wide)
         predicted = np.add(narrow, (added.negative, added.zero, added.positive))
         rows.append(
             {
@@ -61,64 +58,36 @@ def splits(key: jax.Array, num_cases: int) -> xr.Dataset:
                 "agrees": bool((predicted == full).all()),
             }
         )
-    return xr.Dataset({name: ("case", np.array([row[name] for row in rows])) for name in rows[0]})
+    return table(rows, "case")
 
 
 def subspaces(key: jax.Array) -> xr.Dataset:
     """K neurons of a critical point split one after the other with random shares: what the wide points span."""
     ours, inputs, residual, draws, mixing = jax.random.split(key, 5)
-    network = _random_network(ours, (2, 3, 2), "tanh")
+    network = random_network(ours, (2, 3, 2), "tanh")
     landscape = plant_landscape(residual, network, jax.random.normal(inputs, (60, 2)), amplitude=0.3)
     rows = []
     for more in (1, 2, 3):
-        points, unravel = [], ravel(network)[1]
+        points = []
         for shares in np.asarray(jax.random.uniform(jax.random.fold_in(draws, more), (8, more), minval=-2, maxval=2)):
             wide = network
             for unit, share in enumerate(shares):
                 wide, _ = split(wide, "hidden[0]", unit, float(share))
-            vector, unravel = ravel(wide)
-            points.append(vector)
-        vectors = np.asarray(points)
-        weights = np.asarray(jax.random.normal(jax.random.fold_in(mixing, more), (8,)))
-        mixed = (weights / weights.sum()) @ vectors  # in the affine hull, beyond the convex one
-        ends = [unravel(jnp.asarray(vector)) for vector in (*vectors, mixed)]
-        singular = np.linalg.svd(vectors - vectors[0], compute_uv=False)
+            points.append(wide)
+        dimension, ends = hull(jax.random.fold_in(mixing, more), points)
         rows.append(
             {
                 "neurons_more": more,
-                "dimension": int(np.sum(singular > 1e-9 * singular[0])),
-                "gradient": max(float(np.abs(np.asarray(_gradient(landscape, end))).max()) for end in ends),
-                "zero_eigenvalues": _counts(landscape, ends[0])[1] - _counts(landscape, network)[1],
+                "dimension": dimension,
+                "gradient": max(largest(gradient(landscape, end)) for end in ends),
+                "zero_eigenvalues": counts(landscape, ends[0])[1] - counts(landscape, network)[1],
             }
         )
-    return xr.Dataset({name: ("family", np.array([row[name] for row in rows])) for name in rows[0]})
+    return table(rows, "family")
 
 
 def _split_equally(network: Dense, unit: int, copies: int) -> Any:
     return network if copies == 1 else split(network, "hidden[0]", unit, [1 / copies] * copies)[0]
-
-
-def _random_network(key: jax.Array, widths: tuple[int, ...], activation: str) -> Any:
-    """All weights and biases normal, standard deviation 0.8: no critical point."""
-    vector, unravel = ravel(Dense(key, widths, activation=activation))
-    return unravel(0.8 * jax.random.normal(key, vector.shape))
-
-
-@eqx.filter_jit
-def _hessian(landscape: Landscape, network: Dense) -> jax.Array:
-    return landscape.hessian(network)
-
-
-@eqx.filter_jit
-def _gradient(landscape: Landscape, network: Dense) -> jax.Array:
-    return landscape.gradient(network)
-
-
-def _counts(landscape: Any, network: Any) -> tuple[int, int, int]:
-    """Eigenvalues of the dense Hessian by sign, without any theory."""
-    values = np.linalg.eigvalsh(np.asarray(_hessian(landscape, network)))
-    level = _ZERO * max(np.abs(values).max(), 1e-300)
-    return int((values < -level).sum()), int((np.abs(values) <= level).sum()), int((values > level).sum())
 
 
 # The hierarchy of critical points, and training
@@ -126,10 +95,7 @@ def _counts(landscape: Any, network: Any) -> tuple[int, int, int]:
 
 def levels(key: jax.Array, most: int, starts: int, descents: int) -> tuple[xr.Dataset, xr.Dataset, list[Any]]:
     """Critical points of one neuron up to `most`, and the inertia of equal splits of the lowest one of two."""
-    landscape = data.load("hierarchy-1d").landscape()
-    search = Search(random=starts, warm=starts, polish=starts, descents=descents, keep=starts)
-    catalogue = make_catalogue(key, landscape, sizes=[(k, 0) for k in range(1, most + 1)], search=search)
-    found = [entry for entry in catalogue.entries if entry.kind == "critical point" and entry.inertia is not None]
+    landscape, found = data.load("hierarchy-1d").landscape(), small_levels(key, most, starts, descents)
     levels = {
         "name": [entry.name for entry in found],
         "neurons": [entry.neurons for entry in found],
@@ -255,7 +221,7 @@ def _groups(cosines: np.ndarray, least: float) -> list[np.ndarray]:
 def iris(key: jax.Array, num_starts: int) -> xr.Dataset:
     """Critical points of two sigmoid neurons on iris, and the eigenvalues by sign after equal splits of one of them."""
     landscape = data.load("iris").landscape()
-    starts = [_random_network(jax.random.fold_in(key, i), (4, 2, 3), "sigmoid") for i in range(num_starts)]
+    starts = [random_network(jax.random.fold_in(key, i), (4, 2, 3), "sigmoid") for i in range(num_starts)]
     near = find_critical_points(starts, landscape, method="levenberg_marquardt", max_steps=400)
     points = find_critical_points([p.network for p in near], landscape, method="newton", max_steps=50)
     rows = []
