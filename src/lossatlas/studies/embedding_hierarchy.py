@@ -1,4 +1,4 @@
-"""Zhang, Li, Zhang, Luo and Xu 2022, arXiv 2111.15527: critical embeddings, their dimension, inertia, and bad points."""
+"""Zhang, Li, Zhang, Luo and Xu 2022, arXiv 2111.15527: critical embeddings, their dimension and inertia."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -261,8 +261,8 @@ def _compression_claim(compression: "xr.Dataset") -> Claim:
         f"{_PAPER}, proof of Theorem 6.2",
         expected=True,
         measured=bool(wide[1] >= narrow[1]),
-        note=f"H = [[0, 1], [1, 0]], A = (1, 0): counts {wide.tolist()} (-/0/+) for the wide, {narrow.tolist()} for the "
-        "narrow matrix. The theorem holds all the same, since H_wide A = B H_narrow maps the kernel into the kernel",
+        note=f"H = [[0, 1], [1, 0]], A = (1, 0): {wide.tolist()} (-/0/+) for the wide and {narrow.tolist()} for "
+        "the narrow matrix. The theorem holds all the same: H_wide A = B H_narrow maps the kernel into the kernel",
     )
 
 
@@ -274,9 +274,9 @@ def _bad_claims(escapes: "xr.Dataset", two_layers: "xr.Dataset", fitted: "xr.Dat
         predicted, measured = (escapes[column].values[rows] for column in ("predicted", "measured"))
         claims.append(
             claim_most(
-                f"theorem-6.3-{'half' if 'half' in name or '/' in name else 'twice'}",
-                f"After the three-fold splitting the curvature along {what} is {name}, lambda an eigenvalue of H2 below "
-                "the readout.",
+                f"theorem-6.3-{'half' if '/' in name else 'twice'}",
+                f"After the three-fold splitting the curvature along {what} is {name}, with lambda an eigenvalue of H2 "
+                "below the readout.",
                 f"{_PAPER}, proof of Theorem 6.3",
                 measured=float(np.abs(measured / predicted - 1).max()) if found else float("nan"),
                 most=1e-8,
@@ -476,8 +476,8 @@ def _pictures(results: "xr.DataTree") -> dict[str, Picture]:
         ),
         "freedom": Picture(
             title="Degrees of freedom",
-            caption="Of four families of embeddings: counted by the formula, the rank of the map that draws members, and "
-            "the zero eigenvalues that the Hessian gains. Null neurons in adjacent layers gain more.",
+            caption="Of four families of embeddings: counted by the formula, the rank of the map that draws members, "
+            "and the zero eigenvalues that the Hessian gains. Null neurons in adjacent layers gain more.",
             draw=draw_freedom,
         ),
         "special": Picture(
