@@ -209,41 +209,44 @@ def _correlation(network: Conv, inputs: jax.Array) -> float:
 
 
 def more_data(
-    key: jax.Array, sizes: Sequence[int], stall_steps: int, num_steps: int, progress: ProgressMeter
+    key: jax.Array, sizes: Sequence[int], num_orders: int, stall_steps: int, num_steps: int, progress: ProgressMeter
 ) -> xr.Dataset:
-    """Three hidden layers trained on the middle 70 of 100 points to a stall, then on more of them."""
-    x = 3 * np.linspace(-1, 1, 100)[:, None]
-    x = x[np.argsort(np.abs(x[:, 0]), kind="stable")]  # those further out come later
-
-    def landscape(n: int) -> Landscape:
-        return Landscape(jnp.asarray(x[:n]), jnp.asarray(curve(x[:n])))
-
-    first = _trained(key, (1, 50, 50, 50, 1), "tanh", 0.1, landscape(70), 0.01, stall_steps, progress)
+    """Three hidden layers trained on 70 of 100 points, drawn at random, to a stall, then on more of them."""
+    points = 3 * np.linspace(-1, 1, 100)[:, None]
     steps = np.unique(np.append(0, np.linspace(1, num_steps, 80).astype(int)))
-    losses, linear, halved = [], [], []
-    for n in sizes:
-        run = train(
-            key,
-            first.network,
-            landscape(n),
-            learning_rate=0.02,
-            num_steps=num_steps,
-            snapshots=steps,
-            progress=progress,
-        )
-        losses.append(mean_square(run.loss))
-        linear.append([float(_mpc(run.network_at(i), landscape(n)).min()) for i in range(0, run.num_snapshots, 4)])
-        below = np.flatnonzero(run.loss < 0.5 * run.loss[0])
-        halved.append(float(run.steps[below[0]]) if len(below) else np.nan)
+    shape = (num_orders, len(sizes))
+    losses, linear = np.zeros((*shape, len(steps))), np.zeros((*shape, len(steps[::4])))
+    for i in range(num_orders):
+        ours = jax.random.fold_in(key, i)
+        x = points[np.asarray(jax.random.permutation(ours, 100))]
+        parts = [Landscape(jnp.asarray(x[:n]), jnp.asarray(curve(x[:n]))) for n in (70, *sizes)]
+        first = _trained(ours, (1, 50, 50, 50, 1), "tanh", 0.1, parts[0], 0.01, stall_steps, progress)
+        for j, part in enumerate(parts[1:]):
+            run = train(
+                ours,
+                first.network,
+                part,
+                learning_rate=0.02,
+                num_steps=num_steps,
+                snapshots=steps,
+                progress=progress,
+            )
+            losses[i, j] = mean_square(run.loss)
+            linear[i, j] = [_mpc(run.network_at(k), part).min() for k in range(0, run.num_snapshots, 4)]
     return xr.Dataset(
         {
-            "loss": (("examples", "step"), np.array(losses)),
-            "mpc": (("examples", "measured"), np.array(linear)),
-            "halved": ("examples", np.array(halved)),
-            "stall": ("stall_step", mean_square(first.loss)),
+            "loss": (("order", "examples", "step"), losses),
+            "mpc": (("order", "examples", "measured"), linear),
+            "halved": (("order", "examples"), _first(steps, losses < 0.5 * losses[..., :1])),
+            "bent": (("order", "examples"), _first(steps[::4], linear < 0.99)),
         },
-        {"examples": list(sizes), "step": steps, "measured": steps[::4], "stall_step": first.steps},
+        {"examples": list(sizes), "step": steps, "measured": steps[::4]},
     )
+
+
+def _first(steps: np.ndarray, is_so: np.ndarray) -> np.ndarray:
+    """The first step at which it is so, along the last axis; NaN where it never is."""
+    return np.where(is_so.any(-1), steps[is_so.argmax(-1)], np.nan)
 
 
 # Pruning (Figure 7)

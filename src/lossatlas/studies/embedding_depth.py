@@ -1,0 +1,527 @@
+"""Bai, Luo, Xu and Zhang, arXiv 2205.13283 (v1 to v3; CSIAM 2024): the embedding principle in depth."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from lossatlas._progress import ProgressMeter
+from lossatlas.studies._claims import Claim, claim_equal, claim_most, claim_near
+from lossatlas.studies._registry import register
+from lossatlas.studies._study import Picture
+
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+
+_PAPER = "arXiv 2205.13283v3"
+
+
+@register("embedding-depth", title="Critical points of shallow networks in deeper ones", papers=("bai2024depth",))
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EmbeddingDepth:
+    """Does every deeper network contain the critical points of a shallow one, what are they there, and who stalls there?
+
+    The paper's one-dimensional target is only drawn in it: ours is 0.6 sin 2.2x + 0.4 tanh 3x on [-3, 3]. Pruning on
+    MNIST (its Figure 7) is `examples/prune_depth_mnist.py`; here it is done on the digits of scikit-learn. Left out
+    are the training runs of residual networks (Figure B3), whose lifts are tested.
+
+    - `num_cases`: random networks on which lifts are tested, over activations, places and widths.
+    - `num_lifts`: lifts of each part of the data, for the dependency on data.
+    - `iris_starts`: starts of the search for critical points of two leaky-ReLU neurons on iris; 0 leaves that out.
+    - `depths`: hidden layers of the tanh networks on the line; none leaves that part out. `width`, `std`,
+      `learning_rate`, `num_steps`: their neurons, initial weights, and gradient descent.
+    - `iris_depths`, `iris_std`, `iris_steps`: of the ReLU networks on iris; none leaves that part out.
+    - `norm_steps`: of the networks with BatchNorm; `data_steps`: after more data came; `digits_steps`: Adam steps of
+      ten layers on digits; 0 leaves each out. `digits_std`: initial weights there.
+    """
+
+    num_cases: int = 9
+    num_lifts: int = 20
+    iris_starts: int = 6
+    depths: tuple[int, ...] = (1, 3, 4, 5)
+    width: int = 50
+    std: float = 0.1
+    learning_rate: float = 0.01
+    num_steps: int = 40_000
+    iris_depths: tuple[int, ...] = (3, 4, 5)
+    iris_std: float = 0.05
+    iris_steps: int = 6_000
+    norm_steps: int = 2_000
+    data_steps: int = 4_000
+    digits_steps: int = 250
+    digits_std: float = 0.1
+
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "smoke": {
+            "num_cases": 1,
+            "num_lifts": 1,
+            "iris_starts": 0,
+            "depths": (),
+            "iris_depths": (),
+            "norm_steps": 0,
+            "data_steps": 0,
+            "digits_steps": 0,
+        },
+        "quick": {},
+        "paper": {
+            "num_cases": 54,
+            "num_lifts": 100,
+            "iris_starts": 24,
+            "depths": (1, 2, 3, 4, 5),
+            "num_steps": 100_000,
+            "iris_std": 0.07**0.5,
+            "iris_steps": 100_000,
+            "norm_steps": 12_000,
+        },
+    }
+
+    def run(self, seed: int, progress: ProgressMeter) -> "xr.DataTree":
+        """Everything that the claims need, part by part."""
+        import jax
+        import xarray as xr
+
+        from lossatlas.studies import _embedding_depth as points
+        from lossatlas.studies import _embedding_depth_training as training
+
+        keys = jax.random.split(jax.random.key(seed), 16)
+        with progress.task("embedding-depth", 7) as task:
+            parts = {"lifts": points.lifts(keys[0], self.num_cases), "chains": points.chains(keys[1], self.num_cases)}
+            parts |= {"blocks": points.blocks(keys[2], self.num_cases), "tanh": points.tanh_lifts(keys[3])}
+            task.update(1, "what depends on the data")
+            parts |= {"subsets": points.subsets(keys[4], self.num_lifts), "chance": points.chance(keys[5], 50_000)}
+            task.update(2, "inertia, and what an inexact point feigns")
+            parts["spectra"], parts["distances"] = points.spurious(keys[6])
+            parts |= {"remainder": points.remainder(keys[7]), "deficient": points.deficient(keys[8], self.num_cases)}
+            if self.iris_starts:
+                parts["iris_points"] = points.iris_points(keys[9], self.iris_starts)
+            task.update(3, "stalls on the line")
+            if self.depths:
+                parts["curves"], parts["stalls"] = training.stalls(
+                    keys[10], self.depths, self.width, self.std, self.learning_rate, self.num_steps, progress
+                )
+            task.update(4, "stalls on iris")
+            if self.iris_depths:
+                parts["iris_curves"], parts["iris_stalls"] = training.iris(
+                    keys[11], self.iris_depths, self.iris_std, self.iris_steps, progress
+                )
+            task.update(5, "BatchNorm, and more data")
+            if self.norm_steps:
+                parts["norm"] = training.normalised(keys[12], (0.0, 0.1, 1.0, 1.5), self.norm_steps, progress)
+            if self.data_steps:
+                parts["data"] = training.more_data(keys[13], (70, 80, 100), 4, 500, self.data_steps, progress)
+            task.update(6, "pruning of digits")
+            if self.digits_steps:
+                layers, pruning = training.pruned(keys[14], self.digits_steps, self.digits_std, progress)
+                parts |= {"digits": layers, "pruning": pruning}
+        return xr.DataTree.from_dict(parts)
+
+    def claims(self, results: "xr.DataTree") -> list[Claim]:
+        """Propositions 1 to 3, Theorem 1, Figures 1 and 3 to 7, and the inertia as printed and as it is."""
+        claims = _lift_claims(*(results[name].ds for name in ("lifts", "chains", "blocks")))
+        claims += _data_claims(results["subsets"].ds, results["chance"].ds)
+        claims += _inertia_claims(*(results[name].ds for name in ("lifts", "spectra", "distances", "remainder")))
+        claims += [_deficient_claim(results["deficient"].ds), *_tanh_claims(results["tanh"].ds)]
+        if "iris_points" in results:
+            claims += _iris_point_claims(results["iris_points"].ds)
+        if "stalls" in results:
+            claims += _stall_claims(results["curves"].ds, results["stalls"].ds)
+        if "iris_stalls" in results:
+            claims += [_iris_claim(results["iris_curves"].ds, results["iris_stalls"].ds)]
+        if "norm" in results:
+            claims += _norm_claims(results["norm"].ds)
+        if "data" in results:
+            claims += _more_data_claims(results["data"].ds)
+        return claims + (_pruning_claims(results["digits"].ds, results["pruning"].ds) if "digits" in results else [])
+
+    def figures(self, results: "xr.DataTree") -> dict[str, Picture]:
+        """In the form of Figures 1 and 3 to 7."""
+        from lossatlas.studies._embedding_depth_figures import pictures
+
+        return pictures(results)
+
+
+# Lifts of critical points
+
+
+def _lift_claims(lifts: "xr.Dataset", chains: "xr.Dataset", blocks: "xr.Dataset") -> list[Claim]:
+    cases = f"over {lifts.sizes['case']} random networks, places and widths"
+    wide = lifts["width"].values >= np.array([2, 3, 2])[lifts["before"].values]
+    walked = float(lifts["gradient_walked"].max())
+    return [
+        claim_most(
+            "proposition-1",
+            "A lift leaves the outputs on the data, and the features of the layers that were there, as they are.",
+            f"{_PAPER}, Proposition 1",
+            measured=float(max(lifts["output_change"].max(), lifts["feature_change"].max())),
+            most=1e-11,
+            note=f"largest change {cases}",
+        ),
+        claim_equal(
+            "proposition-1-span",
+            "The inserted layer spans, with a constant, what enters it if it is at least as wide.",
+            f"{_PAPER}, Proposition 1 (representations are kept); the condition on the width is derived",
+            expected=int(wide.sum()),
+            measured=int(lifts["features_span"].values[wide].sum()),
+            note=f"of {lifts.sizes['case']} lifts; narrower ones, which lose it, span: "
+            f"{int(lifts['features_span'].values[~wide].sum())} of {int((~wide).sum())}",
+        ),
+        claim_most(
+            "proposition-2",
+            "A critical point stays critical at every one of its lifts.",
+            f"{_PAPER}, Proposition 2",
+            measured=float(max(lifts["gradient"].max(), walked)),
+            most=1e-11,
+            note=f"largest gradient at lifts of planted points, and {walked:.1e} after a walk among the lifts to a point "
+            f"{float(lifts['walked'].min()):.2g} away at least; {cases}",
+        ),
+        claim_most(
+            "theorem-1",
+            "Every critical point of a shallower network has one of the same outputs in a deeper one.",
+            f"{_PAPER}, Theorem 1",
+            measured=float(max(chains["output_change"].max(), chains["gradient"].max())),
+            most=1e-11,
+            note=f"two layers more, one after the other, in {chains.sizes['case']} random networks",
+        ),
+        claim_equal(
+            "residual-lift",
+            "Residual networks are lifted likewise: outputs and critical points stay, and zeros alone are added.",
+            f"{_PAPER}, Section 3 (residual lifting); that zeros alone are added is derived",
+            expected=blocks.sizes["case"],
+            measured=int(
+                ((blocks["output_change"] < 1e-11) & (blocks["gradient"] < 1e-11) & blocks["adds_zeros_alone"]).sum()
+            ),
+            note=f"cases in which all three hold; gradient {float(blocks['gradient'].max()):.1e} at most",
+        ),
+    ]
+
+
+def _data_claims(subsets: "xr.Dataset", chance: "xr.Dataset") -> list[Claim]:
+    holds = subsets["holds"].values
+    shares, examples = chance["share"].values, chance["examples"].values
+    expected = 2.0 ** (1 - examples)
+    errors = np.sqrt(expected * (1 - expected) / 50_000)
+    return [
+        claim_most(
+            "proposition-3",
+            "A lift for more data is one for every part of it.",
+            f"{_PAPER}, Proposition 3",
+            measured=float(subsets["on_part"].max()),
+            most=1e-11,
+            figure="subsets",
+            note="largest change of outputs on the first five examples, over lifts for 5 to 160",
+        ),
+        claim_equal(
+            "more-data-fewer-lifts",
+            "Lifts for part of the data are lifts for all of it the more rarely the smaller the part.",
+            f"{_PAPER}, Proposition 3 and Figure 6",
+            expected=[True, True],
+            measured=[bool((np.diff(holds) >= -0.25).all()), bool(holds[-1] == 1 and holds[0] < 0.5)],
+            figure="subsets",
+            note=f"share of lifts of {', '.join(str(n) for n in subsets['examples'].values)} examples whose neurons stay "
+            f"linear on 160: {', '.join(f'{share:.2g}' for share in holds)}",
+        ),
+        claim_most(
+            "chance-of-linear-neurons",
+            "A random ReLU neuron without bias is linear on n symmetric random inputs of its own with chance 2^(1-n).",
+            "derived: all signs of the pre-activations agree",
+            measured=float(np.max(np.abs(shares - expected) / errors)),
+            most=5.0,
+            note=f"largest deviation in standard errors; n = {examples.tolist()}: "
+            + ", ".join(f"{share:.4f}" for share in shares),
+        ),
+    ]
+
+
+# Inertia: as printed in v1 to v3, and as it is
+
+
+def _inertia_claims(
+    lifts: "xr.Dataset", spectra: "xr.Dataset", distances: "xr.Dataset", remainder: "xr.Dataset"
+) -> list[Claim]:
+    clear = lifts["is_clear"].values
+    negative = spectra["counts"].values[:, :, 0]
+    exact, beside, polished = negative.tolist()
+    counts = spectra["counts"].values[0].tolist()
+    slope = float(np.polyfit(np.log(distances["gradient"]), np.log(-distances["lowest"]), 1)[0])
+    defect = float(np.abs(remainder["measured"] - remainder["predicted"]).max())
+    grown = [counts[0], [0, counts[0][1] + 6, counts[0][2]], [0, counts[0][1] + 12, counts[0][2]]]
+    return [
+        claim_equal(
+            "printed-strict-saddles",
+            "Lifting turns a local minimum into a strict saddle: negative eigenvalues of the minimum, and after one and "
+            "two more layers.",
+            f"{_PAPER}, Section 3 and Figure 4 (v1 to v3; the abstract of v4 has it no longer)",
+            expected=[0, 1, 2],
+            measured=exact,
+            figure="spectrum",
+            note="at an exact critical point lifts add zeros alone. The figure's negatives are what an inexact one shows: "
+            f"1e-4 beside the minimum (gradient {float(spectra['gradient'].values[1, 0]):.1e}) there are {beside}, and "
+            f"{polished} after polishing that point",
+        ),
+        claim_equal(
+            "inertia-minimum",
+            "Lifting a minimum of 1-2-1 adds zero eigenvalues alone, six with each layer of two neurons.",
+            "derived: near a lift the deep loss is the shallow one of Phi, and D Phi is onto (v4: increased degeneracy)",
+            expected=grown,
+            measured=counts,
+            figure="spectrum",
+            note="(-/0/+) by depth",
+        ),
+        claim_equal(
+            "inertia",
+            "At critical points full-rank lifts keep the numbers of negative and positive eigenvalues; zeros are added.",
+            "derived: H_deep = D Phi^T H_shallow D Phi; both sides by dense eigenvalues",
+            expected=int(clear.sum()),
+            measured=int((lifts["is_predicted"] & lifts["signs_stay"]).values[clear].sum()) if clear.any() else None,
+            note=f"cases whose eigenvalues have a clear gap; H_deep is D Phi^T H D Phi to "
+            f"{float(lifts['hessian_defect'].max()):.1e} of its largest entry",
+        ),
+        claim_near(
+            "spurious-shrink",
+            "The negative eigenvalues beside a lifted minimum shrink in proportion to the gradient that is left.",
+            "derived: they are those of <[G_W, g_b], dU [dV, db]>",
+            expected=1.0,
+            measured=slope,
+            tolerance=0.05,
+            figure="spurious",
+            note=f"slope on logarithmic axes over gradients from {float(distances['gradient'].min()):.1e} to "
+            f"{float(distances['gradient'].max()):.1e}",
+        ),
+        claim_most(
+            "spurious-closed-form",
+            "What a gradient left over adds to the Hessian has the eigenvalues +-sigma_i([G_W, g_b]), each as often as "
+            "the inserted layer has neurons.",
+            "derived, for slope 1",
+            measured=defect,
+            most=1e-9,
+            note=f"largest deviation; the largest sigma is {float(remainder['predicted'].max()):.3g}",
+        ),
+        claim_equal(
+            "spurious-certified",
+            "None of the points beside the minimum is certified as a strict saddle.",
+            "the certificate of geometry.inertia",
+            expected=[False, False, False],
+            measured=spectra["certified_saddle"].values[1],
+        ),
+    ]
+
+
+def _deficient_claim(deficient: "xr.Dataset") -> Claim:
+    shallow, full, low = (deficient[name].values for name in ("shallow", "full", "low"))
+    return claim_equal(
+        "low-rank-factors",
+        "Lifts with factors of too low a rank can only lose negative eigenvalues, full-rank ones lose none.",
+        "derived: then D Phi is not onto; depth can hide the way down",
+        expected=[True, True],
+        measured=[bool((low <= shallow).all()), bool((full == shallow).all())],
+        note=f"negative eigenvalues: shallow {shallow.tolist()}, full rank {full.tolist()}, rank one {low.tolist()}",
+    )
+
+
+def _iris_point_claims(points: "xr.Dataset") -> list[Claim]:
+    found = sorted(set(points["point"].values[points["certified"].values.astype(bool)].tolist()))
+    rows = {i: points["point"].values == i for i in found}
+    trains = [points["negative"].values[rows[i]].astype(int).tolist() for i in found]
+    zeros = [np.diff(points["zero"].values[rows[i]]).astype(int).tolist() for i in found]
+    return [
+        claim_equal(
+            "printed-iris",
+            "On iris the negative eigenvalues grow by one with each lifted layer.",
+            f"{_PAPER}, Figure 4 (b): 1, 2, 3",
+            expected=[1, 1],
+            measured=np.diff(trains[0]).tolist() if trains else None,
+            note=f"negative eigenvalues by depth of the critical points found: {trains}; see printed-strict-saddles",
+        ),
+        claim_equal(
+            "inertia-iris",
+            "On iris too lifts add zeros alone.",
+            "derived",
+            expected=[[12, 12]] * len(trains),
+            measured=zeros if trains and all(len(set(train)) == 1 for train in trains) else None,
+            note=f"zeros added with each layer of two neurons (two readers of two, three outputs), for {len(trains)} "
+            f"critical points of 4-2-3; negative ones by depth {trains}",
+        ),
+    ]
+
+
+def _tanh_claims(tanh: "xr.Dataset") -> list[Claim]:
+    claims = []
+    for name, what, expected in (
+        ("output_change", "change of the outputs", 2.0),
+        ("gradient", "gradient", 1.0),
+        ("stiffness", "largest eigenvalue of the Hessian", -2.0),
+    ):
+        slope = float(np.polyfit(np.log(tanh["extent"])[1:], np.log(tanh[name])[1:], 1)[0])
+        claims.append(
+            claim_near(
+                f"tanh-{name.replace('_', '-')}",
+                f"Lifts of tanh into [-xi, xi] are approximate: the {what} goes like xi^{expected:g}.",
+                f"{_PAPER}, Figure 4 (tanh, xi = 0.01); the orders are derived",
+                expected=expected,
+                measured=slope,
+                tolerance=0.1,
+                figure="tanh",
+                note=f"{float(tanh[name][0]):.2g} at xi = 0.3 to {float(tanh[name][-1]):.2g} at 0.003",
+            )
+        )
+    return claims
+
+
+# Training
+
+
+def _stall_claims(curves: "xr.Dataset", stalls: "xr.Dataset") -> list[Claim]:
+    depths = stalls["depth"].values
+    straight = float(curves["straight"])
+    stall, linear, end = (stalls[name].values for name in ("stall", "end_linear", "end_loss"))
+    deep = depths >= 3
+    shallow = float(stall[depths == 1][0]) if (depths == 1).any() else float("nan")
+    claims = [
+        claim_near(
+            f"stall-{depth}",
+            f"A network of {depth} hidden layers stalls at the loss where that of one hidden layer does.",
+            f"{_PAPER}, Figure 3 (its target is only drawn; another one here)",
+            expected=shallow,
+            measured=float(loss),
+            tolerance=0.02 * shallow,
+            figure="stalls",
+            note=f"flattest at step {int(step):,}; a straight line has {straight:.4g}",
+        )
+        for depth, loss, step in zip(depths[deep], stall[deep], stalls["stall_step"].values[deep], strict=True)
+    ]
+    least = stalls["stall_mpc"].values[deep]
+    trained = stalls["trained"].values.astype(bool) & deep
+    return [
+        *claims,
+        claim_equal(
+            "linear-at-the-stall",
+            "During the stall the superfluous layers act linearly on the data (MPC above 0.99).",
+            f"{_PAPER}, Figures 3 and B1",
+            expected=[True] * len(least),
+            measured=(stalls["stall_linear"].values[deep] >= depths[deep] - 1),
+            figure="linear",
+            note=f"all but one layer at least; least MPC by depth {', '.join(f'{value:.4f}' for value in least)}",
+        ),
+        claim_equal(
+            "linear-in-the-end",
+            "Trained to a loss below 1e-3, networks of 3, 4 and 5 hidden layers have 1, 2 and 3 layers with MPC above "
+            "0.99.",
+            f"{_PAPER}, Figure B2 (its target is only drawn; another one here)",
+            expected=(depths[trained] - 2),
+            measured=linear[trained] if trained.any() else None,
+            figure="linear",
+            note=f"depths {depths[trained].tolist()}, when the loss first fell below it; the others ended at "
+            f"{', '.join(f'{loss:.2g}' for loss in end[deep & ~trained]) or 'none'}. How many stay linear depends on "
+            "the target",
+        ),
+    ]
+
+
+def _iris_claim(curves: "xr.Dataset", stalls: "xr.Dataset") -> Claim:
+    constant, loss = float(curves["constant"]), stalls["stall"].values
+    return claim_most(
+        "stall-iris",
+        "ReLU networks of 3, 4 and 5 hidden layers stall at the same loss on iris.",
+        f"{_PAPER}, Figure 1",
+        measured=float(np.ptp(loss) / loss.mean()),
+        most=0.03,
+        figure="iris",
+        note=f"spread of {', '.join(f'{value:.4f}' for value in loss)} (a constant output has {constant:.4f}), flattest at "
+        f"steps {stalls['stall_step'].values.tolist()}; accuracies {', '.join(f'{a:.2f}' for a in stalls['accuracy'].values)} "
+        "(of outputs that hardly differ). The paper's initial variance 0.07 gave no stall here; quick has a smaller one",
+    )
+
+
+def _norm_claims(norm: "xr.Dataset") -> list[Claim]:
+    scales, middle = norm["scale"].values, int(norm["middle"])
+    at = norm["loss"].values[:, norm["step"].values == middle][:, 0]
+    mpc = norm["mpc"].values
+    words = ", ".join(f"{s:g}: {loss:.3f}, {m:.3f}" for s, loss, m in zip(scales, at, mpc, strict=True))
+    note = f"initial scale (0: without BatchNorm): loss at step {middle:,}, least MPC; {words}"
+    return [
+        claim_equal(
+            "norm-shortens-the-stall",
+            "BatchNorm with an initial scale of 1 or 1.5 has left the stall where without it, or with 0.1, training "
+            "still stands.",
+            f"{_PAPER}, Figure 5 (the early stall; later the order of the losses changes)",
+            expected=[True, True],
+            measured=[bool(at[scales >= 1].max() < 0.8 * at[scales < 1].min()), bool((at[scales < 1] > 0.2).all())],
+            figure="norm",
+            note=note,
+        ),
+        claim_equal(
+            "norm-breaks-linearity",
+            "A larger initial scale makes the layers less linear: the MPC falls.",
+            f"{_PAPER}, Figure 5",
+            expected=True,
+            measured=bool((np.diff(mpc[scales > 0]) < 0).all()),
+            figure="norm",
+            note=note,
+        ),
+    ]
+
+
+def _more_data_claims(more: "xr.Dataset") -> list[Claim]:
+    claims = []
+    words = "another target here, and the further points are drawn from the same 100; the paper's are not printed"
+    for name, what, text in (
+        ("halved", "the loss has halved", "From a stall on 70 examples training escapes sooner with more examples."),
+        ("bent", "the MPC is below 0.99", "With more examples the layers cease to be linear sooner."),
+    ):
+        mean = more[name].values.mean(axis=0)
+        claims.append(
+            claim_equal(
+                f"more-data-{name}",
+                text,
+                f"{_PAPER}, Figure 6",
+                expected=True,
+                measured=bool((np.diff(mean) < 0).all()) if np.isfinite(mean).all() else None,
+                figure="data",
+                note=f"steps until {what}, mean over {more.sizes['order']} orders: "
+                f"{', '.join(f'{step:,.0f}' for step in mean)} for {more['examples'].values.tolist()} examples; {words}",
+            )
+        )
+    return claims
+
+
+def _pruning_claims(digits: "xr.Dataset", pruning: "xr.Dataset") -> list[Claim]:
+    layers, agreement, accuracy = (pruning[name].values for name in ("hidden_layers", "agreement", "accuracy"))
+    source = f"{_PAPER}, Figure 7 (MNIST there: 10 to 5 hidden layers, 98.54 %, 95.4 to 95.27 %; 1,797 digits here)"
+    words = ", ".join(
+        f"{t:g}: {n} layers, {100 * a:.1f} %"
+        for t, n, a in zip(pruning["threshold"].values, layers, agreement, strict=True)
+    )
+    return [
+        claim_near(
+            "pruning-agreement",
+            "Without its layers of MPC above 0.99 a network of ten hidden layers says nearly the same.",
+            source,
+            expected=0.9854,
+            measured=float(agreement[0]),
+            tolerance=0.0146,
+            figure="pruning",
+            note=f"on the 797 other digits, by threshold: {words}",
+        ),
+        claim_near(
+            "pruning-accuracy",
+            "Its accuracy stays.",
+            source,
+            expected=float(digits["accuracy"]),
+            measured=float(accuracy[0]),
+            tolerance=0.01,
+            figure="pruning",
+            note=f"after {int(layers[0])} of 10 hidden layers are left",
+        ),
+        claim_equal(
+            "pruning-removes",
+            "Some of the ten layers are linear.",
+            source,
+            expected=True,
+            measured=bool(layers[0] < 10),
+            figure="pruning",
+            note=f"MPC by layer {', '.join(f'{value:.3f}' for value in digits['mpc'].values)}",
+        ),
+    ]
