@@ -3,9 +3,9 @@
 import inspect
 
 import pytest
+from smoke_runs import smoke_run
 
 from lossatlas import citation
-from lossatlas._progress import NoProgress
 from lossatlas.studies import PRESETS, configure, study_kinds
 
 
@@ -14,8 +14,7 @@ OURS = [kind for kind in study_kinds().values() if kind.config.__module__.starts
 
 @pytest.mark.parametrize("kind", OURS, ids=lambda kind: kind.name)
 def test_smoke_gives_claims_and_figures_that_belong_together(kind):
-    study = configure(kind, preset="smoke")
-    results = study.run(0, NoProgress())
+    study, results = smoke_run(kind.name)
     claims, pictures = study.claims(results), study.figures(results)
     assert len({claim.name for claim in claims}) == len(claims) > 0
     assert all(claim.text and claim.source for claim in claims)

@@ -177,7 +177,7 @@ def subsets(key: jax.Array, num_lifts: int) -> xr.Dataset:
     for n in (5, 10, 20, 40, 80, 160):
         part, holds, change, on_part = points[:n], [], [], []
         for i in range(num_lifts):
-            deep, record = lift(network, part, 0, 4, key=jax.random.fold_in(draws, i), margin=0.02)
+            deep, record = lift(network, part, 0, 3, key=jax.random.fold_in(draws, i), margin=0.2)
             step = record.plan[0]
             received = np.asarray(points @ step.weight.T + step.bias)
             holds.append((received > 0).all())

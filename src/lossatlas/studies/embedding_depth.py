@@ -22,7 +22,7 @@ _PAPER = "arXiv 2205.13283v3"
 @register("embedding-depth", title="Critical points of shallow networks in deeper ones", papers=("bai2024depth",))
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EmbeddingDepth:
-    """Does every deeper network contain the critical points of a shallow one, what are they there, and who stalls there?
+    """Does every deeper network contain the critical points of a shallow one, what are they, and who stalls there?
 
     The paper's one-dimensional target is only drawn in it: ours is 0.6 sin 2.2x + 0.4 tanh 3x on [-3, 3]. Pruning on
     MNIST (its Figure 7) is `examples/prune_depth_mnist.py`; here it is done on the digits of scikit-learn. Left out
@@ -174,7 +174,7 @@ def _lift_claims(lifts: "xr.Dataset", chains: "xr.Dataset", blocks: "xr.Dataset"
             f"{_PAPER}, Proposition 2",
             measured=float(max(lifts["gradient"].max(), walked)),
             most=1e-11,
-            note=f"largest gradient at lifts of planted points, and {walked:.1e} after a walk among the lifts to a point "
+            note=f"largest gradient at lifts of planted points, and {walked:.1e} after a walk among the lifts, "
             f"{float(lifts['walked'].min()):.2g} away at least; {cases}",
         ),
         claim_most(
@@ -220,8 +220,8 @@ def _data_claims(subsets: "xr.Dataset", chance: "xr.Dataset") -> list[Claim]:
             expected=[True, True],
             measured=[bool((np.diff(holds) >= -0.25).all()), bool(holds[-1] == 1 and holds[0] < 0.5)],
             figure="subsets",
-            note=f"share of lifts of {', '.join(str(n) for n in subsets['examples'].values)} examples whose neurons stay "
-            f"linear on 160: {', '.join(f'{share:.2g}' for share in holds)}",
+            note=f"share of lifts of {', '.join(str(n) for n in subsets['examples'].values)} examples whose neurons "
+            f"stay linear on 160: {', '.join(f'{share:.2g}' for share in holds)}",
         ),
         claim_most(
             "chance-of-linear-neurons",
@@ -251,20 +251,20 @@ def _inertia_claims(
     return [
         claim_equal(
             "printed-strict-saddles",
-            "Lifting turns a local minimum into a strict saddle: negative eigenvalues of the minimum, and after one and "
-            "two more layers.",
+            "Lifting turns a local minimum into a strict saddle: its negative eigenvalues, and after one and two more "
+            "layers.",
             f"{_PAPER}, Section 3 and Figure 4 (v1 to v3; the abstract of v4 has it no longer)",
             expected=[0, 1, 2],
             measured=exact,
             figure="spectrum",
-            note="at an exact critical point lifts add zeros alone. The figure's negatives are what an inexact one shows: "
-            f"1e-4 beside the minimum (gradient {float(spectra['gradient'].values[1, 0]):.1e}) there are {beside}, and "
-            f"{polished} after polishing that point",
+            note="at an exact critical point lifts add zeros alone. The figure's negatives are what an inexact one "
+            f"shows: 1e-4 beside the minimum (gradient {float(spectra['gradient'].values[1, 0]):.1e}) there are "
+            f"{beside}, and {polished} after polishing that point",
         ),
         claim_equal(
             "inertia-minimum",
             "Lifting a minimum of 1-2-1 adds zero eigenvalues alone, six with each layer of two neurons.",
-            "derived: near a lift the deep loss is the shallow one of Phi, and D Phi is onto (v4: increased degeneracy)",
+            "derived: near a lift the deep loss is the shallow one of Phi, D Phi is onto (v4: increased degeneracy)",
             expected=grown,
             measured=counts,
             figure="spectrum",
@@ -272,7 +272,7 @@ def _inertia_claims(
         ),
         claim_equal(
             "inertia",
-            "At critical points full-rank lifts keep the numbers of negative and positive eigenvalues; zeros are added.",
+            "At critical points full-rank lifts keep the numbers of negative and positive eigenvalues, and add zeros.",
             "derived: H_deep = D Phi^T H_shallow D Phi; both sides by dense eigenvalues",
             expected=int(clear.sum()),
             measured=int((lifts["is_predicted"] & lifts["signs_stay"]).values[clear].sum()) if clear.any() else None,
@@ -339,10 +339,9 @@ def _iris_point_claims(points: "xr.Dataset") -> list[Claim]:
             "inertia-iris",
             "On iris too lifts add zeros alone.",
             "derived",
-            expected=[[12, 12]] * len(trains),
+            expected=[[6, 6]] * len(trains),
             measured=zeros if trains and all(len(set(train)) == 1 for train in trains) else None,
-            note=f"zeros added with each layer of two neurons (two readers of two, three outputs), for {len(trains)} "
-            f"critical points of 4-2-3; negative ones by depth {trains}",
+            note=f"zeros added with each layer of two neurons, for {len(trains)} critical points of 4-2-3; negative ones by depth {trains}",
         ),
     ]
 
@@ -422,6 +421,7 @@ def _stall_claims(curves: "xr.Dataset", stalls: "xr.Dataset") -> list[Claim]:
 
 def _iris_claim(curves: "xr.Dataset", stalls: "xr.Dataset") -> Claim:
     constant, loss = float(curves["constant"]), stalls["stall"].values
+    words = ", ".join(f"{accuracy:.2f}" for accuracy in stalls["accuracy"].values)
     return claim_most(
         "stall-iris",
         "ReLU networks of 3, 4 and 5 hidden layers stall at the same loss on iris.",
@@ -429,9 +429,9 @@ def _iris_claim(curves: "xr.Dataset", stalls: "xr.Dataset") -> Claim:
         measured=float(np.ptp(loss) / loss.mean()),
         most=0.03,
         figure="iris",
-        note=f"spread of {', '.join(f'{value:.4f}' for value in loss)} (a constant output has {constant:.4f}), flattest at "
-        f"steps {stalls['stall_step'].values.tolist()}; accuracies {', '.join(f'{a:.2f}' for a in stalls['accuracy'].values)} "
-        "(of outputs that hardly differ). The paper's initial variance 0.07 gave no stall here; quick has a smaller one",
+        note=f"spread of {', '.join(f'{value:.4f}' for value in loss)} (a constant output has {constant:.4f}), "
+        f"flattest at steps {stalls['stall_step'].values.tolist()}; accuracies {words} of outputs that hardly differ. "
+        "The paper's initial variance 0.07 gave no stall here; quick has a smaller one",
     )
 
 
@@ -481,7 +481,7 @@ def _more_data_claims(more: "xr.Dataset") -> list[Claim]:
                 measured=bool((np.diff(mean) < 0).all()) if np.isfinite(mean).all() else None,
                 figure="data",
                 note=f"steps until {what}, mean over {more.sizes['order']} orders: "
-                f"{', '.join(f'{step:,.0f}' for step in mean)} for {more['examples'].values.tolist()} examples; {words}",
+                f"{', '.join(f'{step:,.0f}' for step in mean)} for {more['examples'].values.tolist()}; {words}",
             )
         )
     return claims
