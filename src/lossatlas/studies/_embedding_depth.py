@@ -44,8 +44,8 @@ def lifts(key: jax.Array, num_cases: int) -> xr.Dataset:
         ours, inputs, residual, draw, walk = jax.random.split(jax.random.fold_in(key, i), 5)
         network = random_network(ours, _WIDTHS, name)
         landscape = plant_landscape(residual, network, jax.random.normal(inputs, (60, 2)), amplitude=0.3)
-        deep, record = lift(network, landscape, before, width, key=draw)
-        other, _ = walk_lift(walk, record, landscape)
+        deep, record = lift(network, landscape.inputs, before, width, key=draw)
+        other, _ = walk_lift(walk, record, landscape.inputs)
         small, full = (np.asarray(hessian(landscape, n)) for n in (network, deep))
         jacobian = np.asarray(_shallow_jacobian(record, deep))
         shallow, found = signs_of(small), signs_of(full)
@@ -111,8 +111,8 @@ def chains(key: jax.Array, num_cases: int) -> xr.Dataset:
         network = random_network(ours, (2, 3, 2), "leaky_relu")
         landscape = plant_landscape(residual, network, jax.random.normal(inputs, (60, 2)), amplitude=0.3)
         deep = network
-        for before in (1, 0):
-            deep, _ = lift(deep, landscape, before, 3, key=jax.random.fold_in(draw, before))
+        for width in (2, 4):  # the shapes of other parts: their programs are compiled already
+            deep, _ = lift(deep, landscape.inputs, 1, width, key=jax.random.fold_in(draw, width))
         changed = largest(outputs(deep, landscape.inputs) - outputs(network, landscape.inputs))
         rows.append({"output_change": changed, "gradient": largest(gradient(landscape, deep))})
     return table(rows, "case")
@@ -127,7 +127,7 @@ def deficient(key: jax.Array, num_cases: int) -> xr.Dataset:
         first, last = random_network(ours, (2, 3, 2), "leaky_relu", std=1.0).layers
         network = Dense.from_layers([first, DenseLayer(readers @ first_row, last.bias)], "leaky_relu")
         landscape = plant_landscape(residual, network, jax.random.normal(inputs, (60, 2)), amplitude=3.0)
-        full, _ = lift(network, landscape, 1, 2, key=draw, mode="lemma")
+        full, _ = lift(network, landscape.inputs, 1, 2, key=draw, mode="lemma")
         features = _features(network, landscape.inputs)[1]
         shift = 1.0 - jnp.min(features @ first_row.T)
         inserted = DenseLayer(jnp.concatenate([first_row, jnp.zeros((1, 3))]), jnp.array([shift, 1.0]))
@@ -152,7 +152,7 @@ def blocks(key: jax.Array, num_cases: int) -> xr.Dataset:
         vector, unravel = ravel(Residual(ours, 2, 2, 2, num_blocks=1, activation="relu"))
         network = unravel(0.8 * jax.random.normal(ours, vector.shape))
         landscape = plant_landscape(residual, network, jax.random.normal(inputs, (60, 2)), amplitude=0.3)
-        deep, record = lift_block(network, landscape, key=draw)
+        deep, record = lift_block(network, landscape.inputs, key=draw)
         shallow, found = counts(landscape, network), counts(landscape, deep)
         added = num_parameters(deep) - num_parameters(network)
         rows.append(
@@ -173,16 +173,17 @@ def subsets(key: jax.Array, num_lifts: int) -> xr.Dataset:
     ours, inputs, draws = jax.random.split(key, 3)
     network = random_network(ours, (2, 3, 2), "relu")
     points = jax.random.normal(inputs, (160, 2))
+    five = points[jnp.arange(160) % 5]  # repeated: one shape for all
     rows = []
     for n in (5, 10, 20, 40, 80, 160):
-        part, holds, change, on_part = points[:n], [], [], []
+        part, holds, change, on_part = points[jnp.arange(160) % n], [], [], []
         for i in range(num_lifts):
             deep, record = lift(network, part, 0, 3, key=jax.random.fold_in(draws, i), margin=0.2)
             step = record.plan[0]
             received = np.asarray(points @ step.weight.T + step.bias)
             holds.append((received > 0).all())
             change.append(largest(outputs(deep, points) - outputs(network, points)))
-            on_part.append(largest(outputs(deep, points[:5]) - outputs(network, points[:5])))
+            on_part.append(largest(outputs(deep, five) - outputs(network, five)))
         row = {"examples": n, "holds": np.mean(holds), "change": np.median(change), "on_part": max(on_part)}
         rows.append(row)
     return table(rows, "subset")
@@ -191,10 +192,9 @@ def subsets(key: jax.Array, num_lifts: int) -> xr.Dataset:
 def chance(key: jax.Array, num_neurons: int) -> xr.Dataset:
     """How often a random ReLU neuron without bias is all on or all off on n random inputs."""
     rows = []
+    weights, inputs = np.asarray(jax.random.normal(key, (2, num_neurons, 10)))  # one weight, inputs of its own
     for n in (2, 4, 6, 8, 10):
-        weights, inputs = jax.random.normal(jax.random.fold_in(key, n), (2, num_neurons, n))
-        # Neurons see inputs of their own: the sign of each pre-activation is that of a symmetric number.
-        on = np.asarray(weights * inputs > 0).sum(1)
+        on = (weights[:, :1] * inputs[:, :n] > 0).sum(1)
         rows.append({"examples": n, "share": float(np.mean((on == 0) | (on == n)))})
     return table(rows, "count")
 
@@ -213,20 +213,20 @@ def spurious(key: jax.Array) -> tuple[xr.Dataset, xr.Dataset]:
     starts = {"exact": network, "beside": beside, "polished": polished}
     size = num_parameters(network) + 12
     values = np.full((3, 3, size), np.nan)
-    found, slopes, claims = np.zeros((3, 3, 3), int), np.zeros((3, 3)), np.zeros((3, 3), bool)
+    found, slopes, certified = np.zeros((3, 3, 3), int), np.zeros((3, 3)), []
     for i, point in enumerate(starts.values()):
         for k, deep in enumerate(_lifted(key, point, landscape)):
             matrix = np.asarray(hessian(landscape, deep))
             values[i, k, : len(matrix)] = np.linalg.eigvalsh(matrix)
             found[i, k] = signs_of(matrix).counts
             slopes[i, k] = float(np.abs(np.asarray(gradient(landscape, deep))).sum())
-            claims[i, k] = inertia(deep, landscape).is_strict_saddle is Certificate.YES
+        certified.append(inertia(_lifted(key, point, landscape)[1], landscape).is_strict_saddle is Certificate.YES)
     spectra = xr.Dataset(
         {
             "eigenvalue": (("point", "layers", "index"), values),
             "counts": (("point", "layers", "sign"), found),
             "gradient": (("point", "layers"), slopes),
-            "certified_saddle": (("point", "layers"), claims),
+            "certified_saddle": ("point", certified),
         },
         {"point": list(starts), "layers": [0, 1, 2]},
     )
@@ -256,23 +256,25 @@ def _lifted(key: jax.Array, network: Dense, landscape: Landscape) -> list[Dense]
     """The network, and it with one and two more layers of two neurons before the output."""
     found = [network]
     for i in range(2):
-        deeper, _ = lift(found[-1], landscape, len(found[-1].layers) - 1, 2, key=jax.random.fold_in(key, 100 + i))
+        deeper, _ = lift(
+            found[-1], landscape.inputs, len(found[-1].layers) - 1, 2, key=jax.random.fold_in(key, 100 + i)
+        )
         found.append(deeper)
     return found
 
 
 def remainder(key: jax.Array) -> xr.Dataset:
-    """What a gradient left over adds to the Hessian of a ReLU lift: its eigenvalues beside +-sigma([G_W, g_b])."""
+    """What a gradient left over adds to the Hessian of a lift of slope 1, beside +-sigma([G_W, g_b])."""
     ours, inputs, targets, draw = jax.random.split(key, 4)
-    network = random_network(ours, (2, 3, 2), "relu")
+    network = random_network(ours, (2, 3, 2), "leaky_relu")
     landscape = Landscape(jax.random.normal(inputs, (60, 2)), jax.random.normal(targets, (60, 2)))
-    deep, record = lift(network, landscape, 1, 4, key=draw)
+    deep, record = lift(network, landscape.inputs, 1, 2, key=draw)
     jacobian = np.asarray(_shallow_jacobian(record, deep))
     extra = np.asarray(hessian(landscape, deep)) - jacobian.T @ np.asarray(hessian(landscape, network)) @ jacobian
     pulled = ravel(network)[1].tangent(gradient(landscape, network)).layers[1]
     singular = np.linalg.svd(np.column_stack([pulled.weight, pulled.bias]), compute_uv=False)
     measured = np.linalg.eigvalsh(extra)
-    expected = np.sort(np.concatenate([np.tile(-singular, 4), np.tile(singular, 4)]))
+    expected = np.sort(np.concatenate([np.tile(-singular, 2), np.tile(singular, 2)]))
     expected = np.sort(np.concatenate([expected, np.zeros(len(measured) - len(expected))]))
     return xr.Dataset({"measured": ("index", measured), "predicted": ("index", expected)})
 
@@ -305,7 +307,7 @@ def tanh_lifts(key: jax.Array) -> xr.Dataset:
     landscape = plant_landscape(residual, network, 2 * jax.random.normal(inputs, (40, 1)), amplitude=0.1)
     rows = []
     for extent in _EXTENTS:
-        deep, record = lift(network, landscape, 1, 3, key=draw, mode="lemma", exact=False, extent=extent)
+        deep, record = lift(network, landscape.inputs, 1, 3, key=draw, mode="lemma", exact=False, extent=extent)
         rows.append(
             {
                 "extent": extent,

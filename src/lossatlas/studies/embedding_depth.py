@@ -211,7 +211,7 @@ def _data_claims(subsets: "xr.Dataset", chance: "xr.Dataset") -> list[Claim]:
             measured=float(subsets["on_part"].max()),
             most=1e-11,
             figure="subsets",
-            note="largest change of outputs on the first five examples, over lifts for 5 to 160",
+            note="largest change of outputs on the first five examples, over lifts for the first 5 to 160",
         ),
         claim_equal(
             "more-data-fewer-lifts",
@@ -301,10 +301,10 @@ def _inertia_claims(
         ),
         claim_equal(
             "spurious-certified",
-            "None of the points beside the minimum is certified as a strict saddle.",
+            "None of the three points, lifted by one layer, is certified as a strict saddle.",
             "the certificate of geometry.inertia",
             expected=[False, False, False],
-            measured=spectra["certified_saddle"].values[1],
+            measured=spectra["certified_saddle"].values,
         ),
     ]
 
@@ -341,7 +341,8 @@ def _iris_point_claims(points: "xr.Dataset") -> list[Claim]:
             "derived",
             expected=[[6, 6]] * len(trains),
             measured=zeros if trains and all(len(set(train)) == 1 for train in trains) else None,
-            note=f"zeros added with each layer of two neurons, for {len(trains)} critical points of 4-2-3; negative ones by depth {trains}",
+            note=f"zeros added with each layer of two neurons, for {len(trains)} critical points of 4-2-3; negative "
+            f"ones by depth {trains}",
         ),
     ]
 
