@@ -57,7 +57,7 @@ class EmbeddingDepth:
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "smoke": {
             "num_cases": 1,
-            "num_lifts": 1,
+            "num_lifts": 3,
             "iris_starts": 0,
             "depths": (),
             "iris_depths": (),
