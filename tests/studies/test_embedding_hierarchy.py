@@ -34,7 +34,7 @@ def test_only_the_bias_condition_and_the_proof_as_printed_fail():
 )
 def test_other_measurements_would_make_a_claim_fail(part, name, value, claim):
     results = smoke_run("embedding-hierarchy")[1].copy(deep=True)
-    results[part][name].values[:] = value
+    results[part].ds[name].values[:] = value
     assert _verdicts(results)[claim] == "fails"
 
 

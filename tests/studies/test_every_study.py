@@ -1,5 +1,6 @@
 """Every study of ours has its claims, its figures, its citation and its presets, and `smoke` runs in seconds."""
 
+import dataclasses
 import inspect
 
 import pytest
@@ -34,6 +35,6 @@ def test_smoke_gives_claims_and_figures_that_belong_together(kind):
 def test_presets_settings_and_papers_are_whole(kind):
     assert citation(kind).count("@") == 1 + len(kind.papers)
     documentation = inspect.getdoc(kind.config) or ""
-    for name in kind.config.__dataclass_fields__:
-        assert f"`{name}`" in documentation
+    for field in dataclasses.fields(kind.config):
+        assert f"`{field.name}`" in documentation
     assert [configure(kind, preset=preset) for preset in PRESETS][1] == kind.config()

@@ -180,7 +180,7 @@ def subsets(key: jax.Array, num_lifts: int) -> xr.Dataset:
         for i in range(num_lifts):
             deep, record = lift(network, part, 0, 3, key=jax.random.fold_in(draws, i), margin=0.2)
             step = record.plan[0]
-            received = np.asarray(points @ step.weight.T + step.bias)
+            received = np.asarray(points) @ np.asarray(step.weight).T + np.asarray(step.bias)
             holds.append((received > 0).all())
             change.append(largest(outputs(deep, points) - outputs(network, points)))
             on_part.append(largest(outputs(deep, five) - outputs(network, five)))

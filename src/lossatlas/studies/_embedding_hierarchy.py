@@ -47,7 +47,7 @@ _FAMILIES: tuple[tuple[str, tuple[int, ...], dict[str, list[int]]], ...] = (
     ("nulls in both layers", (2, 2, 2, 1), {"hidden[0]": [0, 1, -1], "hidden[1]": [0, -1, 1, 0]}),
 )
 _CHAIN = (("split", 0), ("null", 1), ("split", 1), ("null", 0))  # what is done in which hidden layer
-_FINE = 1e-12  # what counts as zero, of the largest eigenvalue, where planted residuals are tiny
+_FINE = 1e-12  # what counts as zero, of the largest eigenvalue; the points are critical to rounding
 _CLEAR = 100.0  # between the eigenvalues that count and those that are zero
 
 
@@ -162,7 +162,7 @@ def members(key: jax.Array, num_cases: int) -> xr.Dataset:
         wide, record = compatible_embedding(draw, network, units, shares="random", landscape=anywhere)
         planted = plant_landscape(residual, network, points, amplitude=0.05)
         small, full = (np.asarray(hessian(planted, n)) for n in (network, wide))
-        narrow, large, rest = signs_of(small), signs_of(full), signs_of(_beside(record, full))
+        narrow, large, rest = (signs_of(matrix, _FINE) for matrix in (small, full, _beside(record, full)))
         rows.append(
             {
                 "family": family,
@@ -208,7 +208,7 @@ def dimensions(key: jax.Array, num_families: int) -> xr.Dataset:
         landscape = plant_landscape(residual, network, jax.random.normal(inputs, (60, widths[0])), amplitude=0.05)
         wide, _ = compatible_embedding(draw, network, units, shares="random")
         measured = compatible_dimension(draw, network, units)
-        narrow, large = (signs_of(hessian(landscape, n)) for n in (network, wide))
+        narrow, large = (signs_of(hessian(landscape, n), _FINE) for n in (network, wide))
         rows.append(
             {
                 "family": family,

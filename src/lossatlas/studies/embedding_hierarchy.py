@@ -360,7 +360,7 @@ def _level_claims(copies: "xr.Dataset") -> list[Claim]:
                 figure="copies",
                 note="not found by this search; see the preset paper"
                 if measured is None
-                else f"{int(rows.sum())} copies; degeneracy 3 - m, with m neurons",
+                else f"{'one copy' if rows.sum() == 1 else f'{int(rows.sum())} copies'}; degeneracy 3 - m for m neurons",
             )
         )
     found = len(losses) > 0
