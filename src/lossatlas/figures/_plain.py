@@ -13,6 +13,7 @@ from lossatlas.figures._theme import INK, MUTED, PALETTE, new_figure
 
 Scale = Literal["linear", "log"]
 _SYMBOLS = ("circle", "diamond", "square", "x", "triangle-up", "cross")
+_MOST_DECADES = 8  # with a tick each; more are ticked more sparsely
 _MARGIN = {"l": 64, "r": 16, "t": 44, "b": 52}
 
 
@@ -150,7 +151,15 @@ def _shown(values: np.ndarray, scale: Scale) -> np.ndarray:
 
 
 def _axes(figure: go.Figure, x: str, y: str, x_scale: Scale, y_scale: Scale) -> None:
-    for update, title, scale in ((figure.update_xaxes, x, x_scale), (figure.update_yaxes, y, y_scale)):
-        update(title={"text": title}, type=None if scale == "linear" else scale)
+    for axis, title, scale in (("x", x, x_scale), ("y", y, y_scale)):
+        update = figure.update_xaxes if axis == "x" else figure.update_yaxes
+        update(title={"text": title}, type=None if scale == "linear" else scale, automargin=True)
         if scale == "log":
-            update(exponentformat="power", dtick=1)
+            update(exponentformat="power", dtick=max(1, round(_decades(figure, axis) / _MOST_DECADES)))
+
+
+def _decades(figure: go.Figure, axis: str) -> float:
+    """How many powers of ten the points on an axis span."""
+    values = np.concatenate([np.zeros(0), *(np.asarray(trace[axis], float) for trace in figure.data)])
+    values = np.log10(values[np.isfinite(values) & (values > 0)])
+    return float(np.ptp(values)) if len(values) else 0.0

@@ -342,11 +342,15 @@ _KNOWN = {
 }
 
 
+def _is_level(loss: Any, value: float) -> Any:
+    return np.abs(loss - value) < 1e-3 * (value + 1e-3)
+
+
 def _level_claims(copies: "xr.Dataset") -> list[Claim]:
     claims = []
     losses = copies["loss"].values
     for value, expected in _KNOWN.items():
-        rows = np.abs(losses - value) < 1e-3 * (value + 1e-3)
+        rows = _is_level(losses, value)
         counted = np.stack([copies[sign].values[rows] for sign in ("negative", "zero", "positive")], axis=1)
         agree = [row for row in counted.tolist() if row == expected]
         measured = None if not rows.any() else expected if len(agree) == rows.sum() else counted[0].tolist()
@@ -360,7 +364,7 @@ def _level_claims(copies: "xr.Dataset") -> list[Claim]:
                 figure="copies",
                 note="not found by this search; see the preset paper"
                 if measured is None
-                else f"{'one copy' if rows.sum() == 1 else f'{int(rows.sum())} copies'}; degeneracy 3 - m for m neurons",
+                else f"copies looked at: {int(rows.sum())}; the degeneracy is 3 - m for m neurons",
             )
         )
     found = len(losses) > 0
@@ -452,7 +456,7 @@ def _pictures(results: "xr.DataTree") -> dict[str, Picture]:
             "rank": spans["rank"].values,
             "zeros gained": spans["added_zeros"].values,
         }
-        places = [str(name) for name in spans["family"].values]
+        places = [str(name).replace(", ", ",<br>").replace(" and ", "<br>and ") for name in spans["family"].values]
         return figures.counts_figure(bars, places, x="family", y="dimensions", compact=compact)
 
     def draw_special(compact: bool):
@@ -523,7 +527,9 @@ def _hierarchy(functions: "xr.Dataset", copies: "xr.Dataset") -> dict[str, Pictu
         f"{_number(int(neurons))}, loss {loss:.4g}"
         for neurons, loss in zip(functions["neurons"].values, functions["loss"].values, strict=True)
     ]
-    chosen = [i for i, loss in enumerate(functions["loss"].values) if loss > 1e-8][:6]
+    losses = functions["loss"].values
+    nearest = {int(np.argmin(np.abs(losses - value))): value for value in _KNOWN if value > 0}
+    chosen = sorted(i for i, value in nearest.items() if _is_level(losses[i], value))
 
     def draw_functions(compact: bool):
         curves = {"data": (x, target)} | {names[i]: (x, functions["prediction"].values[i]) for i in chosen}
