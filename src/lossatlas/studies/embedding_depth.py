@@ -1,7 +1,7 @@
 """Bai, Luo, Xu and Zhang, arXiv 2205.13283 (v1 to v3; CSIAM 2024): the embedding principle in depth."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -244,10 +244,10 @@ def _inertia_claims(
     clear = lifts["is_clear"].values
     negative = spectra["counts"].values[:, :, 0]
     exact, beside, polished = negative.tolist()
-    counts = spectra["counts"].values[0].tolist()
+    rows = spectra["counts"].values[0].tolist()
+    counts, grown = _words(rows), _words([[0, rows[0][1] + 6 * k, rows[0][2]] for k in range(3)])
     slope = float(np.polyfit(np.log(distances["gradient"]), np.log(-distances["lowest"]), 1)[0])
     defect = float(np.abs(remainder["measured"] - remainder["predicted"]).max())
-    grown = [counts[0], [0, counts[0][1] + 6, counts[0][2]], [0, counts[0][1] + 12, counts[0][2]]]
     return [
         claim_equal(
             "printed-strict-saddles",
@@ -268,7 +268,7 @@ def _inertia_claims(
             expected=grown,
             measured=counts,
             figure="spectrum",
-            note="(-/0/+) by depth",
+            note="eigenvalues -/0/+, of the minimum and after one and two more layers",
         ),
         claim_equal(
             "inertia",
@@ -309,6 +309,14 @@ def _inertia_claims(
     ]
 
 
+def _distinct(rows: Iterable[Iterable[int]]) -> list[int]:
+    return sorted({int(number) for row in rows for number in row})
+
+
+def _words(rows: list[list[int]]) -> list[str]:
+    return ["/".join(map(str, row)) for row in rows]
+
+
 def _deficient_claim(deficient: "xr.Dataset") -> Claim:
     shallow, full, low = (deficient[name].values for name in ("shallow", "full", "low"))
     return claim_equal(
@@ -339,10 +347,10 @@ def _iris_point_claims(points: "xr.Dataset") -> list[Claim]:
             "inertia-iris",
             "On iris too lifts add zeros alone.",
             "derived",
-            expected=[[6, 6]] * len(trains),
-            measured=zeros if trains and all(len(set(train)) == 1 for train in trains) else None,
-            note=f"zeros added with each layer of two neurons, for {len(trains)} critical points of 4-2-3; negative "
-            f"ones by depth {trains}",
+            expected=[[0], [6]],
+            measured=[_distinct(np.diff(train) for train in trains), _distinct(zeros)] if trains else None,
+            note=f"negative and zero eigenvalues that each layer of two neurons adds to {len(trains)} critical points of "
+            f"4-2-3; negative ones by depth {trains}",
         ),
     ]
 

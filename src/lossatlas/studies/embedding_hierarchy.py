@@ -312,9 +312,9 @@ def _bad_claims(escapes: "xr.Dataset", two_layers: "xr.Dataset", fitted: "xr.Dat
             "necessary-condition",
             "Where all residuals are zero H2 is 0, and no embedding that was drawn is a strict saddle.",
             f"{_PAPER}, Definition 6.2 and Theorem 6.3",
-            expected=[0] * fitted.sizes["member"],
-            measured=fitted["negative"].values,
-            note=f"negative eigenvalues of {', '.join(own[:2])} and {len(own) - 2} random members; "
+            expected=0,
+            measured=int(fitted["negative"].max()),
+            note=f"negative eigenvalues at most, of {', '.join(own[:2])} and {len(own) - 2} random members; "
             f"|H2|/|H| = {float(fitted['ratio'].max()):.1e}. The condition is necessary: this proves no point bad",
         ),
         claim_equal(
