@@ -349,8 +349,8 @@ def _iris_point_claims(points: "xr.Dataset") -> list[Claim]:
             "derived",
             expected=[[0], [6]],
             measured=[_distinct(np.diff(train) for train in trains), _distinct(zeros)] if trains else None,
-            note=f"negative and zero eigenvalues that each layer of two neurons adds to {len(trains)} critical points of "
-            f"4-2-3; negative ones by depth {trains}",
+            note=f"negative and zero eigenvalues that each layer of two neurons adds to {len(trains)} critical points "
+            f"of 4-2-3; negative ones by depth {trains}",
         ),
     ]
 
