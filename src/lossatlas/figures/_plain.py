@@ -160,6 +160,6 @@ def _axes(figure: go.Figure, x: str, y: str, x_scale: Scale, y_scale: Scale) -> 
 
 def _decades(figure: go.Figure, axis: str) -> float:
     """How many powers of ten the points on an axis span."""
-    values = np.concatenate([np.zeros(0), *(np.asarray(trace[axis], float) for trace in figure.data)])
+    values = np.concatenate([np.zeros(0), *(np.asarray(getattr(trace, axis), float) for trace in figure.data)])
     values = np.log10(values[np.isfinite(values) & (values > 0)])
     return float(np.ptp(values)) if len(values) else 0.0
