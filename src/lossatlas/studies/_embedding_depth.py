@@ -40,7 +40,7 @@ def lifts(key: jax.Array, num_cases: int) -> xr.Dataset:
     """One lift for each random network at a planted critical point, over activations, places and widths."""
     rows = []
     for i in range(num_cases):
-        name, before, width = _PIECEWISE[i % 3], (1, 0, 2)[i // 3 % 3], (4, 2, 3)[i // 9 % 3]
+        name, before, width = _PIECEWISE[i % 3], (1, 0, 2)[i // 3 % 3], (4, 2, 3)[(i + i // 9) % 3]
         ours, inputs, residual, draw, walk = jax.random.split(jax.random.fold_in(key, i), 5)
         network = random_network(ours, _WIDTHS, name)
         landscape = plant_landscape(residual, network, jax.random.normal(inputs, (60, 2)), amplitude=0.3)

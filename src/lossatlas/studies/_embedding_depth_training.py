@@ -215,7 +215,7 @@ def more_data(
     points = 3 * np.linspace(-1, 1, 100)[:, None]
     steps = np.unique(np.append(0, np.linspace(1, num_steps, 80).astype(int)))
     shape = (num_orders, len(sizes))
-    losses, linear = np.zeros((*shape, len(steps))), np.zeros((*shape, len(steps[::4])))
+    losses, bent = np.zeros((*shape, len(steps))), np.full(shape, np.nan)
     for i in range(num_orders):
         ours = jax.random.fold_in(key, i)
         x = points[np.asarray(jax.random.permutation(ours, 100))]
@@ -232,15 +232,15 @@ def more_data(
                 progress=progress,
             )
             losses[i, j] = mean_square(run.loss)
-            linear[i, j] = [_mpc(run.network_at(k), part).min() for k in range(0, run.num_snapshots, 4)]
+            found = (step for k, step in enumerate(run.steps) if _mpc(run.network_at(k), part).min() < 0.99)
+            bent[i, j] = next(found, np.nan)
     return xr.Dataset(
         {
             "loss": (("order", "examples", "step"), losses),
-            "mpc": (("order", "examples", "measured"), linear),
             "halved": (("order", "examples"), _first(steps, losses < 0.5 * losses[..., :1])),
-            "bent": (("order", "examples"), _first(steps[::4], linear < 0.99)),
+            "bent": (("order", "examples"), bent),
         },
-        {"examples": list(sizes), "step": steps, "measured": steps[::4]},
+        {"examples": list(sizes), "step": steps},
     )
 
 
