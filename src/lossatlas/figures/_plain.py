@@ -50,11 +50,16 @@ def curves_figure(
         )
     for name, height in (levels or {}).items():
         if y_scale == "linear" or height > 0:
-            figure.add_hline(
-                y=height,
-                line={"color": MUTED, "width": 1, "dash": "dot"},
-                annotation={"text": name, "font": {"size": 10, "color": MUTED}, "xanchor": "left"},
-                annotation_position="top left",
+            figure.add_hline(y=height, line={"color": MUTED, "width": 1, "dash": "dot"})
+            figure.add_annotation(
+                text=name,
+                x=0,
+                xref="x domain",
+                y=height if y_scale == "linear" else np.log10(height),  # annotations are placed by the logarithm
+                showarrow=False,
+                xanchor="left",
+                yanchor="bottom",
+                font={"size": 10, "color": MUTED},
             )
     _axes(figure, x, y, x_scale, y_scale)
     figure.update_layout(showlegend=len(curves) > 1)
@@ -116,6 +121,7 @@ def counts_figure(
             cliponaxis=False,
         )
     _axes(figure, x, y, "linear", "linear")
+    figure.update_xaxes(type="category")  # places are names, even those that look like numbers
     figure.update_layout(barmode="group")
     return figure
 
@@ -155,7 +161,9 @@ def _axes(figure: go.Figure, x: str, y: str, x_scale: Scale, y_scale: Scale) -> 
         update = figure.update_xaxes if axis == "x" else figure.update_yaxes
         update(title={"text": title}, type=None if scale == "linear" else scale, automargin=True)
         if scale == "log":
-            update(exponentformat="power", dtick=max(1, round(_decades(figure, axis) / _MOST_DECADES)))
+            decades = _decades(figure, axis)
+            step = "D2" if decades < 2 else max(1, round(decades / _MOST_DECADES))  # D2: at 1, 2 and 5
+            update(exponentformat="power", dtick=step)
 
 
 def _decades(figure: go.Figure, axis: str) -> float:

@@ -55,8 +55,8 @@ def _spectrum(spectra: "xr.Dataset") -> Picture:
     return Picture(
         title="Eigenvalues of a minimum lifted by two layers",
         caption="What is below 1e-12 is zero up to rounding, whatever its sign. At the minimum nothing but positive "
-        "eigenvalues and zeros is there; 1e-4 beside it some zeros have become negative by 1e-4 and more: not since it "
-        "was lifted, but since it is no critical point.",
+        "eigenvalues and zeros is there; 1e-4 beside it some zeros have become negative: not since it was lifted, but "
+        "since it is no critical point.",
         draw=draw,
     )
 
@@ -181,8 +181,8 @@ def _norm(norm: "xr.Dataset") -> Picture:
     }
     return Picture(
         title="BatchNorm by its initial scale",
-        caption="Two tanh layers on the one-dimensional data: the larger the scale, the less linear the layers, and "
-        "the sooner training leaves the stall.",
+        caption="Two tanh layers on the one-dimensional data: with a large scale the layers are less linear, and "
+        "training leaves the stall sooner.",
         draw=lambda compact: figures.curves_figure(
             shown, x="step", y="loss", x_scale="log", y_scale="log", compact=compact
         ),

@@ -456,7 +456,10 @@ def _pictures(results: "xr.DataTree") -> dict[str, Picture]:
             "rank": spans["rank"].values,
             "zeros gained": spans["added_zeros"].values,
         }
-        places = [str(name).replace(", ", ",<br>").replace(" and ", "<br>and ") for name in spans["family"].values]
+        places = [
+            str(name).replace(", ", ",<br>").replace(" and ", "<br>and ").replace(" in ", "<br>in ")
+            for name in spans["family"].values
+        ]
         return figures.counts_figure(bars, places, x="family", y="dimensions", compact=compact)
 
     def draw_special(compact: bool):
