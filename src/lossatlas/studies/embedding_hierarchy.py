@@ -44,12 +44,12 @@ class EmbeddingHierarchy:
     num_minima: int = 4
     most_neurons: int = 3
     random_starts: int = 8
-    descents: int = 3
+    descents: int = 8
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "smoke": {"num_cases": 1, "num_members": 1, "num_minima": 0, "most_neurons": 0},
         "quick": {},
-        "paper": {"num_cases": 100, "num_members": 96, "num_minima": 20, "random_starts": 24, "descents": 6},
+        "paper": {"num_cases": 100, "num_members": 96, "num_minima": 20, "random_starts": 24, "descents": 16},
     }
 
     def run(self, seed: int, progress: ProgressMeter) -> "xr.DataTree":
