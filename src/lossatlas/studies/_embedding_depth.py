@@ -30,7 +30,6 @@ from lossatlas.studies._points import (
 
 _PIECEWISE = ("leaky_relu", "relu", "elu")
 _WIDTHS = (2, 3, 2, 2)
-_CLEAR = 100.0  # between the eigenvalues that count and those that are zero
 
 
 # Lifts of planted critical points (Propositions 1 and 2, Theorem 1, inertia)
@@ -69,7 +68,7 @@ def lifts(key: jax.Array, num_cases: int) -> xr.Dataset:
                 "added": num_parameters(deep) - num_parameters(network),
                 "signs_stay": (found.negative, found.positive) == (shallow.negative, shallow.positive),
                 "is_predicted": found.counts == (predicted.negative, predicted.zero, predicted.positive),
-                "is_clear": min(shallow.gap, found.gap) >= _CLEAR,
+                "is_clear": shallow.is_clear and found.is_clear,
             }
         )
     return table(rows, "case")
@@ -246,7 +245,7 @@ def _minimum(key: jax.Array) -> tuple[Dense, Landscape]:
         network = random_network(ours, (1, 2, 1), "leaky_relu", std=1.0)
         landscape = plant_landscape(residual, network, jax.random.normal(inputs, (60, 1)), amplitude=0.02)
         found = signs_of(hessian(landscape, network))
-        if found.counts == (0, 2, 5) and found.gap > _CLEAR:
+        if found.counts == (0, 2, 5) and found.is_clear:
             return network, landscape
     msg = "No planted minimum of 1-2-1 was drawn; choose another seed."
     raise RuntimeError(msg)

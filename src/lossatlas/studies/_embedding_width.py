@@ -34,8 +34,6 @@ from lossatlas.training import train
 _ACTIVATIONS = ("tanh", "sigmoid", "softplus", "relu")
 _WIDTHS = ((2, 3, 2), (2, 3, 2, 2), (3, 4, 1), (2, 3, 3, 1))
 _SHARES = (-0.7, 0.3, 0.5, 2.0)
-_FINE = 1e-12  # what counts as zero, of the largest eigenvalue; planted points are critical to rounding
-_CLEAR = 100.0  # between the eigenvalues that count and those that are zero
 
 
 def splits(key: jax.Array, num_cases: int) -> xr.Dataset:
@@ -53,7 +51,7 @@ def splits(key: jax.Array, num_cases: int) -> xr.Dataset:
         planted = plant_landscape(residual, network, points, amplitude=0.5)
         wide, critical = split(network, space, which, share, landscape=planted)
         added = split_inertia(network, planted, space, which, share)
-        small, large = (signs_of(hessian(planted, n), _FINE) for n in (network, wide))
+        small, large = (signs_of(hessian(planted, n)) for n in (network, wide))
         narrow, full = small.counts, large.counts
         predicted = np.add(narrow, (added.negative, added.zero, added.positive))
         rows.append(
@@ -67,7 +65,7 @@ def splits(key: jax.Array, num_cases: int) -> xr.Dataset:
                 "gradient_when_critical": critical.certificate.gradient_after,
                 "added_negative": full[0] - narrow[0],
                 "predicted_negative": int(predicted[0]) - narrow[0],
-                "is_certified": added.certificate is Certificate.YES and min(small.gap, large.gap) >= _CLEAR,
+                "is_certified": added.certificate is Certificate.YES and small.is_clear and large.is_clear,
                 "agrees": bool((predicted == full).all()),
             }
         )

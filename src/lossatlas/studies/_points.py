@@ -21,12 +21,12 @@ _ZERO = 1e-10  # of the largest eigenvalue
 
 
 class Signs(NamedTuple):
-    """Eigenvalues by sign; `gap` is the smallest that counts over the largest that counts as zero."""
+    """Eigenvalues by sign; `is_clear` says that none lies between what counts and a hundredth of that."""
 
     negative: int
     zero: int
     positive: int
-    gap: float
+    is_clear: bool
 
     @property
     def counts(self) -> tuple[int, int, int]:
@@ -39,9 +39,8 @@ def signs_of(matrix: Any, rtol: float = _ZERO) -> Signs:
     values = np.linalg.eigvalsh(np.asarray(matrix))
     sizes = np.abs(values)
     level = rtol * max(sizes.max(initial=0.0), 1e-300)
-    counted, rest = sizes[sizes > level], sizes[sizes <= level]
-    gap = counted.min(initial=np.inf) / max(rest.max(initial=0.0), 1e-300)
-    return Signs(int((values < -level).sum()), len(rest), int((values > level).sum()), float(gap))
+    is_clear = not ((sizes > 0.01 * level) & (sizes <= level)).any()
+    return Signs(int((values < -level).sum()), int((sizes <= level).sum()), int((values > level).sum()), is_clear)
 
 
 def counts(landscape: Landscape, network: Any, rtol: float = _ZERO) -> tuple[int, int, int]:
