@@ -53,11 +53,11 @@ def curves_figure(
             figure.add_hline(y=height, line={"color": MUTED, "width": 1, "dash": "dot"})
             figure.add_annotation(
                 text=name,
-                x=0,
+                x=1,
                 xref="x domain",
                 y=height if y_scale == "linear" else np.log10(height),  # annotations are placed by the logarithm
                 showarrow=False,
-                xanchor="left",
+                xanchor="right",
                 yanchor="bottom",
                 font={"size": 10, "color": MUTED},
             )

@@ -543,7 +543,7 @@ def _hierarchy(functions: "xr.Dataset", copies: "xr.Dataset") -> dict[str, Pictu
 
     def draw_copies(compact: bool):
         bars = {sign: copies[sign].values[rows] for sign in ("negative", "zero", "positive")}
-        places = [f"{copies['loss'].values[i]:.4g}" for i in rows]
+        places = [f"{loss if loss > 1e-12 else 0.0:.4g}" for loss in copies["loss"].values[rows]]
         return figures.counts_figure(bars, places, x="loss of the level", y="eigenvalues", compact=compact)
 
     return {
