@@ -10,7 +10,7 @@ from typing import Any
 # Columns with longer cells are wrapped to this width at least.
 _WRAPPED = 18
 # What goes, in this order, where the terminal has no room for it; the report and --json have everything.
-_DISPENSABLE = ("kind", "words", "loss", "visited")
+_DISPENSABLE = ("kind", "words", "loss", "visited", "seconds", "created")
 
 
 def print_json(value: Any) -> None:
