@@ -3,8 +3,8 @@
 import dataclasses
 
 import pytest
-import toy_study
 
+import toy_study
 from lossatlas._errors import InputError
 from lossatlas.studies import configure, find_study, register, study_kinds
 
