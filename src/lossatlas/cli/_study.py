@@ -177,8 +177,12 @@ def reproduce(
 def print_claims(claims: list[dict[str, Any]]) -> None:
     from lossatlas.cli._output import print_rows
 
-    names = ("study", "name", "expected", "measured", "deviation", "verdict", "note")
-    print_rows([{("claim" if n == "name" else n): _cell(claim[n]) for n in names if n in claim} for claim in claims])
+    names = ("study", "name", "expected", "measured", "deviation", "verdict")
+    rows = [{("claim" if n == "name" else n): _cell(claim[n]) for n in names if n in claim} for claim in claims]
+    print_rows(rows)
+    for claim in claims:  # what holds needs no words here; the page has all of them
+        if claim["verdict"] != "holds" and claim["note"]:
+            sys.stdout.write(f"{claim['name']} {claim['verdict']}: {claim['note']}\n")
 
 
 def _cell(value: Any) -> Any:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 
 _PAPER = "arXiv 2105.14573"
+_NEAR = 0.2  # distance of two functions, in units of the spread of the targets
 
 
 @register("embedding-width", title="Critical points of narrow networks in wider ones", papers=("zhang2021embedding",))
@@ -206,7 +207,8 @@ def _training_claims(training: "xr.Dataset") -> list[Claim]:
         if len(chosen):
             distance = training["distance"].values[chosen[0]]
             at = int(np.nanargmin(distance))
-            measured = float(training["loss"].values[at])
+            if distance[at] <= _NEAR:  # else it has not been there yet, and says nothing
+                measured = float(training["loss"].values[at])
             note = f"nearest in function at step {int(training['step'].values[at]):,}, at distance {distance[at]:.2g}"
         claims.append(
             claim_near(
