@@ -293,7 +293,7 @@ def test_ways_out_of_a_convolution_are_taken_in_its_own_shape(widened_conv):
     [
         (Transformer(jax.random.key(0), 2, 2, 1, num_stream=2, num_heads=1, num_hidden=2, num_blocks=1, norm=None),
          "hidden[0]", (2, 2)),
-        (Transformer(jax.random.key(0), 2, 2, 1, num_stream=2, num_heads=2, num_hidden=2, num_blocks=1),
+        (Transformer(jax.random.key(0), 2, 2, 1, num_stream=4, num_heads=2, num_hidden=2, num_blocks=1),
          "heads[0]", (2, 2)),
         (Residual(jax.random.key(0), 2, 2, 1, num_hidden=2), "hidden[1]", (2,)),
         (Recurrent(jax.random.key(0), 2, 2, 1), "hidden[0]", (3, 2)),
@@ -352,7 +352,8 @@ def test_first_stall_of_iris_is_a_linear_network_of_rank_one(key):
     assert known(found.standing.inertia).is_minimum is Certificate.YES
     assert found.effective_depth == 0
     assert found.ways[0].realised > 0.02
-    assert known(found.ways[0].loss_after) < 0.12 < 0.16 < known(found.control)
+    # With one over the sharpness, eleven times the rate of the training, gradient descent leaves by itself too.
+    assert known(found.ways[0].loss_after) < known(found.control) < 0.12
 
 
 @pytest.mark.slow
