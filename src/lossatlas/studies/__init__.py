@@ -16,3 +16,4 @@ from lossatlas.studies._registry import register as register
 from lossatlas.studies._registry import study_kinds as study_kinds
 from lossatlas.studies._study import Picture as Picture
 from lossatlas.studies._study import Study as Study
+from lossatlas.studies._study import Sweepable as Sweepable

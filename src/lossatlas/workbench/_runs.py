@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from lossatlas.workbench._index import Index
     from lossatlas.workbench._run import SurveyRun
     from lossatlas.workbench._study import StudyRun
+    from lossatlas.workbench.sweeps import SweepRun
 
 _VERDICTS = ("holds", "fails", "undecided")
 
@@ -124,16 +125,17 @@ class Store:
         directory = self.root / run.path
         return {"directory": str(directory), **read_record(directory), "status": run.status}
 
-    def open(self, key: str | os.PathLike[str]) -> "SurveyRun | StudyRun":
+    def open(self, key: str | os.PathLike[str]) -> "SurveyRun | StudyRun | SweepRun":
         """A finished run, as what made it returned it; `key` as of `find`.
 
         **Raises:** `InputError` for a run that is not finished.
         """
         from lossatlas.workbench._run import SurveyRun
-        from lossatlas.workbench._study import KIND, StudyRun
+        from lossatlas.workbench._study import StudyRun
+        from lossatlas.workbench.sweeps import SweepRun
 
         run = self.find(key)
-        return (StudyRun if run.kind == KIND else SurveyRun)(self.root / run.path)
+        return {"study": StudyRun, "sweep": SweepRun}.get(run.kind, SurveyRun)(self.root / run.path)
 
     def remove(self, key: str | os.PathLike[str]) -> tuple[pathlib.Path, ...]:
         """Remove a run, with what interrupted attempts at it left; returns the folders that went.

@@ -22,7 +22,7 @@ _RUN_FOLDER = re.compile(r"(?P<name>.+)-(?P<key>[0-9a-f]{12})(?P<ending>\.partia
 class StoredRun:
     """A run as the list of a store shows it.
 
-    - `kind`: `"survey"` or `"study"`. `name`: of the data or the study. `key`: of what was asked.
+    - `kind`: `"survey"`, `"study"` or `"sweep"`. `name`: of the data or the study. `key`: of what was asked.
     - `status`: `"finished"`; of partial runs `"running"`, `"interrupted"`, `"failed"` or `"killed"` (its process ended
       without a word); `"replaced"` for a former run that was left behind; `"unreadable"` for a record that is missing,
       damaged or of a newer format.

@@ -1,0 +1,77 @@
+"""Cells that were measured before, by other sweeps of the same store or as runs of the study: nothing is done twice."""
+
+import dataclasses
+import pathlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from lossatlas._errors import InputError
+from lossatlas.studies import StudyKind
+from lossatlas.workbench._record import canonical, is_finished, read_record, versions
+from lossatlas.workbench._run import stored_arrays
+from lossatlas.workbench._store import Place
+from lossatlas.workbench._study import StudyRun, study_place
+from lossatlas.workbench.sweeps._grid import Axis, Cell, Grid
+from lossatlas.workbench.sweeps._measure import claim_values
+from lossatlas.workbench.sweeps._outcome import MEASURED, Outcome, measured
+from lossatlas.workbench.sweeps._results import outcomes_of
+
+
+def known_outcomes(place: Place, kind: StudyKind, grid: Grid) -> dict[int, Outcome]:
+    """The outcomes of cells that other finished sweeps measured, with the same versions of the packages."""
+    if not hasattr(kind.config, "measure"):
+        return dict(_of_studies(place.root, kind, grid))
+    cells = {canonical([dataclasses.asdict(grid.study(cell)), cell.seed]): cell for cell in grid.cells()}
+    found: dict[int, Outcome] = {}
+    for directory in sorted((place.root / place.kind).glob("*/")):
+        found |= _of_sweep(directory, place, kind, cells)
+    return found
+
+
+def _of_sweep(directory: pathlib.Path, place: Place, kind: StudyKind, cells: Mapping[str, Cell]) -> dict[int, Outcome]:
+    try:
+        record = read_record(directory)
+    except InputError:
+        return {}
+    config = record.get("config", {})
+    same = {"name": place.name, "kind": place.kind, "status": "finished", "versions": versions()}
+    if any(record.get(name) != value for name, value in same.items()) or config.get("version") != kind.version:
+        return {}
+    former = _former(kind, config)
+    if former is None:
+        return {}
+    asked = [(cells.get(canonical([dataclasses.asdict(former.study(c)), c.seed])), c.index) for c in former.cells()]
+    wanted = [(cell, index) for cell, index in asked if cell is not None]
+    if not wanted:
+        return {}
+    try:
+        outcomes = outcomes_of(stored_arrays(directory))
+    except InputError:  # damaged: measured again
+        return {}
+    return {
+        cell.index: dataclasses.replace(outcomes[index], index=cell.index)
+        for cell, index in wanted
+        if outcomes[index].status in MEASURED
+    }
+
+
+def _former(kind: StudyKind, config: Mapping[str, Any]) -> Grid | None:
+    """The grid of a stored sweep; None where the study has other settings by now."""
+    axes = tuple(Axis(name, tuple(map(_hashable, values))) for name, values in config["axes"])
+    settings = {name: _hashable(value) for name, value in config["settings"].items()}
+    try:
+        return Grid(kind.config(**settings), axes, config["seeds"])
+    except (TypeError, ValueError):
+        return None
+
+
+def _of_studies(root: pathlib.Path, kind: StudyKind, grid: Grid) -> Iterator[tuple[int, Outcome]]:
+    for cell in grid.cells():
+        directory = study_place(root, kind, grid.study(cell), cell.seed).directory
+        if is_finished(directory):
+            run = StudyRun(directory)
+            yield cell.index, measured(cell.index, claim_values(run.claims), float(run.record["seconds"]), run)
+
+
+def _hashable(value: Any) -> Any:
+    return tuple(map(_hashable, value)) if isinstance(value, Sequence) and not isinstance(value, str) else value
