@@ -12,6 +12,7 @@ from lossatlas._errors import InputError, NotCertifiedError
 
 OK, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
+
 def run(app: cyclopts.App, tokens: Iterable[str] | None = None) -> int:
     """Run a command and turn how it ended into an exit code.
 

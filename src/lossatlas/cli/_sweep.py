@@ -93,7 +93,14 @@ def sweep(
     if twice:
         msg = f"{twice[0]} is on the grid twice; give all its values at once."
         raise InputError(msg)
-    asked: dict[str, Any] = {"grid": dict(axes), "seeds": seeds, "preset": preset, "toml": config, "out": out, **options}
+    asked: dict[str, Any] = {
+        "grid": dict(axes),
+        "seeds": seeds,
+        "preset": preset,
+        "toml": config,
+        "out": out,
+        **options,
+    }
     if dry_run:
         _print_estimate(name, asked, workers, as_json=json, progress=progress)
         return

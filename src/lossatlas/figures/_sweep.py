@@ -174,5 +174,3 @@ def _text(value: object) -> str:
 
 def _words(name: str) -> str:
     return name.replace("_", " ")
-
-

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import math
 import typing
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -113,7 +114,7 @@ def make_grid(
     """The grid that was asked for, every value of the type that its setting has, every combination accepted.
 
     **Arguments:**
-    - `axes`: settings and their values, or text of them. `seeds`: how many. `preset`, `toml`, `options`: of the settings that all cells share, as
+    - `axes`: settings and their values, or text as of `parse_axis`. `seeds`: how many. `preset`, `toml`, `options`: of the settings that all cells share, as
       for [`lossatlas.studies.configure`][].
 
     **Raises:** `InputError` for unknown settings, values of another type or twice, combinations that the study
@@ -124,24 +125,26 @@ def make_grid(
         raise InputError(msg)
     fields = [field.name for field in dataclasses.fields(kind.config)]
     fixed = {_field(name): value for name, value in options.items()}
-    converted: list[Axis] = []
+    given: dict[str, tuple[Any, ...]] = {}
     for written, values in axes.items():
         name = _field(written)
         if name not in fields:
             raise unknown_name(f"setting of {kind.name} on the grid", name, fields)
-        if name in fixed or name in {axis.name for axis in converted}:
+        if name in fixed or name in given:
             msg = f"{name} is on the grid and set once more; give it once."
             raise InputError(msg)
-        converted.append(Axis(name, tuple(_value(kind, preset, name, value) for value in values)))
-        if not converted[-1].values or len(set(converted[-1].values)) < len(converted[-1].values):
-            msg = f"{name} needs values on the grid, each once, got {', '.join(map(str, values)) or 'none'}."
-            raise InputError(msg)
-    count = seeds
-    for axis in converted:
-        count *= len(axis.values)
+        given[name] = parse_axis(f"{name}={values}").values if isinstance(values, str) else tuple(values)
+    count = math.prod(map(len, given.values())) * seeds
     if count > _MOST_CELLS:
         msg = f"The grid has {count:,} cells; {_MOST_CELLS:,} are allowed."
         raise InputError(msg)
+    converted = [
+        Axis(name, tuple(_value(kind, preset, name, value) for value in values)) for name, values in given.items()
+    ]
+    for name, values in converted:
+        if not values or len(set(values)) < len(values):
+            msg = f"{name} needs values on the grid, each once, got {', '.join(map(str, values)) or 'none'}."
+            raise InputError(msg)
     first = {axis.name: axis.values[0] for axis in converted}
     grid = Grid(configure(kind, preset=preset, toml=toml, options=fixed | first), tuple(converted), seeds)
     for cell in grid.cells()[::seeds]:

@@ -64,7 +64,7 @@ def unpack(packed: Mapping[str, np.ndarray]) -> Iterator[Outcome]:
         kind, _, of = name.partition(" ")
         if kind == "value":
             for row, value in zip(packed[f"have {of}"], array, strict=True):
-                values[row][of] = value
+                values[row][of] = np.asarray(value)
     for i, index in enumerate(packed["index"]):
         status, error = str(packed["status"][i]), str(packed["error"][i])
         yield Outcome(int(index), status, values[i], error, float(packed["seconds"][i]))

@@ -36,7 +36,9 @@ def write_sweep_page(run: SweepRun) -> pathlib.Path:
         pictures=pictures,
         failed=_failed_table(failed[:_MOST_FAILED], len(failed)) if failed else None,
         axes=settings_table("The grid", axes | {"seeds": f"0 to {run.seeds - 1}"}),
-        settings=settings_table("Settings that all cells share", {n: v for n, v in run.config.items() if n not in axes}),
+        settings=settings_table(
+            "Settings that all cells share", {n: v for n, v in run.config.items() if n not in axes}
+        ),
         regenerate=run.record["regenerate"],
         versions=settings_table("Versions", run.record["versions"]),
         bibtex=citation(*run.papers),

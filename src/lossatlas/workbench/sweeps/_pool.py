@@ -1,6 +1,7 @@
 """Where cells are measured: in this process, in worker processes here, or wherever a scheduler has workers."""
 
 import contextlib
+import inspect
 import math
 import os
 import pathlib
@@ -11,7 +12,7 @@ import time
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import CancelledError
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from lossatlas._errors import InputError, unknown_name
 from lossatlas.workbench.sweeps._measure import Task, measure_cells
@@ -41,6 +42,7 @@ class SchedulerLostError(RuntimeError):
     """The scheduler went away while cells were measured."""
 
 
+@runtime_checkable
 class Pool(Protocol):
     """Measures tasks, several at once."""
 
@@ -224,10 +226,13 @@ def _batch(path: pathlib.Path) -> Any:
     except ImportError:
         msg = "Batch systems need the package dask-jobqueue: pip install 'lossatlas[cluster]'."
         raise InputError(msg) from None
-    try:
-        cluster = getattr(dask_jobqueue, _SYSTEMS[system])(**arguments)
-    except (TypeError, ValueError) as error:
-        msg = f"[arguments] in {str(path)!r} do not fit dask_jobqueue.{_SYSTEMS[system]}: {error}"
-        raise InputError(msg) from None
+    made = getattr(dask_jobqueue, _SYSTEMS[system])
+    # A cluster that refuses its arguments half-way leaves its scheduler behind, so their names are looked at first.
+    known = {name for kind in (*made.__mro__, *made.job_cls.__mro__) for name in inspect.signature(kind).parameters}
+    for name in arguments:
+        if name not in known:
+            what = f"argument in {str(path)!r} of dask_jobqueue.{_SYSTEMS[system]}"
+            raise unknown_name(what, name, known - {"args", "kwargs", "self"})
+    cluster = made(**arguments)
     cluster.scale(jobs=jobs)
     return cluster

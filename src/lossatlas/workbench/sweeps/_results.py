@@ -17,9 +17,7 @@ STATUS, SEED, HOW = "status", "seed", "how"
 KIND = "measured as"
 
 
-def sweep_results(
-    axes: Sequence[tuple[str, Sequence[Any]]], seeds: int, outcomes: Iterable[Outcome]
-) -> "xr.DataTree":
+def sweep_results(axes: Sequence[tuple[str, Sequence[Any]]], seeds: int, outcomes: Iterable[Outcome]) -> "xr.DataTree":
     """What was measured, an array with an axis for each setting of the grid and one for the seeds.
 
     **Arguments:**
@@ -39,12 +37,12 @@ def sweep_results(
     measured = {}
     for name in dict.fromkeys(name for outcome in kept.values() for name in outcome.values):
         rows = [outcome.values.get(name) for outcome in every]
-        cell = next(row for row in rows if row is not None)
-        array = _stack(rows, cell).reshape(*shape, *cell.shape)
+        there = np.stack([row for row in rows if row is not None])
+        array = _spread(rows, there).reshape(*shape, *there.shape[1:])
         # A number of the study may be called as a setting of it, or as what we add.
         label = name if name not in (*dims, STATUS) else f"measured {name}"
-        extra = (f"{label} {i}" for i in range(cell.ndim))
-        measured[label] = ((*dims, *extra), array, {} if array.dtype == cell.dtype else {KIND: cell.dtype.str})
+        extra = (f"{label} {i}" for i in range(there.ndim - 1))
+        measured[label] = ((*dims, *extra), array, {} if array.dtype == there.dtype else {KIND: there.dtype.str})
     statuses = np.array([outcome.status for outcome in every]).reshape(shape)
     how = {
         "seconds": (dims, np.array([outcome.seconds for outcome in every]).reshape(shape)),
@@ -70,18 +68,21 @@ def outcomes_of(results: "xr.DataTree") -> list[Outcome]:
     seconds, errors = how["seconds"].values.ravel(), how["error"].values.ravel()
     found = []
     for i, status in enumerate(statuses.values.ravel()):
-        values = {} if status not in MEASURED else {n: rows[i].astype(kind) for n, (rows, kind) in columns.items()}
+        values = {} if status not in MEASURED else {n: np.asarray(rows[i], kind) for n, (rows, kind) in columns.items()}
         found.append(Outcome(i, str(status), values, str(errors[i]), float(seconds[i])))
     return found
 
 
-def _stack(rows: Sequence[np.ndarray | None], cell: np.ndarray) -> np.ndarray:
-    if all(row is not None for row in rows):
-        return np.stack([row for row in rows if row is not None])
-    if cell.dtype.kind == "U":
-        return np.stack([np.full(cell.shape, "", dtype=object) if row is None else row for row in rows]).astype(str)
-    missing = np.full(cell.shape, np.nan)
-    return np.stack([missing if row is None else row for row in rows])
+def _spread(rows: Sequence[np.ndarray | None], there: np.ndarray) -> np.ndarray:
+    """A row for each cell, those that are there at their places."""
+    if len(there) == len(rows):
+        return there
+    if there.dtype.kind == "U":
+        spread = np.full((len(rows), *there.shape[1:]), "", there.dtype)
+    else:
+        spread = np.full((len(rows), *there.shape[1:]), np.nan)
+    spread[[i for i, row in enumerate(rows) if row is not None]] = there
+    return spread
 
 
 def _labels(values: Sequence[Any]) -> np.ndarray:

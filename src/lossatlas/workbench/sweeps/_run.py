@@ -129,9 +129,9 @@ def sweep_so_far(directory: str | os.PathLike[str]) -> "xr.DataTree":
         raise InputError(msg)
     if record["status"] == "finished":
         return stored_arrays(directory)
-    config = record["config"]
-    steps = Journal(directory / JOURNAL).finished()
-    return sweep_results(config["axes"], config["seeds"], (outcome for step in steps for outcome in unpack(step)))
+    config, steps = record["config"], Journal(directory / JOURNAL).finished()
+    axes = [(name, values) for name, values in config["axes"]]
+    return sweep_results(axes, config["seeds"], (outcome for step in steps for outcome in unpack(step)))
 
 
 def count_cells(results: "xr.DataTree") -> dict[str, int]:
@@ -149,5 +149,3 @@ def failed_cells(results: "xr.DataTree") -> list[dict[str, Any]]:
         at = {str(dim): status[dim].values[i].item() for dim, i in zip(status.dims, place, strict=True)}
         found.append({**at, "status": str(status.values[tuple(place)]), "error": str(errors[tuple(place)])})
     return found
-
-
