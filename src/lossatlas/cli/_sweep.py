@@ -151,13 +151,14 @@ def _print_estimate(name: str, asked: dict[str, Any], workers: int | None, *, as
         print_json({**vars(found), "workers": workers, "seconds": seconds})
         return
     programs = "one program" if found.programs == 1 else f"{found.programs:,} programs"
-    sys.stdout.write(f"{found.cells:,} cells, {found.known:,} of them known, the others in {programs}.\n")
+    sys.stdout.write(f"{found.cells:,} cells, {found.known:,} of them known; the others need {programs}.\n")
     for settings, error in found.errors.items():
         sys.stdout.write(f"A cell failed ({settings}): {error}\n")
-    if seconds is not None and found.cell_seconds is not None and found.compile_seconds is not None:
+    if seconds is not None and found.cell_seconds is not None:
+        compiling = f"a program compiles in {duration(found.compile_seconds)}, " if found.compile_seconds else ""
+        on = "one worker" if workers == 1 else f"{workers} workers"
         sys.stdout.write(
-            f"A program compiles in {duration(found.compile_seconds)}, a cell takes {duration(found.cell_seconds)}: "
-            f"about {duration(seconds)} on {workers} worker{'' if workers == 1 else 's'}.\n"
+            f"Timed: {compiling}a cell takes {duration(found.cell_seconds)}; about {duration(seconds)} on {on}.\n"
         )
 
 

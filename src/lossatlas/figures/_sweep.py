@@ -70,7 +70,7 @@ def _over_seeds(values: xr.DataArray, compact: bool) -> go.Figure:
 
 def _curve(values: xr.DataArray, setting: str, compact: bool) -> go.Figure:
     places, rows = values[setting].values, _finite(values.values)
-    has_number = np.isfinite(rows).any(-1)
+    has_number = np.atleast_1d(np.isfinite(rows).any(axis=-1))
     numeric = places.dtype.kind in "iuf"
     x = places if numeric else _texts(places)
     filled = np.where(has_number[:, None], rows, 0.0)

@@ -5,6 +5,7 @@ python sweep_driver.py FOLDER WORKERS STUDY SEEDS [field=value ...]
 
 import resource
 import sys
+from typing import Any
 
 
 def main() -> None:
@@ -12,7 +13,7 @@ def main() -> None:
     from lossatlas.workbench import run_sweep
 
     folder, workers, study, seeds, *options = sys.argv[1:]
-    settings = dict(option.split("=") for option in options)
+    settings: dict[str, Any] = dict(option.split("=") for option in options)
     if "most_bytes" in settings:
         most = int(settings.pop("most_bytes"))
         resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))

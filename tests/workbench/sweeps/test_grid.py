@@ -23,9 +23,9 @@ def test_every_combination_comes_once_the_seed_fastest():
     found = grid({"width": (3, 4), "gamma": ("0.5", 1)}, seeds=2, wait=0.0)
     assert found.shape == (2, 2, 2)
     cells = found.cells()
-    assert [cell.index for cell in cells] == list(range(8))
+    assert [cell.place for cell in cells] == list(range(8))
     assert [(*cell.values, cell.seed) for cell in cells[:3]] == [(3, 0.5, 0), (3, 0.5, 1), (3, 1.0, 0)]
-    assert found.study(cells[-1]) == PLANE.config(width=4, gamma=1.0)
+    assert found.study(cells[-1]) == sweep_studies.ToyPlane(width=4, gamma=1.0)
     assert [found.program(cell) for cell in cells] == [(3,)] * 4 + [(4,)] * 4
 
 

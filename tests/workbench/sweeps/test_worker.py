@@ -34,24 +34,29 @@ def task(*what, study=None, names=("what",), retries=0):
 
 def outcomes(process, asked, **limits):
     found = [event for event in process.measure(asked, Limits(**limits)) if isinstance(event, Outcome)]
-    assert sorted(outcome.index for outcome in found) == list(range(len(asked.cells)))
-    return {asked.cells[outcome.index].values[0]: outcome for outcome in found}
+    assert sorted(outcome.place for outcome in found) == list(range(len(asked.cells)))
+    return {asked.cells[outcome.place].values[0]: outcome for outcome in found}
 
 
-def test_a_cell_beyond_a_limit_costs_no_other_cell(process):
-    found = outcomes(process, task("well", "hangs", "takes", "dies", "raises", "nan"), seconds=3.0, memory=int(0.9e9))
+def test_a_cell_that_hangs_raises_or_kills_its_process_costs_no_other_cell(process):
+    found = outcomes(process, task("well", "hangs", "dies", "raises", "nan"), seconds=2.0)
+    assert {what: (outcome.status, outcome.error) for what, outcome in found.items()} == {
+        "well": ("done", ""),
+        "hangs": ("timed out", "It took more than 2 seconds."),
+        "dies": ("killed", "Its process ended with exit code 7."),
+        "raises": ("failed", "ArithmeticError: trouble with seed 3"),
+        "nan": ("non-finite", ""),
+    }
+
+
+def test_a_cell_that_takes_all_memory_is_ended_when_it_did_so_in_a_process_of_its_own(process):
+    found = outcomes(process, task("well", "takes", "nan"), memory=int(0.7e9))
     assert {what: outcome.status for what, outcome in found.items()} == {
         "well": "done",
-        "hangs": "timed out",
         "takes": "out of memory",
-        "dies": "killed",
-        "raises": "failed",
         "nan": "non-finite",
     }
-    assert found["hangs"].error == "It took more than 3 seconds."
-    assert found["takes"].error == "Its process took more than 0.9 GB."
-    assert found["dies"].error == "Its process ended with exit code 7."
-    assert found["raises"].error == "ArithmeticError: trouble with seed 4"
+    assert found["takes"].error == "Its process took more than 0.7 GB."
 
 
 def test_a_process_that_is_killed_between_is_started_again_and_blames_nobody(process):

@@ -104,7 +104,7 @@ class _Plan:
 
 def _lost(plan: _Plan, cells: Sequence[Cell], deaths: "collections.Counter[int]", retries: int) -> list[Outcome]:
     """What is known of cells whose worker died: nothing, but of one that was alone too often."""
-    first = cells[0].index
+    first = cells[0].place
     deaths[first] += len(cells) == 1
     guilty = deaths[first] > retries
     plan.lost(cells, again=not guilty)

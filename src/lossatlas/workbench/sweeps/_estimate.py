@@ -62,7 +62,8 @@ def estimate_sweep(
 ) -> SweepEstimate:
     """Say what a sweep will cost: a cell of the first, the middle and the last program is timed, and thrown away.
 
-    **Arguments:** as of [`lossatlas.run_sweep`][].
+    **Arguments:**
+    - `name`, `grid`, `seeds`, `preset`, `toml`, `out`, `options`: as of [`lossatlas.workbench.run_sweep`][].
 
     **Returns:** a [`lossatlas.workbench.sweeps.SweepEstimate`][]. Nothing is written.
 
@@ -74,21 +75,21 @@ def estimate_sweep(
     known = set(known_outcomes(place, kind, asked))
     for directory in (place.directory, place.partial):
         if is_finished(directory) or directory.exists():
-            status = sweep_so_far(directory)["status"].values.ravel()
+            status = sweep_so_far(directory).ds["status"].values.ravel()
             known |= {i for i, word in enumerate(status) if word in MEASURED}
     first: dict[tuple, Cell] = {}
     for cell in asked.cells():
-        if cell.index not in known:
+        if cell.place not in known:
             first.setdefault(asked.program(cell), cell)
     programs = list(first.values())
-    chosen = {programs[round(i * (len(programs) - 1) / (_TIMED - 1))].index for i in range(_TIMED)} if programs else ()
+    chosen = {programs[round(i * (len(programs) - 1) / (_TIMED - 1))].place for i in range(_TIMED)} if programs else ()
     times, errors = [], {}
     process = CellProcess()
     try:
         with as_meter(progress).task("timing", len(chosen)) as task:
-            for done, index in enumerate(sorted(chosen)):
+            for done, at in enumerate(sorted(chosen)):
                 task.update(done)
-                cell = asked.cells()[index]
+                cell = asked.cells()[at]
                 compiling, outcome = _time(process, asked, cell)
                 if outcome.status in MEASURED:
                     times.append((compiling, outcome.seconds))

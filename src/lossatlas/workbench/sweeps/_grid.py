@@ -25,10 +25,10 @@ class Axis(NamedTuple):
 class Cell(NamedTuple):
     """One measurement of a sweep.
 
-    - `index`: its place in the grid, the seed counting fastest. `values`: of the settings on the axes. `seed`.
+    - `place`: in the grid, the seed counting fastest. `values`: of the settings on the axes. `seed`.
     """
 
-    index: int
+    place: int
     values: tuple[Any, ...]
     seed: int
 
@@ -88,8 +88,8 @@ def parse_axis(text: str) -> Axis:
 
 
 def _steps(text: str, parts: Sequence[str]) -> tuple[float | int, ...]:
+    whole = all(part.strip().lstrip("+-").isdigit() for part in parts)
     try:
-        whole = all(part.strip().lstrip("+-").isdigit() for part in parts)
         start, stop, step = (int(part) if whole else float(part) for part in parts)
         steps = (stop - start) / step
     except (ValueError, ZeroDivisionError):
@@ -114,8 +114,8 @@ def make_grid(
     """The grid that was asked for, every value of the type that its setting has, every combination accepted.
 
     **Arguments:**
-    - `axes`: settings and their values, or text as of `parse_axis`. `seeds`: how many. `preset`, `toml`, `options`: of the settings that all cells share, as
-      for [`lossatlas.studies.configure`][].
+    - `axes`: settings and their values, or text as of `parse_axis`. `seeds`: how many.
+    - `preset`, `toml`, `options`: of the settings that all cells share, as for [`lossatlas.studies.configure`][].
 
     **Raises:** `InputError` for unknown settings, values of another type or twice, combinations that the study
     refuses, no cells and too many.
@@ -129,7 +129,8 @@ def make_grid(
     for written, values in axes.items():
         name = _field(written)
         if name not in fields:
-            raise unknown_name(f"setting of {kind.name} on the grid", name, fields)
+            what = f"setting of {kind.name} on the grid"
+            raise unknown_name(what, name, fields)
         if name in fixed or name in given:
             msg = f"{name} is on the grid and set once more; give it once."
             raise InputError(msg)

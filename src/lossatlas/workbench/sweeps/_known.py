@@ -40,8 +40,8 @@ def _of_sweep(directory: pathlib.Path, place: Place, kind: StudyKind, cells: Map
     former = _former(kind, config)
     if former is None:
         return {}
-    asked = [(cells.get(canonical([dataclasses.asdict(former.study(c)), c.seed])), c.index) for c in former.cells()]
-    wanted = [(cell, index) for cell, index in asked if cell is not None]
+    asked = [(cells.get(canonical([dataclasses.asdict(former.study(c)), c.seed])), c.place) for c in former.cells()]
+    wanted = [(cell, place) for cell, place in asked if cell is not None]
     if not wanted:
         return {}
     try:
@@ -49,9 +49,9 @@ def _of_sweep(directory: pathlib.Path, place: Place, kind: StudyKind, cells: Map
     except InputError:  # damaged: measured again
         return {}
     return {
-        cell.index: dataclasses.replace(outcomes[index], index=cell.index)
-        for cell, index in wanted
-        if outcomes[index].status in MEASURED
+        cell.place: dataclasses.replace(outcomes[place], place=cell.place)
+        for cell, place in wanted
+        if outcomes[place].status in MEASURED
     }
 
 
@@ -70,7 +70,7 @@ def _of_studies(root: pathlib.Path, kind: StudyKind, grid: Grid) -> Iterator[tup
         directory = study_place(root, kind, grid.study(cell), cell.seed).directory
         if is_finished(directory):
             run = StudyRun(directory)
-            yield cell.index, measured(cell.index, claim_values(run.claims), float(run.record["seconds"]), run)
+            yield cell.place, measured(cell.place, claim_values(run.claims), float(run.record["seconds"]), run)
 
 
 def _hashable(value: Any) -> Any:

@@ -45,7 +45,7 @@ class Task:
 
 @dataclasses.dataclass(frozen=True)
 class Started:
-    """Said before each call: which of the cells it measures, by place in the task, and whether it compiles first."""
+    """Said before each call: which cells of the task it measures, and whether it only compiles their program."""
 
     first: int
     count: int
@@ -77,14 +77,14 @@ def _one_by_one(base: Study, task: Task, measure: Any) -> Iterator[Started | Out
         yield Started(place, 1)
         study = dataclasses.replace(base, **dict(zip(task.names, cell.values, strict=True)))
         start = time.perf_counter()
-        for _ in range(task.retries + 1):
+        for attempt in range(task.retries + 1):
             try:
                 values, whole = measure(study, cell.seed)
-                outcome = measured(cell.index, values, time.perf_counter() - start, whole)
+                yield measured(cell.place, values, time.perf_counter() - start, whole)
                 break
             except Exception as error:  # noqa: BLE001
-                outcome = _failed(cell, error, time.perf_counter() - start)
-        yield outcome
+                if attempt == task.retries:
+                    yield _failed(cell, error, time.perf_counter() - start)
 
 
 def _plain(study: Any, seed: int) -> tuple[Mapping[str, Any], None]:
@@ -116,7 +116,7 @@ def _checked(values: Any) -> Mapping[str, Any]:
 
 def _failed(cell: Cell, error: BaseException, seconds: float) -> Outcome:
     words = " ".join(str(error).split())
-    return Outcome(cell.index, FAILED, error=f"{type(error).__name__}: {words}"[:2000], seconds=seconds)
+    return Outcome(cell.place, FAILED, error=f"{type(error).__name__}: {words}"[:2000], seconds=seconds)
 
 
 # In one compiled program
@@ -137,7 +137,7 @@ def _compiled(study: Study, task: Task, together: int) -> Iterator[Started | Out
             cells = task.cells[place : place + count]
             yield Started(place, len(cells))
             start = time.perf_counter()
-            outcomes = _call(run, task, cells)
+            outcomes = _call(run, task, cells, task.retries)
             spent = time.perf_counter() - start
             yield from (dataclasses.replace(outcome, seconds=spent / len(cells)) for outcome in outcomes)
             place += len(cells)
@@ -147,19 +147,14 @@ def _compiled(study: Study, task: Task, together: int) -> Iterator[Started | Out
                 count = max(1, count // 2)
 
 
-def _call(run: Any, task: Task, cells: Sequence[Cell]) -> list[Outcome]:
-    for _ in range(task.retries + 1):
-        try:
-            values = run(task, cells)
-            return [
-                measured(cell.index, {name: array[i] for name, array in values.items()}, 0.0)
-                for i, cell in enumerate(cells)
-            ]
-        except Exception as error:  # noqa: BLE001
-            if len(cells) > 1:  # whose fault was it?
-                return [outcome for cell in cells for outcome in _call(run, task, [cell])]
-            outcome = _failed(cells[0], error, 0.0)
-    return [outcome]
+def _call(run: Any, task: Task, cells: Sequence[Cell], retries: int) -> list[Outcome]:
+    try:
+        values = run(task, cells)
+        return [measured(cell.place, {n: rows[i] for n, rows in values.items()}, 0.0) for i, cell in enumerate(cells)]
+    except Exception as error:  # noqa: BLE001
+        if len(cells) > 1:  # whose fault was it?
+            return [outcome for cell in cells for outcome in _call(run, task, [cell], retries)]
+        return _call(run, task, cells, retries - 1) if retries else [_failed(cells[0], error, 0.0)]
 
 
 def _with_values(study: Study, names: Sequence[str], values: Sequence[Any]) -> Study:

@@ -15,6 +15,7 @@ from lossatlas.workbench.sweeps._run import SweepRun
 
 
 if TYPE_CHECKING:
+    import plotly.graph_objects as go
     import xarray as xr
 
 
@@ -50,7 +51,7 @@ def write_sweep_page(run: SweepRun) -> pathlib.Path:
 
 def sweep_pictures(results: "xr.DataTree") -> dict[str, Picture]:
     """A picture of every number of a cell that is one number, the first twelve, and one of the statuses."""
-    status = results[STATUS]
+    status = results.ds[STATUS]
     numbers = [
         array
         for name, array in results.ds.data_vars.items()
@@ -58,20 +59,20 @@ def sweep_pictures(results: "xr.DataTree") -> dict[str, Picture]:
     ]
     caption = "The mean over the seeds; what is not finite counts in no mean, and places without a finite number are "
     caption += "crossed out."
-    drawn = {
-        f"measured-{i}": Picture(
-            title=str(array.name).replace("_", " "),
-            caption=caption,
-            draw=lambda compact, array=array.astype(float): figures.sweep_figure(array, compact=compact),
-        )
-        for i, array in enumerate(numbers[:_MOST_FIGURES])
-    }
+    drawn = {f"measured-{i}": _picture(array, caption) for i, array in enumerate(numbers[:_MOST_FIGURES])}
     drawn["status"] = Picture(
         title="How the cells came out",
         caption="The worst of the seeds at each place of the grid.",
         draw=lambda compact: figures.sweep_status_figure(status, compact=compact),
     )
     return drawn
+
+
+def _picture(array: "xr.DataArray", caption: str) -> Picture:
+    def draw(compact: bool) -> "go.Figure":
+        return figures.sweep_figure(array.astype(float), compact=compact)
+
+    return Picture(title=str(array.name).replace("_", " "), caption=caption, draw=draw)
 
 
 def _failed_table(rows: Sequence[dict[str, Any]], total: int) -> Table:

@@ -2,6 +2,7 @@
 
 import contextlib
 import inspect
+import itertools
 import math
 import os
 import pathlib
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 _GONE = "The scheduler went away."
 # Seconds that a scheduler has to answer.
 _PATIENCE = 10
+# How often workers here are started that die as they start.
+_STARTS = 3
 # The kinds of batch systems that dask-jobqueue knows, by the word in a profile.
 _SYSTEMS = {
     "slurm": "SLURMCluster",
@@ -60,7 +63,7 @@ class Pool(Protocol):
 
 
 class Here:
-    """This process: one task at a time, without limits; what a cell prints and raises is at hand."""
+    """The process that asks: one task at a time, without limits; what a cell prints and raises is at hand."""
 
     def __init__(self) -> None:
         self._tasks: list[Task] = []
@@ -106,7 +109,7 @@ class Workers:
 
     def submit(self, task: Task) -> None:
         """Send a task to the scheduler."""
-        content, key = pickle.dumps((task, self._limits)), f"cells-{task.cells[0].index}-{secrets.token_hex(4)}"
+        content, key = pickle.dumps((task, self._limits)), f"cells-{task.cells[0].place}-{secrets.token_hex(4)}"
         future = self._ask(self._client.submit, run_task, content, key=key, pure=False, resources=self._resources)
         self._tasks[future.key] = task, future
         future.add_done_callback(self._ready.put)
@@ -130,7 +133,7 @@ class Workers:
         return task, pickle.loads(self._ask(future.result))
 
     def _ask(self, action: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
-        from distributed.comm import CommClosedError
+        from distributed.comm.core import CommClosedError
 
         if self._client.status != "running":
             raise SchedulerLostError(_GONE)
@@ -172,20 +175,19 @@ def open_pool(
 
 
 def _local(count: int, resources: Mapping[str, float]) -> Any:
-    import dask
+    import dask.config
     from distributed import LocalCluster
 
-    # Our processes have their own limits of memory, and no page of dask is served unless somebody asks dask for it.
+    options: dict[str, Any] = {"dashboard_address": None, "silence_logs": 50, "resources": dict(resources)}
+    # Whose fault the death of a worker was, and what memory a cell may take, is decided here and not by dask.
     with dask.config.set({"distributed.scheduler.allowed-failures": 0}):
-        return LocalCluster(
-            n_workers=count,
-            threads_per_worker=1,
-            processes=True,
-            memory_limit=0,
-            dashboard_address=None,
-            resources=dict(resources),
-            silence_logs=50,
-        )
+        for start in itertools.count(1):
+            try:
+                return LocalCluster(n_workers=count, threads_per_worker=1, processes=True, memory_limit=0, **options)
+            except RuntimeError:  # a worker died as it started
+                if start == _STARTS:
+                    raise
+    raise AssertionError
 
 
 @contextlib.contextmanager
@@ -203,7 +205,7 @@ def _connected(where: Any) -> Iterator["distributed.Client"]:
         yield client
     finally:
         with contextlib.suppress(Exception):  # it may be gone, which was told already
-            client.close(timeout=2)
+            client.close(timeout=_PATIENCE)
 
 
 def _batch(path: pathlib.Path) -> Any:

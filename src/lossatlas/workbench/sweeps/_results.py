@@ -31,7 +31,7 @@ def sweep_results(axes: Sequence[tuple[str, Sequence[Any]]], seeds: int, outcome
     shape = (*(len(values) for _, values in axes), seeds)
     dims = (*(name for name, _ in axes), SEED)
     coordinates = {name: _labels(values) for name, values in axes} | {SEED: np.arange(seeds)}
-    kept = {outcome.index: outcome for outcome in outcomes}
+    kept = {outcome.place: outcome for outcome in outcomes}
     total = int(np.prod(shape))
     every = [kept.get(i) or Outcome(i, WAITING) for i in range(total)]
     measured = {}
@@ -57,8 +57,8 @@ def sweep_results(axes: Sequence[tuple[str, Sequence[Any]]], seeds: int, outcome
 
 
 def outcomes_of(results: "xr.DataTree") -> list[Outcome]:
-    """The outcomes of a finished sweep, by index; those that measured something have their values."""
-    statuses, how = results[STATUS], results[HOW]
+    """The outcomes of a finished sweep, in the order of the grid; those that measured something have their values."""
+    statuses, how = results.ds[STATUS], results.children[HOW].ds
     shape = statuses.shape
     columns = {}
     for name, array in results.ds.data_vars.items():

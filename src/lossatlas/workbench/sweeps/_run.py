@@ -12,7 +12,7 @@ from lossatlas._journal import Journal
 from lossatlas.workbench._record import checksum, damaged, read_record, write_record
 from lossatlas.workbench._run import REPORT, stored_arrays
 from lossatlas.workbench._store import JOURNAL
-from lossatlas.workbench.sweeps._outcome import MEASURED, unpack
+from lossatlas.workbench.sweeps._outcome import MEASURED, WAITING, unpack
 from lossatlas.workbench.sweeps._results import HOW, STATUS, sweep_results
 
 
@@ -136,16 +136,16 @@ def sweep_so_far(directory: str | os.PathLike[str]) -> "xr.DataTree":
 
 def count_cells(results: "xr.DataTree") -> dict[str, int]:
     """How many cells came out how."""
-    return dict(Counter(results[STATUS].values.ravel().tolist()))
+    return dict(Counter(results.ds[STATUS].values.ravel().tolist()))
 
 
 def failed_cells(results: "xr.DataTree") -> list[dict[str, Any]]:
     """The cells that ended without a number: their settings, seed, status and error."""
     import numpy as np
 
-    status, errors = results[STATUS], results[HOW]["error"].values
+    status, errors = results.ds[STATUS], results.children[HOW].ds["error"].values
     found = []
-    for place in np.argwhere(~np.isin(status.values, (*MEASURED, "waiting"))):
+    for place in np.argwhere(~np.isin(status.values, [*MEASURED, WAITING])):
         at = {str(dim): status[dim].values[i].item() for dim, i in zip(status.dims, place, strict=True)}
         found.append({**at, "status": str(status.values[tuple(place)]), "error": str(errors[tuple(place)])})
     return found

@@ -88,12 +88,12 @@ def run_sweep(
 
     def write(folder: pathlib.Path, journal: Journal) -> Mapping[str, Any]:
         del folder
-        outcomes = {outcome.index: outcome for step in journal.finished() for outcome in unpack(step)}
+        outcomes = {outcome.place: outcome for step in journal.finished() for outcome in unpack(step)}
         if not force:
             outcomes = _known_here(place) | known_outcomes(place, kind, asked) | outcomes
         if retry_failed:
             outcomes = {i: outcome for i, outcome in outcomes.items() if outcome.status in MEASURED}
-        cells = [cell for cell in asked.cells() if cell.index not in outcomes]
+        cells = [cell for cell in asked.cells() if cell.place not in outcomes]
         if cells:
             with open_pool(workers, limits, resources or {}) as pool:
                 keeper = _Keeper(place, kind, asked, journal, outcomes, meter)
@@ -152,7 +152,7 @@ def _known_here(place: Place) -> dict[int, Outcome]:
     """The outcomes of the finished sweep whose failed cells are measured anew."""
     if not is_finished(place.directory):
         return {}
-    return {outcome.index: outcome for outcome in outcomes_of(SweepRun(place.directory).results)}
+    return {outcome.place: outcome for outcome in outcomes_of(SweepRun(place.directory).results)}
 
 
 @dataclasses.dataclass
@@ -180,10 +180,10 @@ class _Keeper:
                 self._keep_study(outcome)
         self._steps += 1
         self.journal(f"cells-{self._steps:06d}", lambda: pack(checked))
-        self.outcomes.update((outcome.index, outcome) for outcome in checked)
+        self.outcomes.update((outcome.place, outcome) for outcome in checked)
 
     def _keep_study(self, outcome: Outcome) -> None:
-        cell, (results, claims) = self._cells[outcome.index], outcome.study
+        cell, (results, claims) = self._cells[outcome.place], outcome.study
         config = self.grid.study(cell)
         place = study_place(self.place.root, self.kind, config, cell.seed)
         keep_study(
@@ -199,7 +199,7 @@ class _Keeper:
         if shapes == self._shapes:
             return outcome
         error = f"measure returned {shapes}, but {self._shapes} in another cell; the shapes must be the same in all."
-        return Outcome(outcome.index, FAILED, error=error, seconds=outcome.seconds)
+        return Outcome(outcome.place, FAILED, error=error, seconds=outcome.seconds)
 
 
 def _shapes(outcome: Outcome) -> dict[str, tuple[int, ...]]:

@@ -69,10 +69,10 @@ class CellProcess:
                     blamed = left[event.first : event.first + event.count]
                     yield event
                 else:
-                    done.add(event.index)
+                    done.add(event.place)
                     yield event
-            left = [cell for cell in left if cell.index not in done]
-            blamed = [cell for cell in blamed if cell.index not in done]
+            left = [cell for cell in left if cell.place not in done]
+            blamed = [cell for cell in blamed if cell.place not in done]
             together = 1 if reason else together
             stillborn = stillborn + 1 if silent else 0
             if stillborn > _STILLBORN:
@@ -81,13 +81,13 @@ class CellProcess:
             if not reason or silent or len(blamed) != 1:
                 continue
             (cell,) = blamed
-            deaths[cell.index] += 1
-            if reason == OUT_OF_MEMORY and cell.index not in fresh:
-                fresh.add(cell.index)  # the memory may be that of the cells before
-                left.sort(key=lambda one: one.index != cell.index)
-            elif reason in (TIMED_OUT, OUT_OF_MEMORY) or deaths[cell.index] > limits.retries:
+            deaths[cell.place] += 1
+            if reason == OUT_OF_MEMORY and cell.place not in fresh:
+                fresh.add(cell.place)  # the memory may be that of the cells before
+                left.sort(key=lambda one: one.place != cell.place)
+            elif reason in (TIMED_OUT, OUT_OF_MEMORY) or deaths[cell.place] > limits.retries:
                 status = reason if reason in (TIMED_OUT, OUT_OF_MEMORY) else KILLED
-                yield Outcome(cell.index, status, error=self._words(reason, limits))
+                yield Outcome(cell.place, status, error=self._words(reason, limits))
                 left.remove(cell)
 
     def close(self) -> None:

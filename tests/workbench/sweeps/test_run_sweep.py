@@ -3,6 +3,7 @@
 import contextlib
 import functools as ft
 import json
+from typing import Any
 
 import jax
 import numpy as np
@@ -42,16 +43,16 @@ def calls(monkeypatch):
 
 def test_each_cell_has_what_the_study_measures_there(tmp_path):
     run = sweep(tmp_path, grid={"width": (3, 4), "gamma": (0.5, -2.0)}, seeds=70)
-    mean, largest = run.results["mean"], run.results["largest"]
+    mean, largest = run.results.ds["mean"], run.results.ds["largest"]
     assert mean.dims == ("width", "gamma", "seed")
     for width in (3, 4):
         for gamma in (0.5, -2.0):
             numbers = np.array([plain(width, gamma, seed) for seed in range(70)])
             assert mean.sel(width=width, gamma=gamma).values == pytest.approx(numbers.mean(-1), rel=1e-14)
-            assert (largest.sel(width=width, gamma=gamma).values == np.sort(numbers)[:, -2:]).all()
+            assert np.array_equal(largest.sel(width=width, gamma=gamma), np.sort(numbers)[:, -2:])
     # A root of what is negative is no error; it is not finite.
-    status = run.results["status"].values
-    assert ((status == "non-finite") == (mean.values < 0)).all()
+    status = run.results.ds["status"].values
+    assert np.array_equal(status == "non-finite", mean.values < 0)
     assert run.counts() == {"done": int((mean.values >= 0).sum()), "non-finite": int((mean.values < 0).sum())}
     assert run.results["is_positive"].dtype == bool
     assert (run.axes, run.seeds) == ({"width": [3, 4], "gamma": [0.5, -2.0]}, 70)
@@ -119,9 +120,9 @@ def test_a_sweep_that_was_interrupted_goes_on_with_what_is_missing(tmp_path, cal
     assert "run the same again to go on" in caught.value.__notes__[0]
     (partial,) = (tmp_path / "sweep").glob("*.partial")
     so_far = sweep_so_far(partial)
-    finished = int((so_far["status"] == "done").sum())
+    finished = int((so_far.ds["status"] == "done").sum())
     assert 3 <= finished < 6
-    assert int((so_far["status"] == "waiting").sum()) == 6 - finished
+    assert int((so_far.ds["status"] == "waiting").sum()) == 6 - finished
     before = [cell for call in calls for cell in call]
     calls.clear()
     run = sweep(tmp_path, "toy-trouble", **grid)
@@ -172,7 +173,7 @@ def test_a_program_that_cannot_be_traced_fails_in_its_cells_only(tmp_path, monke
     run = sweep(tmp_path, grid={"width": (3, 4)}, seeds=2)
     assert [(row["width"], row["error"]) for row in run.failed()] == [(4, "LookupError: no such width")] * 2
     # What was measured beside them is whole, though whole numbers and truth values have holes now.
-    assert run.results["is_positive"].sel(width=3).values.tolist() == [plain(3, 1.0, s).mean() > 0 for s in range(2)]
+    assert run.results.ds["is_positive"].sel(width=3).values.tolist() == [bool(plain(3, 1.0, s).mean() > 0) for s in range(2)]
     monkeypatch.setattr(sweep_studies.ToyPlane, "measure", measure)
     mended = sweep(tmp_path, grid={"width": (3, 4)}, seeds=2, retry_failed=True)
     fresh = sweep(tmp_path / "fresh", grid={"width": (3, 4)}, seeds=2)
@@ -184,7 +185,7 @@ def test_a_study_without_a_measure_runs_as_a_whole_and_is_a_run_of_the_store(tmp
     alone = lossatlas.run_study("toy-mean", count=10, seed=1, out=tmp_path, progress="none")
     run = sweep(tmp_path, "toy-mean", grid={"count": (10, 20)}, seeds=2)
     assert run.results["mean"].sel(count=10, seed=1).item() == alone.claims[0]["measured"]
-    assert set(run.results["mean verdict"].values.ravel()) <= {"holds", "fails"}
+    assert set(run.results.ds["mean verdict"].values.ravel()) <= {"holds", "fails"}
     assert [cell for call in calls for cell in call] == [(10, 0), (20, 0), (20, 1)]
     kinds = [stored.kind for stored in Store(tmp_path).runs(status="finished")]
     assert (kinds.count("study"), kinds.count("sweep")) == (4, 1)
@@ -208,6 +209,7 @@ def test_the_store_lists_opens_exports_and_removes_a_sweep(tmp_path):
 
 
 def test_bad_limits_and_workers_are_refused(tmp_path):
+    wrong: dict[str, Any]
     for wrong in ({"retries": -1}, {"cell_seconds": 0.0}, {"cell_memory": -1.0}):
         with pytest.raises(InputError, match=f"{next(iter(wrong))} must be"):
             run_sweep("toy-plane", grid={"gamma": (1,)}, out=tmp_path, **wrong)
