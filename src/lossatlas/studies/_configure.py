@@ -5,7 +5,7 @@ import dataclasses
 import pathlib
 import tomllib
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from lossatlas._errors import InputError, unknown_name
@@ -48,6 +48,15 @@ def configure(
     except ValueError as error:
         msg = f"{kind.name} refuses these settings: {error}"
         raise InputError(msg) from None
+
+
+def convert_setting(kind: StudyKind, name: str, values: Iterable[Any]) -> tuple[Any, ...]:
+    """Values of one setting as its field wants them; text is read as `configure` reads it.
+
+    **Raises:** `InputError` for values of another type.
+    """
+    wanted = typing.get_type_hints(kind.config)[name]
+    return tuple(_convert(name, value, wanted) for value in values)
 
 
 def _read(toml: str | pathlib.Path | None, name: str) -> dict[str, Any]:

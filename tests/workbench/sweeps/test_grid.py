@@ -67,7 +67,7 @@ def test_text_that_is_no_axis_is_refused(text):
         ({"width": ()}, {}, "got none"),
         ({"width": ("many",)}, {}, "width must be a whole number, got 'many'"),
         ({"width": (3,)}, {"width": 4}, "width is on the grid and set once more"),
-        ({"width": (12, 13)}, {}, "toy-plane refuses these settings: thirteen brings bad luck"),
+        ({"width": (12, 13)}, {}, "toy-plane refuses the cell width=13: thirteen brings bad luck"),
         ({"width": (12, 14), "gamma": (-1.0,)}, {}, "toy-plane refuses the cell width=14, gamma=-1.0: too wide"),
         ({"gamma": range(2_000_000)}, {}, "2,000,000 cells; 1,000,000 are allowed"),
     ],

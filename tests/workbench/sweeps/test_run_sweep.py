@@ -173,7 +173,9 @@ def test_a_program_that_cannot_be_traced_fails_in_its_cells_only(tmp_path, monke
     run = sweep(tmp_path, grid={"width": (3, 4)}, seeds=2)
     assert [(row["width"], row["error"]) for row in run.failed()] == [(4, "LookupError: no such width")] * 2
     # What was measured beside them is whole, though whole numbers and truth values have holes now.
-    assert run.results.ds["is_positive"].sel(width=3).values.tolist() == [bool(plain(3, 1.0, s).mean() > 0) for s in range(2)]
+    assert run.results.ds["is_positive"].sel(width=3).values.tolist() == [
+        bool(plain(3, 1.0, s).mean() > 0) for s in range(2)
+    ]
     monkeypatch.setattr(sweep_studies.ToyPlane, "measure", measure)
     mended = sweep(tmp_path, grid={"width": (3, 4)}, seeds=2, retry_failed=True)
     fresh = sweep(tmp_path / "fresh", grid={"width": (3, 4)}, seeds=2)

@@ -3,12 +3,11 @@
 import dataclasses
 import itertools
 import math
-import typing
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from lossatlas._errors import InputError, unknown_name
-from lossatlas.studies import Study, StudyKind, configure
+from lossatlas.studies import Study, StudyKind, configure, convert_setting
 
 
 # More are a mistake in a step more often than a wish.
@@ -139,9 +138,7 @@ def make_grid(
     if count > _MOST_CELLS:
         msg = f"The grid has {count:,} cells; {_MOST_CELLS:,} are allowed."
         raise InputError(msg)
-    converted = [
-        Axis(name, tuple(_value(kind, preset, name, value) for value in values)) for name, values in given.items()
-    ]
+    converted = [Axis(name, convert_setting(kind, name, values)) for name, values in given.items()]
     for name, values in converted:
         if not values or len(set(values)) < len(values):
             msg = f"{name} needs values on the grid, each once, got {', '.join(map(str, values)) or 'none'}."
@@ -156,13 +153,6 @@ def make_grid(
             msg = f"{kind.name} refuses the cell {settings}: {error}"
             raise InputError(msg) from None
     return grid
-
-
-def _value(kind: StudyKind, preset: str, name: str, value: Any) -> Any:
-    """A value as its setting has it."""
-    if isinstance(value, str) and typing.get_origin(typing.get_type_hints(kind.config)[name]) is tuple:
-        value = value.strip("()[] ").rstrip(",")
-    return getattr(configure(kind, preset=preset, options={name: value}), name)
 
 
 def _field(name: str) -> str:

@@ -15,31 +15,44 @@ from lossatlas.workbench.sweeps._grid import Axis, Cell, Grid
 from lossatlas.workbench.sweeps._measure import claim_values
 from lossatlas.workbench.sweeps._outcome import MEASURED, Outcome, measured
 from lossatlas.workbench.sweeps._results import outcomes_of
+from lossatlas.workbench.sweeps._run import KIND
 
 
 def known_outcomes(place: Place, kind: StudyKind, grid: Grid) -> dict[int, Outcome]:
     """The outcomes of cells that other finished sweeps measured, with the same versions of the packages."""
     if not hasattr(kind.config, "measure"):
         return dict(_of_studies(place.root, kind, grid))
+    former = [
+        found for directory in sorted((place.root / place.kind).glob("*/")) if (found := _former(directory, kind))
+    ]
+    if not former:
+        return {}
     cells = {canonical([dataclasses.asdict(grid.study(cell)), cell.seed]): cell for cell in grid.cells()}
-    found: dict[int, Outcome] = {}
-    for directory in sorted((place.root / place.kind).glob("*/")):
-        found |= _of_sweep(directory, place, kind, cells)
-    return found
+    known: dict[int, Outcome] = {}
+    for directory, other in former:
+        known |= _of_sweep(directory, other, cells)
+    return known
 
 
-def _of_sweep(directory: pathlib.Path, place: Place, kind: StudyKind, cells: Mapping[str, Cell]) -> dict[int, Outcome]:
+def _former(directory: pathlib.Path, kind: StudyKind) -> tuple[pathlib.Path, Grid] | None:
+    """A finished sweep of the study and its grid; None for others, and where the study has other settings by now."""
     try:
         record = read_record(directory)
     except InputError:
-        return {}
+        return None
+    same = {"kind": KIND, "name": kind.name, "status": "finished", "versions": versions()}
     config = record.get("config", {})
-    same = {"name": place.name, "kind": place.kind, "status": "finished", "versions": versions()}
     if any(record.get(name) != value for name, value in same.items()) or config.get("version") != kind.version:
-        return {}
-    former = _former(kind, config)
-    if former is None:
-        return {}
+        return None
+    axes = tuple(Axis(name, tuple(map(_hashable, values))) for name, values in config["axes"])
+    settings = {name: _hashable(value) for name, value in config["settings"].items()}
+    try:
+        return directory, Grid(kind.config(**settings), axes, config["seeds"])
+    except (TypeError, ValueError):
+        return None
+
+
+def _of_sweep(directory: pathlib.Path, former: Grid, cells: Mapping[str, Cell]) -> dict[int, Outcome]:
     asked = [(cells.get(canonical([dataclasses.asdict(former.study(c)), c.seed])), c.place) for c in former.cells()]
     wanted = [(cell, place) for cell, place in asked if cell is not None]
     if not wanted:
@@ -53,16 +66,6 @@ def _of_sweep(directory: pathlib.Path, place: Place, kind: StudyKind, cells: Map
         for cell, place in wanted
         if outcomes[place].status in MEASURED
     }
-
-
-def _former(kind: StudyKind, config: Mapping[str, Any]) -> Grid | None:
-    """The grid of a stored sweep; None where the study has other settings by now."""
-    axes = tuple(Axis(name, tuple(map(_hashable, values))) for name, values in config["axes"])
-    settings = {name: _hashable(value) for name, value in config["settings"].items()}
-    try:
-        return Grid(kind.config(**settings), axes, config["seeds"])
-    except (TypeError, ValueError):
-        return None
 
 
 def _of_studies(root: pathlib.Path, kind: StudyKind, grid: Grid) -> Iterator[tuple[int, Outcome]]:
