@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+import xarray as xr
 
 import lossatlas
 import sweep_studies
@@ -15,7 +16,7 @@ import toy_study
 from lossatlas._errors import InputError
 from lossatlas._progress import NoProgress
 from lossatlas.workbench import Store, SweepRun, run_sweep, sweep_so_far
-from lossatlas.workbench.sweeps import _pool
+from lossatlas.workbench.sweeps import _measure, _pool
 
 
 def sweep(tmp_path, name="toy-plane", **asked):
@@ -79,6 +80,16 @@ def test_results_do_not_depend_on_what_is_measured_together(tmp_path):
         part = sweep(tmp_path / "b", grid={"gamma": (0.7,)}, seeds=seeds).results
         same = whole.ds.sel(gamma=[0.7]).isel(seed=slice(seeds))
         assert part.ds.drop_vars("status").identical(same.drop_vars("status"))
+
+
+def test_cells_side_by_side_are_those_one_after_another(tmp_path, monkeypatch):
+    asked = {"grid": {"gamma": (0.3, 0.7), "width": (6,)}, "seeds": 40}
+    loop = sweep(tmp_path / "loop", **asked).results.ds
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    _measure._program.cache_clear()
+    batch = sweep(tmp_path / "batch", **asked).results.ds
+    _measure._program.cache_clear()
+    xr.testing.assert_allclose(loop, batch, rtol=1e-14)
 
 
 def test_the_same_is_found_again_and_a_larger_grid_takes_over(tmp_path, calls):
@@ -201,6 +212,8 @@ def test_the_store_lists_opens_exports_and_removes_a_sweep(tmp_path):
     run = sweep(tmp_path / "runs", grid={"gamma": (1, 2)}, seeds=2)
     store = Store(tmp_path / "runs")
     (stored,) = store.runs(kind="sweep")
+    assert stored.verdicts == run.counts()
+    assert store.runs().table()[0]["outcome"] == ", ".join(f"{n} {word}" for word, n in sorted(run.counts().items()))
     opened = store.open(stored.key)
     assert isinstance(opened, SweepRun)
     assert opened.counts() == run.counts()
