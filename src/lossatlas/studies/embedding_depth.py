@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from lossatlas._progress import ProgressMeter
+from lossatlas._progress import ProgressMeter, show_partial
 from lossatlas.studies._claims import Claim, claim_equal, claim_most, claim_near
 from lossatlas.studies._embedding_depth_claims import (
     iris_claim,
@@ -97,28 +97,34 @@ class EmbeddingDepth:
         with progress.task("embedding-depth", 7) as task:
             parts = {"lifts": points.lifts(keys[0], self.num_cases), "chains": points.chains(keys[1], self.num_cases)}
             parts |= {"blocks": points.blocks(keys[2], self.num_cases), "tanh": points.tanh_lifts(keys[3])}
+            show_partial(progress, parts)
             task.update(1, "what depends on the data")
             parts |= {"subsets": points.subsets(keys[4], self.num_lifts), "chance": points.chance(keys[5], 50_000)}
+            show_partial(progress, parts)
             task.update(2, "inertia, and what an inexact point feigns")
             parts["spectra"], parts["distances"] = points.spurious(keys[6])
             parts |= {"remainder": points.remainder(keys[7]), "deficient": points.deficient(keys[8], self.num_cases)}
             if self.iris_starts:
                 parts["iris_points"] = points.iris_points(keys[9], self.iris_starts)
+            show_partial(progress, parts)
             task.update(3, "stalls on the line")
             if self.depths:
                 parts["curves"], parts["stalls"] = training.stalls(
                     keys[10], self.depths, self.width, self.std, self.learning_rate, self.num_steps, progress
                 )
+            show_partial(progress, parts)
             task.update(4, "stalls on iris")
             if self.iris_depths:
                 parts["iris_curves"], parts["iris_stalls"] = training.iris(
                     keys[11], self.iris_depths, self.iris_std, self.iris_steps, progress
                 )
+            show_partial(progress, parts)
             task.update(5, "BatchNorm, and more data")
             if self.norm_steps:
                 parts["norm"] = training.normalised(keys[12], (0.0, 0.1, 1.0, 1.5), self.norm_steps, progress)
             if self.data_steps:
                 parts["data"] = training.more_data(keys[13], (70, 80, 100), 4, 500, self.data_steps, progress)
+            show_partial(progress, parts)
             task.update(6, "pruning of digits")
             if self.digits_steps:
                 layers, pruning = training.pruned(keys[14], self.digits_steps, self.digits_std, progress)

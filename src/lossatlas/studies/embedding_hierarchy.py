@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from lossatlas._progress import ProgressMeter
+from lossatlas._progress import ProgressMeter, show_partial
 from lossatlas.studies._claims import Claim, claim_equal, claim_most, claim_near
 from lossatlas.studies._embedding_hierarchy_figures import KNOWN, is_level, pictures
 from lossatlas.studies._registry import register
@@ -64,17 +64,21 @@ class EmbeddingHierarchy:
         with progress.task("embedding-hierarchy", 6) as task:
             parts = {"steps": measure.steps(keys[0], self.num_cases), "conditions": measure.conditions(keys[1])}
             parts["subspaces"] = measure.subspaces(keys[2])
+            show_partial(progress, parts)
             task.update(1, "general compatible embeddings")
             parts["members"] = measure.members(keys[3], self.num_members)
             parts["dimensions"] = measure.dimensions(keys[4], self.num_members)
             parts["compression"] = measure.compression()
+            show_partial(progress, parts)
             task.update(2, "points critical for special samples")
             parts["special"] = measure.special()
+            show_partial(progress, parts)
             task.update(3, "bad points")
             if self.num_minima:
                 parts["escapes"] = measure.escapes(keys[5], self.num_minima)
                 parts["two_layers"] = measure.two_layer_escapes(keys[6], self.num_minima)
                 parts["interpolating"] = measure.interpolating(keys[7], 2 * self.num_minima)
+            show_partial(progress, parts)
             task.update(4, "critical points of narrow networks")
             if self.most_neurons:
                 found = measure.levels(keys[8], self.most_neurons, self.random_starts, self.descents)
