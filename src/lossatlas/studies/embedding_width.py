@@ -1,13 +1,16 @@
 """Zhang, Zhang, Luo and Xu 2021, arXiv 2105.14573: the embedding principle in width."""
 
 import dataclasses
+import functools as ft
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from lossatlas._progress import ProgressMeter, show_partial
+from lossatlas._journal import Journal
+from lossatlas._progress import ProgressMeter
 from lossatlas.studies._claims import Claim, claim_equal, claim_most, claim_near
+from lossatlas.studies._parts import Parts
 from lossatlas.studies._registry import register
 from lossatlas.studies._study import Picture
 
@@ -62,37 +65,34 @@ class EmbeddingWidth:
         "paper": {"num_cases": 240, "random_starts": 24, "descents": 16, "wide": 500, "wide_steps": 300_000},
     }
 
-    def run(self, seed: int, progress: ProgressMeter) -> "xr.DataTree":
+    def run(self, seed: int, progress: ProgressMeter, journal: Journal | None = None) -> "xr.DataTree":
         """Everything that the claims need, part by part."""
         import jax
-        import xarray as xr
 
         from lossatlas.studies import _embedding_width as measure
 
         keys = jax.random.split(jax.random.key(seed), 6)
         with progress.task("embedding-width", 6) as task:
-            parts = {"maps": measure.splits(keys[0], self.num_cases)}
-            show_partial(progress, parts)
+            parts = Parts(progress, journal)
+            parts("maps", lambda: {"maps": measure.splits(keys[0], self.num_cases)})
             task.update(1, "critical subspaces")
-            parts["subspaces"] = measure.subspaces(keys[1])
-            show_partial(progress, parts)
+            parts("subspaces", lambda: {"subspaces": measure.subspaces(keys[1])})
             task.update(2, "critical points of narrow networks")
-            levels, splits, networks = measure.levels(keys[2], self.most_neurons, self.random_starts, self.descents)
-            parts |= {"levels": levels, "splits": splits}
-            show_partial(progress, parts)
+            # Found once; again where the run was interrupted in the training that is compared with them.
+            found = ft.cache(lambda: measure.levels(keys[2], self.most_neurons, self.random_starts, self.descents))
+            parts("levels", lambda: {"levels": found()[0], "splits": found()[1]})
             task.update(3, "training a wide network")
-            parts["training"] = measure.training(
-                keys[3], self.wide, self.init_power, self.learning_rate, self.wide_steps, networks, progress
-            )
-            show_partial(progress, parts)
+            wide = (self.wide, self.init_power, self.learning_rate, self.wide_steps)
+            parts("training", lambda: {"training": measure.training(keys[3], *wide, found()[2], progress)})
             task.update(4, "condensation on digits")
             if self.digits_steps:
-                parts["digits"] = measure.digits(keys[4], self.digits_steps, self.digits_std, progress)
-            show_partial(progress, parts)
+                parts(
+                    "digits", lambda: {"digits": measure.digits(keys[4], self.digits_steps, self.digits_std, progress)}
+                )
             task.update(5, "a saddle of iris")
             if self.iris_starts:
-                parts["iris"] = measure.iris(keys[5], self.iris_starts)
-        return xr.DataTree.from_dict(parts)
+                parts("iris", lambda: {"iris": measure.iris(keys[5], self.iris_starts)})
+        return parts.tree()
 
     def claims(self, results: "xr.DataTree") -> list[Claim]:
         """Proposition 1, Theorems 1 and 2, and Figures 1, 3, 4 and 5."""
