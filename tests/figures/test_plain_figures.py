@@ -32,3 +32,14 @@ def test_ticks_of_long_logarithmic_axes_are_sparse(lowest, step):
     curve = {"curve": (np.array([1.0, 2.0]), np.array([1.0, lowest]))}
     figure = figures.curves_figure(curve, x="x", y="y", y_scale="log")
     assert layout_of(figure)["yaxis"]["dtick"] == step
+
+
+def test_cells_without_a_value_have_a_cross():
+    matrix = np.array([[0.0, np.nan, 1.0], [np.inf, 2.0, 3.0]])
+    cells, crosses = figures.matrix_figure(matrix, x="x", y="y", colour="colour").data
+    np.testing.assert_array_equal(np.isnan(np.asarray(cells.z, float)), ~np.isfinite(matrix))
+    assert (cells.zmin, cells.zmax) == (0.0, 3.0)
+    assert list(zip(crosses.y, crosses.x, strict=True)) == [(0, 1), (1, 0)]
+    assert crosses.name == "no value"
+    assert len(figures.matrix_figure(np.ones((2, 2)), x="x", y="y", colour="colour").data) == 1
+    assert figures.matrix_figure(np.full((2, 2), np.nan), x="x", y="y", colour="colour").data[0].zmax == 1.0

@@ -10,6 +10,13 @@ from lossatlas.figures._diagnosis import ways_figure as ways_figure
 from lossatlas.figures._diagnosis import widths_figure as widths_figure
 from lossatlas.figures._distance import distance_figure as distance_figure
 from lossatlas.figures._entries import shown_training as shown_training
+from lossatlas.figures._export import ONE_COLUMN as ONE_COLUMN
+from lossatlas.figures._export import FORMATS as FORMATS
+from lossatlas.figures._export import TWO_COLUMNS as TWO_COLUMNS
+from lossatlas.figures._export import check_export as check_export
+from lossatlas.figures._export import format_of as format_of
+from lossatlas.figures._export import save as save
+from lossatlas.figures._export import save_all as save_all
 from lossatlas.figures._numbers import format_number as format_number
 from lossatlas.figures._numbers import format_steps as format_steps
 from lossatlas.figures._plain import counts_figure as counts_figure

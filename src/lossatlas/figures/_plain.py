@@ -135,16 +135,28 @@ def matrix_figure(
     limits: tuple[float, float] | None = None,
     compact: bool = False,
 ) -> go.Figure:
-    """A matrix in colours, the first row on top; what is not finite stays empty.
+    """A matrix in colours, the first row on top; what is not finite is white with a cross.
 
     **Arguments:**
     - `colour`: what the colours mean. `limits`: their ends. `x`, `y`, `compact`: as for `curves_figure`.
     """
     figure = new_figure(height=320 if compact else 440, margin=_MARGIN, compact=compact)
-    low, high = limits or (float(np.nanmin(matrix)), float(np.nanmax(matrix)))
     shown = np.where(np.isfinite(matrix), matrix, np.nan)
+    finite = shown[np.isfinite(shown)]
+    low, high = limits or ((float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0))
     bar = {"title": {"text": colour, "side": "right"}, "thickness": 12}
     figure.add_heatmap(z=shown, colorscale="Cividis", zmin=low, zmax=high, colorbar=bar)
+    rows, columns = np.nonzero(np.isnan(shown))
+    if len(rows):  # no grey would tell them from the middle of the scale
+        figure.add_scatter(
+            x=columns,
+            y=rows,
+            mode="markers",
+            name="no value",
+            showlegend=True,
+            marker={"symbol": "x-thin", "size": 7, "line": {"color": MUTED, "width": 1}},
+            hovertemplate="row %{y}, column %{x}: no value<extra></extra>",
+        )
     _axes(figure, x, y, "linear", "linear")
     figure.update_yaxes(autorange="reversed")
     return figure
