@@ -8,7 +8,7 @@ import pytest
 import toy_study  # noqa: F401  (registers toy-mean)
 from lossatlas import networks
 from lossatlas._errors import InputError
-from lossatlas.workbench import Model, Shrunk, Size, figures_of, reproduce, run_study, save_figures, write_report
+from lossatlas.workbench import Model, Shrunk, Size, figures_of, reproduce, save_figures, write_report
 from lossatlas.workbench import write_shrink_page as write_page
 from survey_examples import iris
 

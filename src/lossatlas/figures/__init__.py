@@ -10,8 +10,8 @@ from lossatlas.figures._diagnosis import ways_figure as ways_figure
 from lossatlas.figures._diagnosis import widths_figure as widths_figure
 from lossatlas.figures._distance import distance_figure as distance_figure
 from lossatlas.figures._entries import shown_training as shown_training
-from lossatlas.figures._export import ONE_COLUMN as ONE_COLUMN
 from lossatlas.figures._export import FORMATS as FORMATS
+from lossatlas.figures._export import ONE_COLUMN as ONE_COLUMN
 from lossatlas.figures._export import TWO_COLUMNS as TWO_COLUMNS
 from lossatlas.figures._export import check_export as check_export
 from lossatlas.figures._export import format_of as format_of
