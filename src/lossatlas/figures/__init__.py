@@ -4,6 +4,7 @@ from lossatlas.figures._atlas import atlas_figure as atlas_figure
 from lossatlas.figures._curves import training_curve as training_curve
 from lossatlas.figures._diagnosis import eigenvalues_figure as eigenvalues_figure
 from lossatlas.figures._diagnosis import groups_figure as groups_figure
+from lossatlas.figures._diagnosis import inertia_figure as inertia_figure
 from lossatlas.figures._diagnosis import monitor_figure as monitor_figure
 from lossatlas.figures._diagnosis import stall_figure as stall_figure
 from lossatlas.figures._diagnosis import ways_figure as ways_figure

@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import plotly.graph_objects as go
+from jaxtyping import Float
 from plotly.subplots import make_subplots
 
 from lossatlas.figures._entries import Row
@@ -180,7 +181,18 @@ def eigenvalues_figure(tables: Row, *, compact: bool = False) -> go.Figure:
     A plotly figure in the theme `lossatlas`.
     """
     counted = tables["standing"]["point"]["inertia"]
-    values, threshold = np.asarray(counted["eigenvalues"], float), counted["threshold"]
+    return inertia_figure(np.asarray(counted["eigenvalues"], float), counted["threshold"], compact=compact)
+
+
+def inertia_figure(values: Float[np.ndarray, " p"], threshold: float, *, compact: bool = False) -> go.Figure:
+    """Eigenvalues by size, and what counts as zero.
+
+    **Arguments:**
+    - `values`: in any order. `threshold`: values within it count as zero. `compact`: for narrow pages.
+
+    **Returns:**
+    A plotly figure in the theme `lossatlas`.
+    """
     sizes = np.maximum(np.abs(values), _LOST)
     kinds = np.where(values > threshold, "positive", np.where(values < -threshold, "negative", "zero"))
     figure = new_figure(height=300 if compact else 320, margin={"l": 98, "r": 14, "t": 40, "b": 46}, compact=compact)

@@ -1,6 +1,5 @@
 """The store as a whole: its runs found, opened, removed and verified."""
 
-import html
 import os
 import pathlib
 import secrets
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any, final
 
 from lossatlas._errors import InputError
 from lossatlas._progress import ProgressLike, as_meter
+from lossatlas._show import html_page
 from lossatlas.workbench._folder import store_root
 from lossatlas.workbench._record import read_record
 from lossatlas.workbench._store import claimed
@@ -242,12 +242,7 @@ class Runs(tuple[StoredRun, ...]):
         return f"{len(self)} run{'' if len(self) == 1 else 's'} in {str(self.root)!r}"
 
     def _repr_html_(self) -> str:
-        shown = self.table()[:50]
-        head = "".join(f"<th>{name}</th>" for name in (shown[0] if shown else ()))
-        rows = ["".join(f"<td>{'' if v is None else html.escape(str(v))}</td>" for v in row.values()) for row in shown]
-        body = "".join(f"<tr>{row}</tr>" for row in rows)
-        more = f"<p>and {len(self) - len(shown):,} older ones</p>" if len(self) > len(shown) else ""
-        return f"<p><b>{html.escape(repr(self))}</b></p><table><tr>{head}</tr>{body}</table>{more}"
+        return html_page(repr(self), self.table(), most=50)
 
 
 def _in_order(verdicts: Mapping[str, int]) -> list[tuple[str, int]]:
