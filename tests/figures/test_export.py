@@ -37,11 +37,13 @@ def test_files_have_their_sizes_in_print_even_where_a_loop_runs(figure, tmp_path
         warnings.simplefilter("ignore", ResourceWarning)  # of asyncio's pipes, at the end of its loop
         svg, pdf, png = asyncio.run(notebook())
     drawn = svg.read_text()
-    width, height = (float(size) for size in re.search(r'width="([\d.]+)" height="([\d.]+)"', drawn).groups())
+    ((width, height), *_) = re.findall(r'width="([\d.]+)" height="([\d.]+)"', drawn)
+    width, height = float(width), float(height)
     assert width / 96 * 25.4 == pytest.approx(85)
     assert height == pytest.approx(figure.layout.height * 0.8)  # a pixel of the figure is 0.6 points, one of CSS 0.75
     assert "time (s)" in drawn
-    left, bottom, right, top = (float(edge) for edge in re.search(rb"/MediaBox \[(.*?)\]", pdf.read_bytes())[1].split())
+    (box,) = re.findall(rb"/MediaBox \[(.*?)\]", pdf.read_bytes())
+    left, bottom, right, top = (float(edge) for edge in box.split())
     assert (right - left) / 72 * 25.4 == pytest.approx(85, abs=0.5)
     assert (top - bottom) / 72 == pytest.approx(height / 96, abs=0.02)
     content = png.read_bytes()

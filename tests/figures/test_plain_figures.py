@@ -58,12 +58,12 @@ def test_points_that_coincide_all_show():
 def test_a_long_legend_has_room_above_the_panel():
     one = (np.array([1.0]), np.array([1.0]))
     short, long = (
-        figures.curves_figure({f"{word} {i}": one for i in range(4)}, x="x", y="y", compact=True)
+        layout_of(figures.curves_figure({f"{word} {i}": one for i in range(4)}, x="x", y="y", compact=True))
         for word in ("a", "a curve of that number")
     )
-    more = long.layout.margin.t - short.layout.margin.t
+    more = long["margin"]["t"] - short["margin"]["t"]
     assert more >= 2 * 19
-    assert long.layout.height - short.layout.height == more
+    assert long["height"] - short["height"] == more
 
 
 def test_cells_without_a_value_have_a_cross():

@@ -101,11 +101,11 @@ def groups_figure(tables: Row, *, compact: bool = False) -> go.Figure:
     figure.update_xaxes(showticklabels=False, ticks="", constrain="domain")
     figure.update_yaxes(showticklabels=False, ticks="", autorange="reversed", constrain="domain")
     for i in range(len(layers)):
-        place = {"row": i // columns + 1, "col": i % columns + 1}
-        figure.update_yaxes(scaleanchor=f"x{i + 1 if i else ''}", **place)
-        figure.update_xaxes(title={"text": "units, by group", "standoff": 4}, **place)
+        row, column = i // columns + 1, i % columns + 1
+        figure.update_yaxes(scaleanchor=f"x{i + 1 if i else ''}", row=row, col=column)
+        figure.update_xaxes(title={"text": "units, by group", "standoff": 4}, row=row, col=column)
         if i % columns == 0:
-            figure.update_yaxes(title={"text": "units, by group", "standoff": 4}, **place)
+            figure.update_yaxes(title={"text": "units, by group", "standoff": 4}, row=row, col=column)
     return figure
 
 

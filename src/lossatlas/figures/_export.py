@@ -123,13 +123,11 @@ def check_export() -> None:
     **Raises:** `InputError` without kaleido, and without a browser that it finds.
     """
     try:
-        import kaleido
+        import kaleido  # noqa: F401
         from choreographer.browsers.chromium import Chromium
-    except ImportError:
-        kaleido = None
-    if not hasattr(kaleido, "Kaleido"):  # that of before version 1 draws by a browser of its own
+    except ImportError as error:  # kaleido before version 1 comes without choreographer
         msg = "Writing figures as files needs kaleido 1 or newer; get it by `pip install 'lossatlas[paper]'`."
-        raise InputError(msg)
+        raise InputError(msg) from error
     browser = os.environ.get("BROWSER_PATH") or Chromium.find_browser(skip_local=False)
     if browser is None or not pathlib.Path(browser).is_file():
         found = f"there is none at BROWSER_PATH={browser}" if browser else "none was found"
@@ -138,7 +136,7 @@ def check_export() -> None:
         raise InputError(msg)
 
 
-def _order(figure: "go.Figure", form: str, drawn: Mapping[str, Any], dpi: int | float) -> tuple[dict, dict]:
+def _order(figure: "go.Figure", form: str, drawn: Mapping[str, Any], dpi: int | float) -> tuple[dict, Any]:
     """What kaleido is asked for: the figure, and its size in pixels with their scale."""
     content = figure.to_dict()
     height = drawn["height"] or content["layout"].get("height") or 0.62 * drawn["width"]
@@ -148,7 +146,7 @@ def _order(figure: "go.Figure", form: str, drawn: Mapping[str, Any], dpi: int | 
     return content, {"format": form, "width": drawn["width"], "height": height, "scale": scale}
 
 
-async def _draw(orders: list[tuple[dict, dict]]) -> list[bytes]:
+async def _draw(orders: list[tuple[dict, Any]]) -> list[bytes]:
     import kaleido
     from choreographer.errors import BrowserClosedError, BrowserFailedError
 
