@@ -11,6 +11,7 @@ import pytest
 
 from lossatlas import figures
 from lossatlas._errors import InputError
+from survey_examples import iris
 
 
 @pytest.fixture
@@ -104,3 +105,17 @@ def test_a_browser_that_ends_at_once_is_a_clear_error(figure, tmp_path, monkeypa
         with pytest.raises(InputError, match="The browser that draws the figures ended"):
             figures.save(figure, tmp_path / "one.svg")
     assert not (tmp_path / "one.svg").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("browser")
+def test_every_figure_of_a_survey_is_drawn_in_both_widths(tmp_path):
+    from lossatlas.workbench._report import survey_figures
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        for compact, width in ((False, figures.TWO_COLUMNS), (True, figures.ONE_COLUMN)):
+            makers = survey_figures(*iris())
+            drawn = {tmp_path / f"{name}-{compact}.svg": make(compact) for name, make in makers.items()}
+            for path in figures.save_all(drawn, width=width):
+                assert path.read_text().count('class="trace') >= 2, path.name
