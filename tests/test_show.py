@@ -26,7 +26,7 @@ NOT_RESULTS = {
     },
     "geometry": {"UnitTaps"},
     "interop": {"KerasNetwork", "TorchNetwork"},
-    "studies": {"Picture", "Study", "StudyKind", "Verdict"},
+    "studies": {"Parts", "Picture", "Study", "StudyKind", "Sweepable", "Verdict"},
     "theory": set(),
     "training": set(),
     "workbench": {"Examples"},

@@ -18,8 +18,8 @@ def figures_of(what: Any, *, compact: bool = False) -> "dict[str, go.Figure]":
     """Every figure of a run, a result or a page, by name.
 
     **Arguments:**
-    - `what`: a survey or a study that was run, a reproduction, a shrinking, a diagnosis; the folder of a run; or a page
-      that one of them wrote (HTML). Of a reproduction those of its studies, their names before the figures'.
+    - `what`: a survey, a study or a sweep that was run, a reproduction, a shrinking, a diagnosis; the folder of a run; or
+      a page that one of them wrote (HTML). Of a reproduction those of its studies, their names before the figures'.
     - `compact`: as for narrow pages, which is also the form for one column of a journal.
 
     **Raises:** `InputError` for what has no figures.
@@ -28,13 +28,16 @@ def figures_of(what: Any, *, compact: bool = False) -> "dict[str, go.Figure]":
     from lossatlas.workbench._report import survey_figures
     from lossatlas.workbench._reproduce import Reproduction
     from lossatlas.workbench._run import SurveyRun
+    from lossatlas.workbench._runs import open_run
     from lossatlas.workbench._shrink import Shrunk
     from lossatlas.workbench._shrink_page import shrinking_figures
     from lossatlas.workbench._study import StudyRun
+    from lossatlas.workbench.sweeps import SweepRun
+    from lossatlas.workbench.sweeps._page import sweep_pictures
 
     if isinstance(what, str | os.PathLike):
         path = pathlib.Path(what).expanduser()
-        return _page_figures(path, compact) if path.suffix == ".html" else figures_of(_run(path), compact=compact)
+        return _page_figures(path, compact) if path.suffix == ".html" else figures_of(open_run(path), compact=compact)
     if isinstance(what, Diagnosed):
         return _page_figures(what.page, compact)
     if isinstance(what, Reproduction):
@@ -47,6 +50,8 @@ def figures_of(what: Any, *, compact: bool = False) -> "dict[str, go.Figure]":
         makers = survey_figures(what.tables, what.arrays)
     elif isinstance(what, StudyRun):
         makers = {name: picture.draw for name, picture in what.study.figures(what.results).items()}
+    elif isinstance(what, SweepRun):
+        makers = {name: picture.draw for name, picture in sweep_pictures(what.results).items()}
     elif isinstance(what, Shrunk):
         makers = shrinking_figures(what)
     else:
@@ -111,14 +116,6 @@ def save_figures(
 
 def _file_name(name: str) -> str:
     return re.sub(r"[^\w.-]+", "-", name)
-
-
-def _run(folder: pathlib.Path) -> Any:
-    from lossatlas.workbench._record import read_record
-    from lossatlas.workbench._run import SurveyRun
-    from lossatlas.workbench._study import KIND, StudyRun
-
-    return (StudyRun if read_record(folder).get("kind") == KIND else SurveyRun)(folder)
 
 
 def _page_figures(path: pathlib.Path, compact: bool) -> "dict[str, go.Figure]":

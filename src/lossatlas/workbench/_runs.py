@@ -130,12 +130,7 @@ class Store:
 
         **Raises:** `InputError` for a run that is not finished.
         """
-        from lossatlas.workbench._run import SurveyRun
-        from lossatlas.workbench._study import StudyRun
-        from lossatlas.workbench.sweeps import SweepRun
-
-        run = self.find(key)
-        return {"study": StudyRun, "sweep": SweepRun}.get(run.kind, SurveyRun)(self.root / run.path)
+        return open_run(self.root / self.find(key).path)
 
     def remove(self, key: str | os.PathLike[str]) -> tuple[pathlib.Path, ...]:
         """Remove a run, with what interrupted attempts at it left; returns the folders that went.
@@ -249,3 +244,16 @@ def _in_order(verdicts: Mapping[str, int]) -> list[tuple[str, int]]:
     return sorted(
         verdicts.items(), key=lambda item: _VERDICTS.index(item[0]) if item[0] in _VERDICTS else len(_VERDICTS)
     )
+
+
+def open_run(directory: pathlib.Path) -> "SurveyRun | StudyRun | SweepRun":
+    """A finished run by its folder, as what made it returned it.
+
+    **Raises:** `InputError` for a folder that holds no finished run.
+    """
+    from lossatlas.workbench._run import SurveyRun
+    from lossatlas.workbench._study import StudyRun
+    from lossatlas.workbench.sweeps import SweepRun
+
+    kinds = {"study": StudyRun, "sweep": SweepRun}
+    return kinds.get(read_record(directory).get("kind", ""), SurveyRun)(directory)
