@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from lossatlas.workbench._figures import save_figures as save_figures
     from lossatlas.workbench._grow import Grown as Grown
     from lossatlas.workbench._grow import grow as grow
+    from lossatlas.workbench._job_run import run_job as run_job
+    from lossatlas.workbench._jobs import Job as Job
+    from lossatlas.workbench._jobs import Jobs as Jobs
     from lossatlas.workbench._load import load as load
     from lossatlas.workbench._model import Model as Model
     from lossatlas.workbench._model import save_model as save_model
@@ -50,6 +53,8 @@ _NAMES = {
     "Finding": "lossatlas.workbench._verify",
     "Grown": "lossatlas.workbench._grow",
     "Diagnosed": "lossatlas.workbench._diagnose",
+    "Job": "lossatlas.workbench._jobs",
+    "Jobs": "lossatlas.workbench._jobs",
     "Model": "lossatlas.workbench._model",
     "Reproduction": "lossatlas.workbench._reproduce",
     "Runs": "lossatlas.workbench._runs",
@@ -68,6 +73,7 @@ _NAMES = {
     "diagnose": "lossatlas.workbench._diagnose",
     "load": "lossatlas.workbench._load",
     "reproduce": "lossatlas.workbench._reproduce",
+    "run_job": "lossatlas.workbench._job_run",
     "run_study": "lossatlas.workbench._study",
     "read_examples": "lossatlas.workbench._data",
     "save_figures": "lossatlas.workbench._figures",

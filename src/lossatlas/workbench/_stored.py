@@ -15,6 +15,8 @@ from lossatlas.workbench._record import RUN_FILE, read_record
 from lossatlas.workbench._store import is_being_made
 
 
+# Folders beside the runs that hold none: jobs of the application, and the files that it was given.
+JOBS, UPLOADS = "jobs", "uploads"
 # A name and the twelve digits of a key; a folder of that name is a run even where its record is gone.
 _RUN_FOLDER = re.compile(r"(?P<name>.+)-(?P<key>[0-9a-f]{12})(?P<ending>\.partial|\.old)?")
 
@@ -52,6 +54,8 @@ def scan(root: pathlib.Path) -> dict[str, str]:
     """
     found = {}
     for kind in _folders(root):
+        if kind.name in (JOBS, UPLOADS):
+            continue
         for folder in _folders(kind.path):
             stamp = stamp_of(folder.path)
             if stamp or _RUN_FOLDER.fullmatch(folder.name):
