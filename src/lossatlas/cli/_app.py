@@ -139,6 +139,14 @@ store.command(
 Ends with exit code 1 if a run is damaged, and says what to do.""",
 )
 app.command(store)
+app.command(
+    "lossatlas.cli._serve:serve",
+    name="app",
+    help="""Open the application in the browser: surveys, studies, diagnoses, claims and the store.
+
+What is started there goes on without it. It serves this machine alone, unless you say.""",
+)
+app.command("lossatlas.cli._job:run_job", name="job", show=False)
 app.command("lossatlas.cli._info:info", name="info", help="Print versions, devices, precision, caches and threads.")
 app.register_install_completion_command(help="Install completion for your shell (bash, zsh, fish).")
 

@@ -4,6 +4,7 @@ import ast
 import dataclasses
 import pathlib
 import tomllib
+import types
 import typing
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -42,7 +43,7 @@ def configure(
             if name not in fields:
                 what = f"setting of {kind.name}{where}"
                 raise unknown_name(what, name, fields)
-            values[name] = _convert(name, value, fields[name])
+            values[name] = read_setting(name, value, fields[name])
     try:
         return kind.config(**values)
     except ValueError as error:
@@ -56,7 +57,7 @@ def convert_setting(kind: StudyKind, name: str, values: Iterable[Any]) -> tuple[
     **Raises:** `InputError` for values of another type.
     """
     wanted = typing.get_type_hints(kind.config)[name]
-    return tuple(_convert(name, value, wanted) for value in values)
+    return tuple(read_setting(name, value, wanted) for value in values)
 
 
 def _read(toml: str | pathlib.Path | None, name: str) -> dict[str, Any]:
@@ -81,9 +82,19 @@ def _read(toml: str | pathlib.Path | None, name: str) -> dict[str, Any]:
     return content
 
 
-def _convert(name: str, value: Any, wanted: Any) -> Any:
-    """A value as the field wants it; text is read as a literal, and lists may come without brackets."""
+def read_setting(name: str, value: Any, wanted: Any) -> Any:
+    """A value as a field wants it; text is read as a literal, and lists may come without brackets.
+
+    **Arguments:**
+    - `name`: of the field. `value`: as it was given. `wanted`: the type of the field; where that may be None, empty
+      text is None.
+
+    **Raises:** `InputError` for a value of another type.
+    """
     origin, arguments = typing.get_origin(wanted), typing.get_args(wanted)
+    if origin in (types.UnionType, typing.Union):
+        wanted = next(argument for argument in arguments if argument is not type(None))
+        return None if value in (None, "") else read_setting(name, value, wanted)
     if origin is typing.Literal:
         if value not in arguments:
             raise unknown_name(name, str(value), map(str, arguments))
@@ -92,7 +103,7 @@ def _convert(name: str, value: Any, wanted: Any) -> Any:
         value = _literal(name, value, wanted, is_list=origin is tuple)
     if origin is tuple:
         items = value if isinstance(value, list | tuple) else (value,)
-        return tuple(_convert(name, item, arguments[0]) for item in items)
+        return tuple(read_setting(name, item, arguments[0]) for item in items)
     if wanted is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if not isinstance(value, wanted) or (wanted is int and isinstance(value, bool)):

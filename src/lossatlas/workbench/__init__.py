@@ -18,13 +18,18 @@ if TYPE_CHECKING:
     from lossatlas.workbench._figures import save_figures as save_figures
     from lossatlas.workbench._grow import Grown as Grown
     from lossatlas.workbench._grow import grow as grow
+    from lossatlas.workbench._job_events import read_partial as read_partial
     from lossatlas.workbench._job_run import run_job as run_job
     from lossatlas.workbench._jobs import Job as Job
     from lossatlas.workbench._jobs import Jobs as Jobs
     from lossatlas.workbench._load import load as load
     from lossatlas.workbench._model import Model as Model
     from lossatlas.workbench._model import save_model as save_model
+    from lossatlas.workbench._page import page_script as page_script
+    from lossatlas.workbench._page import render_table as render_table
+    from lossatlas.workbench._page import sized_figures as sized_figures
     from lossatlas.workbench._report import write_report as write_report
+    from lossatlas.workbench._report_tables import settings_table as settings_table
     from lossatlas.workbench._reproduce import Reproduction as Reproduction
     from lossatlas.workbench._reproduce import reproduce as reproduce
     from lossatlas.workbench._resized import check_writable as check_writable
@@ -37,9 +42,12 @@ if TYPE_CHECKING:
     from lossatlas.workbench._shrink import covering as covering
     from lossatlas.workbench._shrink import shrink as shrink
     from lossatlas.workbench._shrink_page import write_shrink_page as write_shrink_page
+    from lossatlas.workbench._stored import UPLOADS as UPLOADS
     from lossatlas.workbench._stored import StoredRun as StoredRun
     from lossatlas.workbench._study import StudyRun as StudyRun
     from lossatlas.workbench._study import run_study as run_study
+    from lossatlas.workbench._study_page import claims_table as claims_table
+    from lossatlas.workbench._study_page import verdicts_sentence as verdicts_sentence
     from lossatlas.workbench._survey import survey as survey
     from lossatlas.workbench._verify import Finding as Finding
     from lossatlas.workbench.sweeps import SweepEstimate as SweepEstimate
@@ -64,7 +72,9 @@ _NAMES = {
     "StoredRun": "lossatlas.workbench._stored",
     "StudyRun": "lossatlas.workbench._study",
     "SurveyRun": "lossatlas.workbench._run",
+    "UPLOADS": "lossatlas.workbench._stored",
     "check_writable": "lossatlas.workbench._resized",
+    "claims_table": "lossatlas.workbench._study_page",
     "covering": "lossatlas.workbench._shrink",
     "export": "lossatlas.workbench._export",
     "export_arrays": "lossatlas.workbench._export_arrays",
@@ -75,9 +85,15 @@ _NAMES = {
     "reproduce": "lossatlas.workbench._reproduce",
     "run_job": "lossatlas.workbench._job_run",
     "run_study": "lossatlas.workbench._study",
+    "page_script": "lossatlas.workbench._page",
+    "read_partial": "lossatlas.workbench._job_events",
+    "render_table": "lossatlas.workbench._page",
+    "sized_figures": "lossatlas.workbench._page",
+    "verdicts_sentence": "lossatlas.workbench._study_page",
     "read_examples": "lossatlas.workbench._data",
     "save_figures": "lossatlas.workbench._figures",
     "save_model": "lossatlas.workbench._model",
+    "settings_table": "lossatlas.workbench._report_tables",
     "shrink": "lossatlas.workbench._shrink",
     "survey": "lossatlas.workbench._survey",
     "SweepEstimate": "lossatlas.workbench.sweeps",

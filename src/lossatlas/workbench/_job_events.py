@@ -7,9 +7,13 @@ import pathlib
 import shutil
 import time
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lossatlas._progress import Task
+
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 
 _FILE = "events.jsonl"
@@ -119,6 +123,19 @@ class JobProgress:
 def partial_results(folder: pathlib.Path) -> list[pathlib.Path]:
     """The partial results of a job, the newest last; more than one only for a moment each."""
     return sorted(folder.glob("partial-*"))
+
+
+def read_partial(folder: pathlib.Path, *, newer_than: str = "") -> tuple[str, "xr.DataTree"] | None:
+    """The newest partial results of a job with their name, or None where there are none that are newer."""
+    from lossatlas.workbench._arrays import read_arrays
+
+    found = partial_results(folder)
+    if not found or found[-1].name <= newer_than:
+        return None
+    try:
+        return found[-1].name, read_arrays(found[-1])
+    except (OSError, ValueError, KeyError):  # replaced just now; there is a newer one, or the whole
+        return None
 
 
 class _JobTask:

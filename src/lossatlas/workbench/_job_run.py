@@ -34,8 +34,7 @@ def run_job(folder: str | os.PathLike[str], *, prepare: Callable[[], None], at_m
             job = jobs.find(place.name)
             meter, events = JobProgress(place), Events(place)
             try:
-                if (place / CANCEL).exists():  # cancelled while it started, when nobody knew its process
-                    raise KeyboardInterrupt
+                _heed_cancel(place)
                 prepare()
                 page = KINDS[job.kind](job.asked, jobs.root, place, meter)
             except BaseException as error:
@@ -49,6 +48,12 @@ def run_job(folder: str | os.PathLike[str], *, prepare: Callable[[], None], at_m
         return
     finally:
         jobs.start_waiting()
+
+
+def _heed_cancel(folder: pathlib.Path) -> None:
+    """Stop where the job was cancelled while it started, when nobody knew its process."""
+    if (folder / CANCEL).exists():
+        raise KeyboardInterrupt
 
 
 def _line(error: BaseException) -> str:

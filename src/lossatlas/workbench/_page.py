@@ -1,5 +1,6 @@
 """Pages: one HTML file that works offline, made of a template, figures and tables."""
 
+import functools as ft
 import html
 import json
 import math
@@ -31,24 +32,50 @@ def write_page(path: pathlib.Path, text: str) -> None:
         raise
 
 
-def render_page(template: str, figures: Mapping[str, Any], **content: Any) -> str:
-    """The text of a page from a template of ours; `figures` as of `sized_figures`."""
-    import jinja2
-    from markupsafe import Markup
-    from plotly.offline import get_plotlyjs
+_TEMPLATES = pathlib.Path(__file__).parent / "templates"
 
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parent / "templates"),
+
+@ft.cache
+def _environment():
+    import jinja2
+
+    return jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_TEMPLATES),
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    return environment.get_template(template).render(
-        **content,
-        figures=Markup(_script_json(figures)),
-        dark=Markup(_script_json(dark_colours())),
-        plotly=Markup(get_plotlyjs()),
+
+
+def render_table(table: Any) -> str:
+    """A table as HTML, as it stands on the pages."""
+    return _environment().from_string('{% from "macros.html" import table %}{{ table(content) }}').render(content=table)
+
+
+def page_script(name: str) -> str | None:
+    """A script that draws figures: `plotly`, or `figure`, ours; None for another name."""
+    from plotly.offline import get_plotlyjs
+
+    if name == "plotly":
+        return get_plotlyjs()
+    return (_TEMPLATES / "figure.js").read_text(encoding="utf-8") if name == "figure" else None
+
+
+def render_page(template: str, figures: Mapping[str, Any], **content: Any) -> str:
+    """The text of a page from a template of ours; `figures` as of `sized_figures`."""
+    from markupsafe import Markup
+    from plotly.offline import get_plotlyjs
+
+    return (
+        _environment()
+        .get_template(template)
+        .render(
+            **content,
+            figures=Markup(_script_json(figures)),
+            dark=Markup(_script_json(dark_colours())),
+            plotly=Markup(get_plotlyjs()),
+        )
     )
 
 

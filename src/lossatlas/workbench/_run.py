@@ -109,6 +109,11 @@ class SurveyRun:
         """The networks that are stored: `recommended`, `big`, and those of the catalogue."""
         return tuple(self._record["networks"])
 
+    @property
+    def network_files(self) -> dict[str, str]:
+        """The model file of each network, inside the folder."""
+        return dict(self._record["networks"])
+
     @ft.cached_property
     def arrays(self) -> "xr.DataTree":
         """The labelled arrays, read into memory; see `lossatlas.atlas.survey_arrays`."""
