@@ -33,10 +33,10 @@ def serve(
         Open the browser.
     """
     try:
-        from lossatlas import app
+        from lossatlas.app import serve as serve_app
     except ModuleNotFoundError as error:
         if error.name != "nicegui":
             raise
         msg = "The application needs nicegui; install it with: pip install 'lossatlas[app]'"
         raise InputError(msg) from None
-    app.serve(out, host=host, port=port, at_most=jobs, open_browser=browser)
+    serve_app(out, host=host, port=port, at_most=jobs, open_browser=browser)

@@ -99,6 +99,8 @@ def read_setting(name: str, value: Any, wanted: Any) -> Any:
         if value not in arguments:
             raise unknown_name(name, str(value), map(str, arguments))
         return value
+    if origin is tuple and value == "":
+        return ()
     if isinstance(value, str) and wanted is not str:
         value = _literal(name, value, wanted, is_list=origin is tuple)
     if origin is tuple:

@@ -126,7 +126,7 @@ def partial_results(folder: pathlib.Path) -> list[pathlib.Path]:
 
 
 def read_partial(folder: pathlib.Path, *, newer_than: str = "") -> tuple[str, "xr.DataTree"] | None:
-    """The newest partial results of a job with their name, or None where there are none that are newer."""
+    """The newest partial results of a job with their name; None where none is newer than `newer_than`."""
     from lossatlas.workbench._arrays import read_arrays
 
     found = partial_results(folder)

@@ -23,7 +23,8 @@ def run_job(folder: str | os.PathLike[str], *, prepare: Callable[[], None], at_m
     - `folder`: of the job. `at_most`: how many may run at once.
     - `prepare`: sets up the process before jax is imported.
 
-    **Raises:** whatever the work raises, when it is written down.
+    **Raises:** `InputError` for what the job was asked and cannot do, and whatever else the work raises, when it is
+    written down.
     """
     import filelock
 
@@ -42,8 +43,8 @@ def run_job(folder: str | os.PathLike[str], *, prepare: Callable[[], None], at_m
                 events.append(status, since=meter.since, error=None if status == "cancelled" else _line(error))
                 raise
             relative = pathlib.Path(os.path.relpath(page, jobs.root)).as_posix()
-            events.append("finished", since=meter.since, page=relative)
             meter.forget_partial()
+            events.append("finished", since=meter.since, page=relative)
     except filelock.Timeout:
         return
     finally:
