@@ -4,7 +4,8 @@ import dataclasses
 import inspect
 
 import pytest
-from smoke_runs import smoke_run
+import xarray as xr
+from smoke_runs import smoke_parts, smoke_run
 
 from lossatlas import citation
 from lossatlas.studies import PRESETS, configure, study_kinds
@@ -29,6 +30,18 @@ def test_smoke_gives_claims_and_figures_that_belong_together(kind):
             layout = figure.to_dict()["layout"]
             assert layout["xaxis"]["title"]["text"]
             assert layout["yaxis"]["title"]["text"]
+
+
+@pytest.mark.parametrize("kind", OURS, ids=lambda kind: kind.name)
+def test_figures_are_there_as_soon_as_their_parts_are(kind):
+    study, results = smoke_run(kind.name)
+    counts = []
+    for parts in smoke_parts(kind.name):
+        pictures = study.figures(xr.DataTree.from_dict(parts))
+        assert all(picture.draw(False).data for picture in pictures.values())
+        counts.append(len(pictures))
+    assert counts == sorted(counts)
+    assert counts[0] < counts[-1] <= len(study.figures(results))
 
 
 @pytest.mark.parametrize("kind", OURS, ids=lambda kind: kind.name)
