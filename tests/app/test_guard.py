@@ -60,9 +60,10 @@ def test_this_machine_is_let_in_with_a_policy_that_keeps_requests_here(local, ho
     assert policy.startswith("default-src 'self';")
     assert "http" not in policy
     assert "*" not in policy
+    assert f" ws://{host} " in policy
 
 
-@pytest.mark.parametrize("host", ["elsewhere.example:8787", "localhost.example", ""])
+@pytest.mark.parametrize("host", ["elsewhere.example:8787", "localhost.example", "127.elsewhere.example", ""])
 def test_a_foreign_name_for_this_machine_is_refused(local, host):
     assert answer(local, host=host)[0] == 403
 

@@ -6,8 +6,9 @@ from lossatlas.app._elements import button, heading, link, paragraph, table
 from lossatlas.app._frame import frame
 from lossatlas.app._job_view import job_list, start
 from lossatlas.app._run import run_path
+from lossatlas.app._watch import watch_runs
 from lossatlas.studies import study_kinds
-from lossatlas.workbench import Jobs, Reproduction, Store, StudyRun, claims_table, verdicts_sentence
+from lossatlas.workbench import Jobs, Reproduction, Runs, StudyRun, claims_table, verdicts_sentence
 
 
 _VERDICTS = {"": "all claims", "fails": "that fail", "undecided": "that are undecided", "holds": "that hold"}
@@ -17,29 +18,8 @@ _PRESETS = {"smoke": "smoke: seconds each", "quick": "quick: a minute or two eac
 def claims_page(jobs: Jobs) -> None:
     """The claims of the newest finished run of each study."""
     with frame(jobs, "Claims", way="/claims"):
-        lead = paragraph("", "lead")
-        with ui.element("div").classes("fields"):
-            verdict = ui.select(_VERDICTS, label="Show", value="").props("outlined dense").classes("field")
-        area = ui.element("div")
-        seen: list[object] = []
-
-        def refresh() -> None:
-            now = [verdict.value, *_newest(jobs)]
-            if seen == now:
-                return
-            seen[:] = now
-            runs = [StudyRun(jobs.root / path) for path in now[1:]]
-            found = Reproduction(tuple(runs), {}, jobs.root / "reproduction.html")
-            none = "No study has been run here yet. Run them below: every claim appears with what was measured."
-            lead.set_content(verdicts_sentence(found.counts()) if runs else none)
-            area.clear()
-            with area:
-                for run in runs:
-                    _study(jobs, run, verdict.value)
-
-        refresh()
-        verdict.on_value_change(refresh)
-        ui.timer(3.0, refresh)
+        shown = {"verdict": ""}
+        watch_runs(jobs, lambda runs: _claims(jobs, runs, shown), kind="study")
         with ui.element("div").classes("columns"):
             with ui.element("section").classes("card"):
                 heading(2, "Run the studies")
@@ -47,13 +27,38 @@ def claims_page(jobs: Jobs) -> None:
             job_list(jobs, "reproduction", "study")
 
 
-def _newest(jobs: Jobs) -> list[str]:
-    """The newest finished run of each study, in the order of the studies."""
+def _claims(jobs: Jobs, runs: Runs, shown: dict[str, str]) -> None:
+    """The claims; `shown` remembers which, when other runs come in."""
+    newest = _newest(runs)
+    if not newest:
+        paragraph("No study was run here yet. Run them below: each claim appears with what was measured.", "empty")
+        return
+    found = tuple(StudyRun(jobs.root / path) for path in newest)
+    counts = Reproduction(found, {}, jobs.root).counts()
+    paragraph(f"{verdicts_sentence(counts)} Of the newest run of each study that is finished.", "lead")
+    with ui.element("div").classes("fields"):
+        verdict = (
+            ui.select(_VERDICTS, label="Show").bind_value(shown, "verdict").props("outlined dense").classes("field")
+        )
+    area = ui.element("div")
+
+    def show() -> None:
+        shown["verdict"] = verdict.value
+        area.clear()
+        with area:
+            for run in found:
+                _study(jobs, run, verdict.value)
+
+    show()
+    verdict.on_value_change(show)
+
+
+def _newest(runs: Runs) -> list[str]:
+    """The newest run of each study, in the order of the studies."""
     newest: dict[str, str] = {}
-    for run in Store(jobs.root).runs(kind="study", status="finished"):
+    for run in runs:
         newest.setdefault(run.name, run.path)
-    order = [*study_kinds(), *newest]
-    return [newest[name] for name in dict.fromkeys(order) if name in newest]
+    return [newest[name] for name in dict.fromkeys([*study_kinds(), *newest]) if name in newest]
 
 
 def _study(jobs: Jobs, run: StudyRun, verdict: str) -> None:

@@ -2,8 +2,10 @@
 
 import hmac
 import http.cookies
+import ipaddress
+import re
 import urllib.parse
-from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 
@@ -12,16 +14,12 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 # Pages load nothing from elsewhere, whatever is in them. Vue compiles templates in the browser, hence unsafe-eval.
+# Not every browser takes 'self' for sockets too.
 _POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
-    "img-src 'self' data: blob:; connect-src 'self'; object-src 'none'; base-uri 'none'; form-action 'self'; "
-    "frame-ancestors 'none'"
+    "img-src 'self' data: blob:; connect-src 'self' ws://{host} wss://{host}; object-src 'none'; base-uri 'none'; "
+    "form-action 'self'; frame-ancestors 'none'"
 )
-_HEADERS = [
-    (b"content-security-policy", _POLICY.encode()),
-    (b"x-content-type-options", b"nosniff"),
-    (b"referrer-policy", b"no-referrer"),
-]
 
 
 class Guard:
@@ -46,27 +44,26 @@ class Guard:
             await self._app(scope, receive, send)
             return
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        host = headers.get("host", "")
+        ours = _headers(host if re.fullmatch(r"[\w.:\[\]-]+", host) else "localhost")
         given = urllib.parse.parse_qs(scope["query_string"].decode("latin-1")).get("token", [""])[0]
-        if not self._is_ours(headers):
+        if not self._is_ours(host, headers.get("origin")):
             await _refuse(scope, send, 403, "This address belongs to LossAtlas; pages of other sites cannot use it.")
         elif self._token is None or self._fits(self._brought(headers)):
-            await self._app(scope, receive, _with_headers(send))
+            await self._app(scope, receive, _with_headers(send, ours))
         elif scope["type"] == "http" and self._fits(given):
             cookie = f"{self._cookie}={self._token}; Path=/; HttpOnly; SameSite=Lax"
             # The token does not stay in the address, where it would be seen and bookmarked.
             place = "/" + urllib.parse.quote(scope["path"].lstrip("/"))
             more = [(b"location", place.encode()), (b"set-cookie", cookie.encode())]
-            await _refuse(scope, send, 303, "", more)
+            await _refuse(scope, send, 303, "", *more)
         else:
             await _refuse(scope, send, 401, "Open the address that `lossatlas app` printed; it holds the token.")
 
-    def _is_ours(self, headers: MutableMapping[str, str]) -> bool:
-        host = headers.get("host", "")
-        origin = headers.get("origin")
+    def _is_ours(self, host: str, origin: str | None) -> bool:
         if origin is not None and urllib.parse.urlsplit(origin).netloc != host:
             return False
-        name = urllib.parse.urlsplit(f"//{host}").hostname
-        return self._token is not None or name in ("localhost", "::1") or (name or "").startswith("127.")
+        return self._token is not None or is_loopback(urllib.parse.urlsplit(f"//{host}").hostname or "")
 
     def _brought(self, headers: MutableMapping[str, str]) -> str:
         try:
@@ -79,19 +76,33 @@ class Guard:
         return hmac.compare_digest(given.encode(), (self._token or "").encode())
 
 
-def _with_headers(send: Send) -> Send:
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches an address."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _headers(host: str) -> list[tuple[bytes, bytes]]:
+    policy = _POLICY.format(host=host).encode()
+    kept = (b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-referrer")
+    return [(b"content-security-policy", policy), *kept]
+
+
+def _with_headers(send: Send, headers: list[tuple[bytes, bytes]]) -> Send:
     async def add(message: MutableMapping[str, Any]) -> None:
         if message["type"] == "http.response.start":
-            message["headers"] = [*message.get("headers", []), *_HEADERS]
+            message["headers"] = [*message.get("headers", []), *headers]
         await send(message)
 
     return add
 
 
-async def _refuse(scope: Scope, send: Send, status: int, text: str, more: Sequence[tuple[bytes, bytes]] = ()) -> None:
+async def _refuse(scope: Scope, send: Send, status: int, text: str, *headers: tuple[bytes, bytes]) -> None:
     if scope["type"] == "websocket":
         await send({"type": "websocket.close", "code": 1008})
         return
-    headers = [(b"content-type", b"text/plain; charset=utf-8"), *_HEADERS, *more]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
+    kind = (b"content-type", b"text/plain; charset=utf-8")
+    await send({"type": "http.response.start", "status": status, "headers": [kind, *headers]})
     await send({"type": "http.response.body", "body": f"{text}\n".encode()})

@@ -7,6 +7,7 @@ from typing import Any
 
 from nicegui import ui
 
+from lossatlas._errors import InputError
 from lossatlas.app._elements import heading, link, paragraph
 from lossatlas.app._figure import Figure, figure
 from lossatlas.app._frame import frame
@@ -38,8 +39,9 @@ def job_page(jobs: Jobs, name: str) -> None:
         state = {"seen": "", "busy": False}
 
         async def refresh() -> None:
-            now = jobs.find(name) if (jobs.folder / name).is_dir() else None
-            if now is None:  # removed
+            try:
+                now = jobs.find(name)
+            except InputError:  # removed
                 ui.navigate.to("/jobs")
                 return
             refresh_card(now)

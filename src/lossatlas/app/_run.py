@@ -64,7 +64,9 @@ async def _content(found: StudyRun | SurveyRun, path: str) -> None:
         paragraph(found.headline, "lead")
         link("Open the report", f"/files/{path}/report.html", "action")
         heading(2, "Networks")
-        with ui.element("ul"):
+        words = "Model files, with what they need to predict on raw columns. (k,r): k neurons beside r linear units."
+        paragraph(words, "remark")
+        with ui.element("ul").classes("pills"):
             for name, file in found.network_files.items():
                 ui.html(
                     f'<a href="/files/{path}/{html.escape(file)}">{html.escape(name)}</a>', tag="li", sanitize=False

@@ -1,6 +1,5 @@
 """The server of the application: where it listens, who may use it, and what it serves."""
 
-import ipaddress
 import os
 import pathlib
 import secrets
@@ -12,7 +11,7 @@ from nicegui import app, ui
 
 from lossatlas._errors import InputError
 from lossatlas.app import _files, _pages
-from lossatlas.app._guard import Guard
+from lossatlas.app._guard import Guard, is_loopback
 from lossatlas.workbench import Jobs
 
 
@@ -63,14 +62,6 @@ def serve(
         show=path if open_browser else False,
         show_welcome_message=False,
     )
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches an address."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _free_port(host: str, port: int) -> int:

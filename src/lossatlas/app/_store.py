@@ -1,6 +1,7 @@
 """Store: the runs of the folder, chosen, counted and verified."""
 
 import asyncio
+import math
 import urllib.parse
 from typing import Any
 
@@ -10,13 +11,20 @@ from lossatlas.app._elements import button, heading, paragraph
 from lossatlas.app._frame import frame
 from lossatlas.app._job_view import duration
 from lossatlas.app._run import run_path
-from lossatlas.workbench import Jobs, Store
+from lossatlas.workbench import Jobs, Runs, Store, StoredRun
 
 
 _COLUMNS = ("name", "kind", "status", "claims", "created", "seconds", "key")
+# Columns that narrower windows do without.
 _NARROW = {"kind": "gt-xs", "claims": "gt-xs", "created": "gt-sm", "seconds": "gt-sm", "key": "gt-sm"}
 _ALL = "all"
 _STATUSES = (_ALL, "finished", "running", "interrupted", "failed", "killed", "replaced", "unreadable")
+_ROWS = 50
+_OFTEN = 3.0
+_SLOTS = {
+    "name": '<q-td :props="props"><a :href="props.row.link">{{ props.value }}</a></q-td>',
+    "status": """<q-td :props="props"><span :class="'chip chip-' + props.value">{{ props.value }}</span></q-td>""",
+}
 
 
 def store_page(jobs: Jobs, kind: str, text: str) -> None:
@@ -37,45 +45,53 @@ def store_page(jobs: Jobs, kind: str, text: str) -> None:
             }
             for element in chosen.values():
                 element.props("outlined dense").classes("field")
-        columns = [
-            {
-                "name": name,
-                "label": name,
-                "field": name,
-                "align": "left",
-                "sortable": True,
-                "classes": _NARROW.get(name, ""),
-            }
-            | {"headerClasses": _NARROW.get(name, "")}
-            for name in _COLUMNS
-        ]
-        shown = ui.table(rows=[], columns=columns, row_key="path", pagination=25).classes("runs")
-        shown.props('flat bordered rows-per-page-label="Runs a page" no-data-label="No run fits."')
-        shown.add_slot("body-cell-name", '<q-td :props="props"><a :href="props.row.link">{{ props.value }}</a></q-td>')
-        shown.add_slot(
-            "body-cell-status",
-            """<q-td :props="props"><span :class="'chip chip-' + props.value">{{ props.value }}</span></q-td>""",
-        )
-
-        def refresh() -> None:
-            asked = {name: element.value or "" for name, element in chosen.items()}
-            rows = _rows(store, **asked)
-            if rows != shown.rows:
-                shown.rows = rows
-
-        refresh()
-        for element in chosen.values():
-            element.on_value_change(refresh)
-        ui.timer(3.0, refresh)
+        _list(store, chosen)
         heading(2, "Is all of it whole?")
         paragraph("Every file of every run is read and compared with its checksum.", "remark")
         button("Verify the store", lambda: _verify(store, found))
         found = ui.element("div").props("role=status")
 
 
-def _rows(store: Store, *, kind: str, status: str, text: str) -> list[dict[str, Any]]:
+def _list(store: Store, chosen: dict[str, Any]) -> None:
+    """A page of the runs that fit; only what is shown goes to the browser."""
+    columns = [
+        {"name": name, "label": name, "field": name, "align": "left"}
+        | {"classes": _NARROW.get(name, ""), "headerClasses": _NARROW.get(name, "")}
+        for name in _COLUMNS
+    ]
+    shown = ui.table(rows=[], columns=columns, row_key="path").classes("runs")
+    shown.props('flat bordered no-data-label="No run fits."')
+    for name, content in _SLOTS.items():
+        shown.add_slot(f"body-cell-{name}", content)
+    with ui.element("div").classes("row"):
+        pages = ui.pagination(1, 1, direction_links=True).props("max-pages=5 boundary-numbers")
+        count = ui.label("").classes("remark")
+
+    def show(runs: list[StoredRun]) -> None:
+        pages.max = max(1, math.ceil(len(runs) / _ROWS))
+        pages.set_visibility(pages.max > 1)
+        page = min(pages.value or 1, pages.max)
+        pages.value = page
+        count.set_text(f"{len(runs):,} runs")
+        rows = _rows(runs[_ROWS * (page - 1) : _ROWS * page], store)
+        if rows != shown.rows:
+            shown.rows = rows
+
+    async def refresh() -> None:
+        show(await asyncio.to_thread(_fitting, store, **{name: e.value or "" for name, e in chosen.items()}))
+
+    show(_fitting(store, **{name: element.value or "" for name, element in chosen.items()}))
+    for element in (*chosen.values(), pages):
+        element.on_value_change(refresh)
+    ui.timer(_OFTEN, refresh)
+
+
+def _fitting(store: Store, *, kind: str, status: str, text: str) -> list[StoredRun]:
     chosen = {name: None if value == _ALL else value for name, value in (("kind", kind), ("status", status))}
-    runs = store.runs(**chosen)
+    return [run for run in store.runs(**chosen) if text.lower() in run.path.lower()]
+
+
+def _rows(runs: list[StoredRun], store: Store) -> list[dict[str, Any]]:
     return [
         {name: "" if value is None else str(value) for name, value in row.items()}
         | {
@@ -83,8 +99,7 @@ def _rows(store: Store, *, kind: str, status: str, text: str) -> list[dict[str, 
             "link": run_path(urllib.parse.quote(run.path)),
             "seconds": "" if run.seconds is None else duration(run.seconds),
         }
-        for row, run in zip(runs.table(), runs, strict=True)
-        if text.lower() in run.path.lower()
+        for row, run in zip(Runs(runs, store.root).table(), runs, strict=True)
     ]
 
 

@@ -11,8 +11,9 @@ from lossatlas.app._form import Field, as_typed, form_fields, read_fields
 from lossatlas.app._frame import frame
 from lossatlas.app._job_view import job_list, start
 from lossatlas.app._run import run_path
+from lossatlas.app._watch import watch_runs
 from lossatlas.studies import StudyKind, configure, find_study, study_kinds
-from lossatlas.workbench import Jobs, Store, verdicts_sentence
+from lossatlas.workbench import Jobs, Runs, verdicts_sentence
 
 
 _PRESETS = {"smoke": "smoke: seconds", "quick": "quick: a minute or two", "paper": "paper: the paper's size"}
@@ -31,7 +32,7 @@ def studies_page(jobs: Jobs) -> None:
                     heading(2, kind.title)
                     paragraph(_question(kind))
                     paragraph(f"{kind.name}; cites {', '.join(kind.papers)}", "remark")
-                    link(f"Settings, and start {kind.name}", f"/studies/{kind.name}", "action")
+                    link(f"Open {kind.name}", f"/studies/{kind.name}", "action")
         job_list(jobs, "study")
 
 
@@ -50,7 +51,7 @@ def study_page(jobs: Jobs, name: str) -> None:
                 heading(2, f"Start {kind.name}")
                 _form(jobs, kind)
             job_list(jobs, "study", fits=lambda job: job.asked["study"] == kind.name)
-        _runs(jobs, kind)
+        watch_runs(jobs, lambda runs: _runs(kind, runs), kind="study", name=kind.name)
 
 
 def _question(kind: StudyKind) -> str:
@@ -84,31 +85,18 @@ def _form(jobs: Jobs, kind: StudyKind) -> None:
     button("Start the study", begin, "action")
 
 
-def _runs(jobs: Jobs, kind: StudyKind) -> None:
-    area = ui.element("section")
-    seen: list[str] = []
-
-    def refresh() -> None:
-        runs = Store(jobs.root).runs(kind="study", name=kind.name, status="finished")
-        if seen == [run.path for run in runs] and seen:
-            return
-        seen[:] = [run.path for run in runs]
-        area.clear()
-        with area:
-            heading(2, "Finished runs")
-            if not runs:
-                paragraph("This study was not run here yet. Start it above; the preset smoke takes seconds.", "empty")
-            with ui.element("div").classes("cards"):
-                for run in runs[:_SHOWN]:
-                    with ui.element("article").classes("card"):
-                        heading(3, f"{run.key}, seed {run.config.get('seed', 0)}")
-                        paragraph(verdicts_sentence({"holds": 0, "fails": 0, "undecided": 0} | run.verdicts))
-                        with ui.element("div").classes("row actions"):
-                            link("Figures and claims", run_path(run.path), "action")
-                            link("Report", f"/files/{run.path}/report.html")
-                            ui.label((run.created or "")[:16].replace("T", " ")).classes("remark")
-            if len(runs) > _SHOWN:
-                link(f"All {len(runs)} in the store", f"/store?kind=study&text={kind.name}")
-
-    refresh()
-    ui.timer(3.0, refresh)
+def _runs(kind: StudyKind, runs: Runs) -> None:
+    heading(2, "Finished runs")
+    if not runs:
+        paragraph("This study was not run here yet. Start it above; the preset smoke takes seconds.", "empty")
+    with ui.element("div").classes("cards"):
+        for run in runs[:_SHOWN]:
+            with ui.element("article").classes("card"):
+                heading(3, f"{run.key}, seed {run.config.get('seed', 0)}")
+                paragraph(verdicts_sentence({"holds": 0, "fails": 0, "undecided": 0} | run.verdicts))
+                with ui.element("div").classes("row actions"):
+                    link("Figures and claims", run_path(run.path), "action")
+                    link("Report", f"/files/{run.path}/report.html")
+                    ui.label((run.created or "")[:16].replace("T", " ")).classes("remark")
+    if len(runs) > _SHOWN:
+        link(f"All {len(runs)} in the store", f"/store?kind=study&text={kind.name}")

@@ -1,19 +1,18 @@
 """Surveys: those of the folder, and a form that starts one."""
 
-from typing import Any
-
 from nicegui import ui
 
 from lossatlas._errors import InputError
 from lossatlas.app._choose import TABLES, choice
 from lossatlas.app._elements import button, field_input, heading, link, paragraph
-from lossatlas.app._form import form_fields, read_fields
+from lossatlas.app._form import as_typed, form_fields, read_fields
 from lossatlas.app._frame import frame
 from lossatlas.app._job_view import job_list, start
 from lossatlas.app._run import run_path
+from lossatlas.app._watch import watch_runs
 from lossatlas.atlas import SurveyConfig
 from lossatlas.data import data_names
-from lossatlas.workbench import Jobs, Store, StoredRun, SurveyRun
+from lossatlas.workbench import Jobs, Runs, StoredRun, SurveyRun
 
 
 _ALWAYS = ("target", "hidden", "preset", "seed")
@@ -30,7 +29,7 @@ def surveys_page(jobs: Jobs) -> None:
                 heading(2, "Start a survey")
                 _form(jobs)
             job_list(jobs, "survey")
-        _finished(jobs)
+        watch_runs(jobs, lambda runs: _finished(jobs, runs), kind="survey")
 
 
 def _form(jobs: Jobs) -> None:
@@ -48,39 +47,21 @@ def _form(jobs: Jobs) -> None:
         typed = read_fields(fields, {name: element.value for name, element in elements.items()})
         options = {field.name: typed[field.name] for field in fields if typed[field.name] != field.default}
         title = f"Survey of {data.options[data.value]}"
-        start(jobs, "survey", f"{title}, {options['preset']}" if "preset" in options else title, _asked(data, options))
+        title += "".join(f", {name} {as_typed(value)}" for name, value in options.items())
+        start(jobs, "survey", title, {"data": data.value, "options": options})
 
     button("Start the survey", begin, "action")
 
 
-def _asked(data: Any, options: dict[str, Any]) -> dict[str, Any]:
-    return {"data": data.value, "options": options}
-
-
-def _finished(jobs: Jobs) -> None:
-    area = ui.element("section")
-    seen: list[str] = []
-
-    def refresh() -> None:
-        runs = Store(jobs.root).runs(kind="survey", status="finished")
-        if seen == [run.path for run in runs] and seen:
-            return
-        seen[:] = [run.path for run in runs]
-        area.clear()
-        with area:
-            heading(2, "Finished surveys")
-            if not runs:
-                paragraph(
-                    "There is none yet. Choose a data set above: a quick survey of iris takes a minute or two.", "empty"
-                )
-            with ui.element("div").classes("cards"):
-                for run in runs[:_SHOWN]:
-                    _card(jobs, run)
-            if len(runs) > _SHOWN:
-                link(f"All {len(runs)} in the store", "/store?kind=survey")
-
-    refresh()
-    ui.timer(3.0, refresh)
+def _finished(jobs: Jobs, runs: Runs) -> None:
+    heading(2, "Finished surveys")
+    if not runs:
+        paragraph("There is none yet. Choose a data set above: a quick survey of iris takes a minute or two.", "empty")
+    with ui.element("div").classes("cards"):
+        for run in runs[:_SHOWN]:
+            _card(jobs, run)
+    if len(runs) > _SHOWN:
+        link(f"All {len(runs)} in the store", "/store?kind=survey")
 
 
 def _card(jobs: Jobs, run: StoredRun) -> None:

@@ -31,7 +31,8 @@ _START = 60.0
 # Seconds between the request to stop, which lets a job write down how far it came, and the end by force.
 GRACE = 10.0
 
-_ended_with: list[subprocess.Popen[bytes]] = []
+# Kept until they end, so that none stays a zombie of a program that runs for days.
+_children: list[subprocess.Popen[bytes]] = []
 
 
 @dataclasses.dataclass(frozen=True)
@@ -182,7 +183,7 @@ class Jobs:
         """
         if not self.folder.is_dir():
             return
-        _ended_with[:] = [process for process in _ended_with if process.poll() is None]
+        _children[:] = [process for process in _children if process.poll() is None]
         with self._queue():
             jobs = self.list()
             for job in jobs:
@@ -201,7 +202,7 @@ class Jobs:
             process = subprocess.Popen(  # noqa: S603
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
             )
-        _ended_with.append(process)
+        _children.append(process)
 
     def _signal(self, job: Job, number: int) -> None:
         """Send a signal to the process of a job, by force to all that it started."""
