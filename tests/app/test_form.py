@@ -7,7 +7,7 @@ from typing import Literal
 import pytest
 
 from lossatlas._errors import InputError
-from lossatlas.app._form import as_typed, form_fields, help_texts, read_fields
+from lossatlas.app._form import as_typed, form_fields, help_texts, read_fields, split_grid
 from lossatlas.atlas import SurveyConfig
 from lossatlas.studies import study_kinds
 
@@ -86,3 +86,18 @@ def test_what_is_no_value_is_one_line_with_the_name_of_the_field(name, typed, me
     given = {field.name: as_typed(field.default) for field in fields} | {name: typed}
     with pytest.raises(InputError, match=message):
         read_fields(fields, given)
+
+
+def test_several_values_put_a_setting_on_the_grid():
+    fields = form_fields(Asked)
+    typed = {field.name: str(as_typed(field.default)) for field in fields}
+    assert split_grid(fields, typed) == ({}, dataclasses.asdict(Asked()))
+    grid, settings = split_grid(
+        fields, typed | {"count": "1, 2", "speed": "0.5:1:0.25", "sizes": "1,2;3,4", "kind": "one,two"}
+    )
+    assert grid == {"count": ["1", "2"], "kind": ["one", "two"], "speed": [0.5, 0.75, 1.0], "sizes": ["1,2", "3,4"]}
+    assert list(settings) == ["std", "on", "name"]
+    with pytest.raises(InputError, match="some steps lead from start to stop"):
+        split_grid(fields, typed | {"speed": "1:2:0"})
+    with pytest.raises(InputError, match="Count must be a whole number"):
+        split_grid(fields, typed | {"count": "x"})

@@ -30,7 +30,7 @@ pytestmark = pytest.mark.skipif(
 )
 
 SOURCES = pathlib.Path(lossatlas.__file__).parents[1]
-PAGES = ("/surveys", "/diagnose", "/studies", "/studies/steady-count", "/claims", "/store", "/jobs")
+PAGES = ("/surveys", "/diagnose", "/studies", "/studies/steady-count", "/sweeps", "/claims", "/store", "/jobs")
 _PATIENCE = 40.0
 
 
@@ -245,6 +245,34 @@ def test_a_run_is_found_in_the_store_verified_and_removed(browser, application):
     _find(browser, "//h1[contains(., 'Store')]")
     left = [path.name for path in (application.root / "study").iterdir() if path.is_dir()]
     assert [name for name in left if not name.endswith(".partial")] == []
+
+
+def test_the_map_of_a_sweep_leads_to_the_run_of_a_cell(browser, application):
+    browser.get(f"{application.address}/sweeps")
+    _choose(browser, "Study", "steady-count")
+    _find(browser, "//input[@aria-label='Stubborn']")
+    _type(browser, "Steps", "2,x")
+    _click(browser, "//button[contains(., 'Start the sweep')]")
+    _find(browser, "//*[contains(@class, 'q-notification')][contains(., 'steps must be a whole number')]")
+    _type(browser, "Steps", "2,3")
+    _type(browser, "Seeds", "1")
+    _type(browser, "Workers", "1")
+    _click(browser, "//button[contains(., 'Start the sweep')]")
+    _find(browser, "//article[.//*[contains(., 'Sweep of steady-count, smoke, steps 2,3')]]")
+    _click(browser, "//a[contains(., 'Map of the grid')]")
+    _find(browser, "//*[contains(@class, 'chip-finished')]")
+    _find(browser, "//*[contains(., '2 cells: 2 done')]")
+    canvas = _find(browser, "//div[@aria-label='How the cells came out']//*[@class='nsewdrag drag']")
+
+    def click_the_right_half():
+        width = canvas.size["width"]
+        selenium.ActionChains(browser).move_to_element_with_offset(canvas, width // 4, 0).click().perform()
+        return browser.find_elements("xpath", "//*[contains(., 'The cells at steps 3')]")
+
+    _wait(click_the_right_half, "the cells")
+    _click(browser, "//a[contains(., 'Run of seed 0')]")
+    _find(browser, "//h3[contains(., 'What was counted')]")
+    assert _find(browser, "//table//th[contains(., 'end')]/..").text.count("3") == 2
 
 
 def test_a_file_that_is_given_can_be_chosen(browser, application, tmp_path):

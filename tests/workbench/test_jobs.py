@@ -11,7 +11,7 @@ import pytest
 import lossatlas
 import steady_study
 from lossatlas._errors import InputError
-from lossatlas.workbench import Jobs, Store, read_partial, run_job
+from lossatlas.workbench import Jobs, Store, _job_run, read_partial, run_job
 from lossatlas.workbench import _jobs as jobs_module
 from lossatlas.workbench._job_events import Events, JobProgress, partial_results
 
@@ -54,6 +54,7 @@ def jobs(tmp_path, monkeypatch):
 def held(jobs, monkeypatch):
     """Jobs that nothing starts."""
     monkeypatch.setattr(Jobs, "start_waiting", lambda _: None)
+    monkeypatch.setattr(_job_run, "prepare_jax", lambda: None)  # this process is set up
     return jobs
 
 
@@ -136,7 +137,7 @@ def test_a_job_that_waits_is_taken_from_the_queue_and_may_come_back(held):
 def test_what_cannot_be_used_is_one_line(held, kind, content, error):
     job = held.add(kind, "wrong", content)
     with pytest.raises(InputError):
-        run_job(job.folder, prepare=lambda: None)
+        run_job(job.folder)
     failed = held.find(job.name)
     assert failed.status == "failed"
     assert error in failed.error
@@ -151,7 +152,7 @@ def test_an_error_of_ours_is_told_with_its_type(held, monkeypatch):
     monkeypatch.setattr(steady_study.SteadyCount, "run", broken)
     job = held.add("study", "broken", asked())
     with pytest.raises(ArithmeticError):
-        run_job(job.folder, prepare=lambda: None)
+        run_job(job.folder)
     assert held.find(job.name).error == "ArithmeticError: two lines"
 
 
@@ -161,7 +162,7 @@ def test_a_job_cancelled_while_it_starts_does_nothing(held):
     assert status(held, job.name) == "running"
     held.cancel(job.name)
     with pytest.raises(KeyboardInterrupt):
-        run_job(job.folder, prepare=lambda: None)
+        run_job(job.folder)
     assert status(held, job.name) == "cancelled"
     assert Store(held.root).runs() == ()
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from lossatlas.studies import read_setting
+from lossatlas.workbench.sweeps import parse_axis
 
 
 class Field(NamedTuple):
@@ -91,3 +92,21 @@ def read_fields(fields: Sequence[Field], typed: Mapping[str, Any]) -> dict[str, 
     **Raises:** `InputError` for what is no value of its field.
     """
     return {field.name: read_setting(field.label, typed[field.name], field.wanted) for field in fields}
+
+
+def split_grid(fields: Sequence[Field], typed: Mapping[str, str]) -> tuple[dict[str, list[Any]], dict[str, Any]]:
+    """What was typed, as the axes of a grid where there are several values, and as settings.
+
+    Several values are `10,20,40` or `0.5:2:0.25`, and `1,2;3,4` for a setting that is a list itself.
+
+    **Raises:** `InputError` for what is no value, or no list of values, of its field.
+    """
+    grid, settings = {}, {}
+    for field in fields:
+        text = typed[field.name].strip()
+        is_list = typing.get_origin(field.wanted) is tuple
+        if ";" in text if is_list else ("," in text or text.count(":") == 2):
+            grid[field.name] = list(parse_axis(f"{field.name}={text}").values)
+        else:
+            settings[field.name] = read_setting(field.label, text, field.wanted)
+    return grid, settings

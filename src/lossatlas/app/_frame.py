@@ -13,6 +13,7 @@ WAYS = {
     "Surveys": "/surveys",
     "Diagnose": "/diagnose",
     "Studies": "/studies",
+    "Sweeps": "/sweeps",
     "Claims": "/claims",
     "Store": "/store",
 }

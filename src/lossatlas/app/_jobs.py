@@ -15,6 +15,7 @@ from lossatlas.app._job_view import found_job, job_card, job_list
 from lossatlas.app._run import draw, run_path, show_figures
 from lossatlas.studies import configure, find_study
 from lossatlas.workbench import Job, Jobs, StudyRun, read_partial
+from lossatlas.workbench.sweeps import make_grid, sweep_place
 
 
 def jobs_page(jobs: Jobs) -> None:
@@ -34,6 +35,8 @@ def job_page(jobs: Jobs, name: str) -> None:
         if job is None:
             return
         refresh_card = job_card(jobs, job, linked=False)
+        if job.kind == "sweep":
+            link("Map of the grid", _map_path(jobs, job), "action")
         area = ui.element("div")
         drawn: dict[str, Figure] = {}
         state = {"seen": "", "busy": False}
@@ -58,6 +61,13 @@ def job_page(jobs: Jobs, name: str) -> None:
             ui.html(html.escape(json.dumps(job.asked, indent=1)), tag="pre", sanitize=False)
             log = ui.html("", tag="pre", sanitize=False).classes("log")
         ui.timer(1.0, refresh)
+
+
+def _map_path(jobs: Jobs, job: Job) -> str:
+    """The page of the sweep that a job makes."""
+    kind, asked = find_study(job.asked["study"]), job.asked
+    grid = make_grid(kind, asked["grid"], asked["seeds"], preset=asked["preset"], options=asked["options"])
+    return f"/sweep/{sweep_place(jobs.root, kind, grid)[0].directory.name}"
 
 
 async def _live_figures(jobs: Jobs, job: Job, area: Any, drawn: dict[str, Figure], state: dict[str, Any]) -> None:

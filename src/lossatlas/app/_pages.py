@@ -10,6 +10,8 @@ from lossatlas.app._run import run_page
 from lossatlas.app._store import store_page
 from lossatlas.app._studies import studies_page, study_page
 from lossatlas.app._surveys import surveys_page
+from lossatlas.app._sweep import sweep_page
+from lossatlas.app._sweeps import sweeps_page
 from lossatlas.workbench import Jobs
 
 
@@ -35,6 +37,14 @@ def add_pages(jobs: Jobs) -> None:
     @ui.page("/studies/{name}")
     def study(name: str):
         study_page(jobs, name)
+
+    @ui.page("/sweeps")
+    def sweeps():
+        sweeps_page(jobs)
+
+    @ui.page("/sweep/{folder}")
+    def sweep(folder: str):
+        sweep_page(jobs, folder)
 
     @ui.page("/claims")
     def claims():

@@ -19,6 +19,7 @@ from lossatlas.workbench import (
     Store,
     StudyRun,
     SurveyRun,
+    SweepRun,
     claims_table,
     settings_table,
     sized_figures,
@@ -55,11 +56,25 @@ async def run_page(jobs: Jobs, kind: str, folder: str) -> None:
             await _content(store.open(path), path)
         heading(2, "Settings, and how to make it again")
         ui.html("", tag="pre", sanitize=False).set_content(html.escape(record.get("regenerate", "")))
-        table(settings_table("Settings", run.config), "narrow")
+        table(settings_table("Settings", _settings(run.config)), "narrow")
         _actions(store, path, is_finished=run.status == "finished")
 
 
-async def _content(found: StudyRun | SurveyRun, path: str) -> None:
+def _settings(config: dict[str, Any]) -> dict[str, Any]:
+    """The settings of a run; those of a sweep stand one level deeper, beside its grid."""
+    if "axes" not in config:
+        return config
+    axes = {name: ", ".join(map(str, values)) for name, values in config["axes"]}
+    return config["settings"] | axes | {"seeds": config["seeds"]}
+
+
+async def _content(found: StudyRun | SurveyRun | SweepRun, path: str) -> None:
+    if isinstance(found, SweepRun):
+        paragraph(", ".join(f"{count:,} {status}" for status, count in found.counts().items()), "lead")
+        with ui.element("div").classes("row"):
+            link("Open the report", f"/files/{path}/report.html", "action")
+            link("Map of the grid", f"/{path}")
+        return
     if isinstance(found, SurveyRun):
         paragraph(found.headline, "lead")
         link("Open the report", f"/files/{path}/report.html", "action")

@@ -12,7 +12,7 @@ _OFTEN = 3.0
 
 
 def watch_runs(
-    jobs: Jobs, draw: Callable[[Runs], None], *, kind: str, name: str | None = None, status: str = "finished"
+    jobs: Jobs, draw: Callable[[Runs], None], *, kind: str, name: str | None = None, status: str | None = "finished"
 ) -> None:
     """Draw the runs that fit into a place of the page, and again whenever they change.
 
@@ -28,7 +28,7 @@ def watch_runs(
 
     def show(runs: Runs) -> None:
         nonlocal seen
-        now = [(run.path, run.created) for run in runs]
+        now = [(run.path, run.created, run.status) for run in runs]
         if now != seen:
             seen = now
             area.clear()

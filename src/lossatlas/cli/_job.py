@@ -3,8 +3,6 @@
 import pathlib
 import signal
 
-from lossatlas.cli._run import prepare_jax
-
 
 def run_job(folder: pathlib.Path, /, *, at_most: int = 1) -> None:
     """Do the job of a folder.
@@ -20,4 +18,4 @@ def run_job(folder: pathlib.Path, /, *, at_most: int = 1) -> None:
 
     # A program in the background may have been told to ignore it, but this is how a job is asked to stop.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    run(folder, prepare=prepare_jax, at_most=at_most)
+    run(folder, at_most=at_most)

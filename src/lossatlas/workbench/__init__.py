@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from lossatlas.workbench._stored import StoredRun as StoredRun
     from lossatlas.workbench._study import StudyRun as StudyRun
     from lossatlas.workbench._study import run_study as run_study
+    from lossatlas.workbench._study import study_place as study_place
     from lossatlas.workbench._study_page import claims_table as claims_table
     from lossatlas.workbench._study_page import verdicts_sentence as verdicts_sentence
     from lossatlas.workbench._survey import survey as survey
@@ -95,6 +96,7 @@ _NAMES = {
     "save_model": "lossatlas.workbench._model",
     "settings_table": "lossatlas.workbench._report_tables",
     "shrink": "lossatlas.workbench._shrink",
+    "study_place": "lossatlas.workbench._study",
     "survey": "lossatlas.workbench._survey",
     "SweepEstimate": "lossatlas.workbench.sweeps",
     "SweepRun": "lossatlas.workbench.sweeps",

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from lossatlas._errors import InputError
+from lossatlas._process import prepare_jax
 from lossatlas.workbench._job_events import Events, JobProgress
 from lossatlas.workbench._jobs import CANCEL, LOCK, Jobs
 
@@ -14,14 +15,13 @@ from lossatlas.workbench._jobs import CANCEL, LOCK, Jobs
 _PATIENCE = 5.0
 
 
-def run_job(folder: str | os.PathLike[str], *, prepare: Callable[[], None], at_most: int = 1) -> None:
+def run_job(folder: str | os.PathLike[str], *, at_most: int = 1) -> None:
     """Do a job, write down how it ended, and start those that wait.
 
     A second process for the same job does nothing.
 
     **Arguments:**
     - `folder`: of the job. `at_most`: how many may run at once.
-    - `prepare`: sets up the process before jax is imported.
 
     **Raises:** `InputError` for what the job was asked and cannot do, and whatever else the work raises, when it is
     written down.
@@ -36,7 +36,7 @@ def run_job(folder: str | os.PathLike[str], *, prepare: Callable[[], None], at_m
             meter, events = JobProgress(place), Events(place)
             try:
                 _heed_cancel(place)
-                prepare()
+                prepare_jax()
                 page = KINDS[job.kind](job.asked, jobs.root, place, meter)
             except BaseException as error:
                 status = "cancelled" if isinstance(error, KeyboardInterrupt) else "failed"
@@ -101,10 +101,20 @@ def _reproduction(
     return found.page
 
 
+def _sweep(asked: Mapping[str, Any], root: pathlib.Path, folder: pathlib.Path, meter: JobProgress) -> pathlib.Path:
+    del folder
+    from lossatlas.workbench.sweeps import run_sweep
+
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the processes that measure
+    named = {name: asked[name] for name in ("grid", "seeds", "preset", "workers", "cell_seconds")}
+    return run_sweep(asked["study"], out=root, progress=meter, **named, **asked["options"]).report
+
+
 Work = Callable[[Mapping[str, Any], pathlib.Path, pathlib.Path, JobProgress], pathlib.Path]
 KINDS: dict[str, Work] = {
     "survey": _survey,
     "study": _study,
     "diagnosis": _diagnosis,
     "reproduction": _reproduction,
+    "sweep": _sweep,
 }

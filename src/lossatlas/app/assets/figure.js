@@ -8,6 +8,7 @@ const load = (url) =>
 
 export default {
   template: `<div class="plot" role="img" :aria-label="label"></div>`,
+  emits: ["choose"],
   props: { name: String, label: String, sizes: Object, dark: Object },
   async mounted() {
     await load("/scripts/plotly.js");
@@ -32,6 +33,14 @@ export default {
       this.width = this.$el.clientWidth;
       const dark = document.body.classList.contains("body--dark") ? this.dark : null;
       drawFigure(this.$el, this.sizes, { name: this.name, dark, printing: false });
+      if (!this.hears) this.$el.on?.("plotly_click", this.choose);
+      this.hears = Boolean(this.$el.on);
+    },
+    // The cell of a map that was clicked.
+    choose({ points: [point] }) {
+      if (!Array.isArray(point.pointIndex ?? point.pointNumber)) return;
+      const [row, column] = point.pointIndex ?? point.pointNumber;
+      this.$emit("choose", { row, column, panel: point.curveNumber });
     },
   },
   watch: {

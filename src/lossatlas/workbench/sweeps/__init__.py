@@ -9,19 +9,27 @@ if TYPE_CHECKING:
     from lossatlas.workbench.sweeps._estimate import SweepEstimate as SweepEstimate
     from lossatlas.workbench.sweeps._estimate import estimate_sweep as estimate_sweep
     from lossatlas.workbench.sweeps._grid import Axis as Axis
+    from lossatlas.workbench.sweeps._grid import make_grid as make_grid
     from lossatlas.workbench.sweeps._grid import parse_axis as parse_axis
+    from lossatlas.workbench.sweeps._page import cells_table as cells_table
+    from lossatlas.workbench.sweeps._page import sweep_pictures as sweep_pictures
     from lossatlas.workbench.sweeps._run import SweepRun as SweepRun
     from lossatlas.workbench.sweeps._run import sweep_so_far as sweep_so_far
     from lossatlas.workbench.sweeps._sweep import run_sweep as run_sweep
+    from lossatlas.workbench.sweeps._sweep import sweep_place as sweep_place
 
 _NAMES = {
     "Axis": "_grid",
     "SweepEstimate": "_estimate",
     "SweepRun": "_run",
+    "cells_table": "_page",
     "duration": "_drive",
     "estimate_sweep": "_estimate",
+    "make_grid": "_grid",
     "parse_axis": "_grid",
     "run_sweep": "_sweep",
+    "sweep_pictures": "_page",
+    "sweep_place": "_sweep",
     "sweep_so_far": "_run",
 }
 

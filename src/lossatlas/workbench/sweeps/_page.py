@@ -1,5 +1,6 @@
 """The page of a sweep: what was measured on the grid, and how its cells came out."""
 
+import math
 import pathlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -9,8 +10,8 @@ from lossatlas._citation import citation
 from lossatlas.studies import Picture
 from lossatlas.workbench import _report_words as words
 from lossatlas.workbench._page import render_page, sized_figures, write_page
-from lossatlas.workbench._report_tables import Cell, Table, settings_table
-from lossatlas.workbench.sweeps._results import STATUS
+from lossatlas.workbench._report_tables import Cell, Table, number, settings_table
+from lossatlas.workbench.sweeps._results import HOW, STATUS
 from lossatlas.workbench.sweeps._run import SweepRun
 
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 _MOST_FIGURES = 12
 _MOST_FAILED = 50
+_MOST_NUMBERS = 8
 
 
 def write_sweep_page(run: SweepRun) -> pathlib.Path:
@@ -66,6 +68,39 @@ def sweep_pictures(results: "xr.DataTree") -> dict[str, Picture]:
         draw=lambda compact: figures.sweep_status_figure(status, compact=compact),
     )
     return drawn
+
+
+def cells_table(results: "xr.DataTree", at: Sequence[int]) -> Table:
+    """A row for each seed of one place of the grid, the first fifty: how it came out, and its first eight numbers.
+
+    **Arguments:**
+    - `results`: of a sweep, finished or so far. `at`: the place, an index for each setting.
+    """
+    status = results.ds[STATUS]
+    place = dict(zip(map(str, status.dims[:-1]), at, strict=True))
+    words, how = status.isel(place), results.children[HOW].ds.isel(place)
+    measured = {
+        str(name): array.isel(place).values
+        for name, array in results.ds.data_vars.items()
+        if array.dims == status.dims and name != STATUS
+    }
+    shown = dict(list(measured.items())[:_MOST_NUMBERS])
+    heads = [Cell("seed"), Cell("status"), Cell("seconds", "", True)]
+    heads += [Cell(name.replace("_", " "), "", True) for name in shown]
+    rows = []
+    for i, seed in enumerate(words["seed"].values.tolist()[:_MOST_FAILED]):
+        seconds = float(how["seconds"].values[i])
+        row = [Cell(str(seed)), Cell(str(words.values[i]), remark=str(how["error"].values[i]))]
+        row += [number(seconds if math.isfinite(seconds) else None, 3)]
+        rows.append([*row, *(_value(values[i]) for values in shown.values())])
+    settings = ", ".join(f"{name} {status[name].values[i]}" for name, i in place.items())
+    return Table(f"The cells at {settings}", heads, rows, ())
+
+
+def _value(value: Any) -> Cell:
+    if value.dtype.kind not in "iufb":
+        return Cell(str(value))
+    return number(float(value) if math.isfinite(value) else None, 5)
 
 
 def _picture(array: "xr.DataArray", caption: str) -> Picture:
