@@ -18,7 +18,7 @@ class Asked:
 
     - `count`: how many of these, over
       two lines. `kind`, `speed`: which, and `so` fast.
-    - `std`: p of a power.
+    - `std`: p of a power; `sizes`: lists.
 
     !!! note
         Nothing of `this`: belongs there.
@@ -39,7 +39,8 @@ def test_a_form_has_a_field_for_each_setting_with_its_documentation():
     assert fields["count"].help == "How many of these, over two lines."
     assert fields["kind"].help == fields["speed"].help == "Which, and so fast."
     assert fields["std"].help == "p of a power."
-    assert fields["sizes"].help == ""
+    assert fields["sizes"].help == "Lists."
+    assert fields["on"].help == ""
     assert fields["kind"].choices == ("one", "two")
     assert fields["on"].is_switch
     assert [name for name, field in fields.items() if field.is_number] == ["count", "speed", "std"]

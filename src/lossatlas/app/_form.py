@@ -73,7 +73,8 @@ def help_texts(documentation: str) -> dict[str, str]:
 
 
 def _sentence(text: str) -> str:
-    """Begun with a capital letter, unless the first word is a symbol."""
+    """Begun with a capital letter, unless the first word is a symbol, and ended with a period."""
+    text = f"{text.rstrip(';')}." if text.endswith(";") else text
     return text if text[1:2] == " " else text[:1].upper() + text[1:]
 
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 _MOST_FIGURES = 12
 _MOST_FAILED = 50
 _MOST_NUMBERS = 8
+_NUMBERS = "iufb"  # kinds of numpy
 
 
 def write_sweep_page(run: SweepRun) -> pathlib.Path:
@@ -86,7 +87,7 @@ def cells_table(results: "xr.DataTree", at: Sequence[int]) -> Table:
     }
     shown = dict(list(measured.items())[:_MOST_NUMBERS])
     heads = [Cell("seed"), Cell("status"), Cell("seconds", "", True)]
-    heads += [Cell(name.replace("_", " "), "", True) for name in shown]
+    heads += [Cell(name.replace("_", " "), "", values.dtype.kind in _NUMBERS) for name, values in shown.items()]
     rows = []
     for i, seed in enumerate(words["seed"].values.tolist()[:_MOST_FAILED]):
         seconds = float(how["seconds"].values[i])
@@ -98,7 +99,7 @@ def cells_table(results: "xr.DataTree", at: Sequence[int]) -> Table:
 
 
 def _value(value: Any) -> Cell:
-    if value.dtype.kind not in "iufb":
+    if value.dtype.kind not in _NUMBERS:
         return Cell(str(value))
     return number(float(value) if math.isfinite(value) else None, 5)
 
