@@ -241,6 +241,10 @@ def test_a_run_is_found_in_the_store_verified_and_removed(browser, application):
     _find(browser, "//*[contains(@class, 'q-notification')][contains(., 'Every file is as it was written')]")
     _click(browser, "//button[normalize-space()='Remove']")
     _find(browser, "//*[contains(@class, 'q-dialog')]//*[contains(., 'Remove this run?')]")
+    _click(browser, "//button[contains(., 'Keep it')]")
+    _wait(lambda: not browser.find_elements("xpath", "//*[contains(@class, 'q-dialog__inner')]"))
+    assert _status(browser.current_url) == 200
+    _click(browser, "//button[normalize-space()='Remove']")
     _click(browser, "//button[contains(., 'Remove it')]")
     _find(browser, "//h1[contains(., 'Store')]")
     left = [path.name for path in (application.root / "study").iterdir() if path.is_dir()]

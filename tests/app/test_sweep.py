@@ -14,6 +14,7 @@ pytest.importorskip("nicegui", reason="needs the extra app")
 @pytest.mark.parametrize(
     ("clicked", "sizes", "place"),
     [
+        ((0, 0, 0), [], []),
         ((0, 3, 0), [5], [3]),
         ((2, 3, 0), [5, 4], [3, 2]),
         ((2, 3, 1), [5, 4, 2], [3, 2, 1]),

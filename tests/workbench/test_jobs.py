@@ -91,7 +91,7 @@ def test_a_job_is_watched_cancelled_killed_and_gone_on_with(jobs):
     jobs.start_again(name)
     newest, results = wait_until(lambda: read_partial(jobs.find(name).folder))
     assert len(results["count"]["value"]) >= 1
-    later = wait_until(lambda: read_partial(jobs.find(name).folder, newer_than=newest))
+    later = wait_until(lambda: read_partial(jobs.find(name).folder, other_than=newest))
     assert len(later[1]["count"]["value"]) > len(results["count"]["value"])
     os.kill(Events(jobs.find(name).folder).last()["pid"], signal.SIGKILL)
     wait_until(lambda: status(jobs, name) == "killed")

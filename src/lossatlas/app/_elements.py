@@ -1,6 +1,7 @@
 """The plain elements of the pages: headings, paragraphs, links, tables, fields with their help."""
 
 import html
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -64,13 +65,24 @@ def button(text: str, action: Callable[[], Any], kind: str = "plain") -> ui.butt
     )
 
 
+def ask_first(title: str, words: str, action: Callable[[], Any]) -> Callable[[], Any]:
+    """What a button does that removes something: a question, and `action` when it is confirmed."""
+    with ui.dialog() as question, ui.card():
+        heading(2, title)
+        paragraph(words)
+        with ui.element("div").classes("row actions"):
+            button("Keep it", question.close)
+            button("Remove it", lambda: (question.close(), action()), "danger")
+    return question.open
+
+
 def _say_errors(action: Callable[[], Any]) -> Callable[[], Any]:
     """Do it, and say in one line what the user can mend."""
 
     async def act() -> None:
         try:
             result = action()
-            if result is not None and hasattr(result, "__await__"):
+            if inspect.iscoroutine(result):  # nicegui's elements can be waited for too, which is not meant
                 await result
         except InputError as error:
             ui.notify(str(error), type="negative", multi_line=True, close_button="Close", timeout=0)

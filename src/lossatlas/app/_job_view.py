@@ -7,12 +7,12 @@ from typing import Any
 from nicegui import ui
 
 from lossatlas._errors import InputError
-from lossatlas.app._elements import button, heading, paragraph
+from lossatlas.app._elements import ask_first, button, heading, paragraph
 from lossatlas.workbench import Job, Jobs
 
 
 _OFTEN = 1.0
-_SHOWN = 6
+_SHOWN, _SHOWN_ALONE = 6, 50
 
 
 def job_list(
@@ -20,17 +20,21 @@ def job_list(
     *kinds: str,
     fits: Callable[[Job], bool] | None = None,
     most: int = _SHOWN,
-    named: bool = True,
 ) -> None:
     """The jobs of some kinds, newest first: those that have not ended, and the last that have; kept up to date.
 
     **Arguments:**
-    - `jobs`: of the folder of runs. `kinds`: which; default all. `fits`: which of these. `most`: how many are shown.
-    - `named`: with a heading.
+    - `jobs`: of the folder of runs. `kinds`: which; default all, on a page of their own. `fits`: which of these.
+    - `most`: how many are shown; the others are a click away.
     """
     area = ui.element("section").classes("jobs")
     cards: dict[str, Callable[[Job], None]] = {}
     shown: list[str] | None = None
+
+    def show_more() -> None:
+        nonlocal most
+        most += _SHOWN_ALONE
+        refresh()
 
     def refresh() -> None:
         nonlocal shown
@@ -42,15 +46,17 @@ def job_list(
             area.clear()
             cards.clear()
             with area:
-                if named:
+                if kinds:
                     heading(2, "Jobs")
                 if not chosen:
                     paragraph(
                         "Nothing runs, and nothing has run. What you start here goes on without this page.", "empty"
                     )
                 cards.update({job.name: job_card(jobs, job) for job in chosen})
-                if len(found) > len(chosen):
-                    ui.html(f'<a href="/jobs">All {len(found)} jobs</a>', tag="p", sanitize=False)
+                if len(found) > len(chosen) and kinds:
+                    ui.html('<a href="/jobs">All jobs</a>', tag="p", sanitize=False)
+                elif len(found) > len(chosen):
+                    button(f"Show older ones ({len(found) - len(chosen):,})", show_more)
         for job in chosen:
             cards[job.name](job)
 
@@ -71,7 +77,7 @@ def job_card(jobs: Jobs, job: Job, *, linked: bool = True) -> Callable[[Job], No
             opened = ui.html("", tag="span", sanitize=False)
             cancel = button("Cancel", lambda: jobs.cancel(job.name))
             again = button("Start again", lambda: jobs.start_again(job.name))
-            remove = button("Remove", lambda: jobs.remove(job.name))
+            remove = button("Remove", _removal(jobs, job))
             for element in (cancel, again, remove):
                 element.props["aria-label"] = f"{element.text}: {job.title}"
             seconds = ui.label("").classes("remark")
@@ -92,6 +98,14 @@ def job_card(jobs: Jobs, job: Job, *, linked: bool = True) -> Callable[[Job], No
 
     refresh(job)
     return refresh
+
+
+def _removal(jobs: Jobs, job: Job) -> Callable[[], Any]:
+    """Runs stay when their job goes; what a diagnosis wrote is in the folder of the job itself."""
+    if job.kind != "diagnosis":
+        return lambda: jobs.remove(job.name)
+    words = "The page goes, and the model files beside it. Only diagnosing again brings them back."
+    return ask_first("Remove this diagnosis?", words, lambda: jobs.remove(job.name))
 
 
 def _show_tasks(area: Any, bars: list[tuple[Any, Any]], open_tasks: Sequence[dict[str, Any]], status: str) -> None:

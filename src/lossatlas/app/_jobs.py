@@ -1,9 +1,9 @@
 """Jobs: all of them, and one with its log and what is there of its figures."""
 
 import asyncio
+import contextlib
 import html
 import json
-from typing import Any
 
 from nicegui import ui
 
@@ -25,7 +25,7 @@ def jobs_page(jobs: Jobs) -> None:
             f"At most {jobs.at_most} at once; the others wait. They go on when this page or the application is closed."
         )
         paragraph(most, "lead")
-        job_list(jobs, most=100, named=False)
+        job_list(jobs, most=50)
 
 
 def job_page(jobs: Jobs, name: str) -> None:
@@ -36,10 +36,12 @@ def job_page(jobs: Jobs, name: str) -> None:
             return
         refresh_card = job_card(jobs, job, linked=False)
         if job.kind == "sweep":
-            link("Map of the grid", _map_path(jobs, job), "action")
-        area = ui.element("div")
-        drawn: dict[str, Figure] = {}
-        state = {"seen": "", "busy": False}
+            with contextlib.suppress(InputError):  # of a study that is not installed any more
+                link("Map of the grid", _map_path(jobs, job), "action")
+        figures = _Figures(jobs)
+        with ui.expansion("What was asked, and the log").classes("more"):
+            ui.html(html.escape(json.dumps(job.asked, indent=1)), tag="pre", sanitize=False)
+            log = ui.html("", tag="pre", sanitize=False).classes("log")
 
         async def refresh() -> None:
             try:
@@ -50,16 +52,9 @@ def job_page(jobs: Jobs, name: str) -> None:
             refresh_card(now)
             if log.content != html.escape(now.log):
                 log.set_content(html.escape(now.log))
-            if now.kind == "study" and not state["busy"]:
-                state["busy"] = True
-                try:
-                    await _live_figures(jobs, now, area, drawn, state)
-                finally:
-                    state["busy"] = False
+            if now.kind == "study":
+                await figures.refresh(now)
 
-        with ui.expansion("What was asked, and the log").classes("more"):
-            ui.html(html.escape(json.dumps(job.asked, indent=1)), tag="pre", sanitize=False)
-            log = ui.html("", tag="pre", sanitize=False).classes("log")
         ui.timer(1.0, refresh)
 
 
@@ -70,33 +65,46 @@ def _map_path(jobs: Jobs, job: Job) -> str:
     return f"/sweep/{sweep_place(jobs.root, kind, grid)[0].directory.name}"
 
 
-async def _live_figures(jobs: Jobs, job: Job, area: Any, drawn: dict[str, Figure], state: dict[str, Any]) -> None:
-    """Draw what is there of a study while it runs, and all of it when it has ended."""
-    if job.status == "finished" and job.page is not None:
-        if state["seen"] == "whole":
-            return
-        state["seen"] = "whole"
-        run = StudyRun((jobs.root / job.page).parent)
-        area.clear()
-        with area:
-            heading(2, "Figures")
-            link("Claims and settings", run_path(job.page.rpartition("/")[0]))
-            await show_figures(run.study, lambda: run.results)
-        return
-    found = await asyncio.to_thread(read_partial, job.folder, newer_than=state["seen"])
-    if found is None:
-        return
-    state["seen"], results = found
-    study = configure(find_study(job.asked["study"]), preset=job.asked["preset"], options=job.asked["options"])
-    try:
-        pictures = await asyncio.to_thread(draw, study, lambda: results)
-    except KeyError:  # a study of someone else whose figures need a part that is not there yet
-        return
-    with area:
-        if pictures and not drawn:
-            heading(2, "Figures so far")
-        for name, (picture, sizes) in pictures.items():
-            if name in drawn:
-                drawn[name].show(sizes)
+class _Figures:
+    """The figures of a study: while it runs those whose parts are there, and all of them when it is finished."""
+
+    def __init__(self, jobs: Jobs):
+        self._jobs, self._area = jobs, ui.element("div")
+        self._drawn: dict[str, Figure] = {}
+        self._seen = ""
+
+    async def refresh(self, job: Job) -> None:
+        """Draw what is new."""
+        # A study of someone else may be gone, or its figures may need a part that is not there yet.
+        with contextlib.suppress(InputError, KeyError):
+            if job.status == "finished" and job.page is not None:
+                await self._show_all(job.page.rpartition("/")[0])
             else:
-                drawn[name] = figure(name, picture.title, picture.caption, sizes)
+                await self._show_partial(job)
+
+    async def _show_all(self, path: str) -> None:
+        if self._seen == path:
+            return
+        self._seen = path
+        run = StudyRun(self._jobs.root / path)
+        self._area.clear()
+        with self._area:
+            heading(2, "Figures")
+            link("Claims and settings", run_path(path))
+            await show_figures(run.study, lambda: run.results)
+
+    async def _show_partial(self, job: Job) -> None:
+        found = await asyncio.to_thread(read_partial, job.folder, other_than=self._seen)
+        if found is None:
+            return
+        self._seen, results = found
+        study = configure(find_study(job.asked["study"]), preset=job.asked["preset"], options=job.asked["options"])
+        pictures = await asyncio.to_thread(draw, study, lambda: results)
+        with self._area:
+            if pictures and not self._drawn:
+                heading(2, "Figures so far")
+            for name, (picture, sizes) in pictures.items():
+                if name in self._drawn:
+                    self._drawn[name].show(sizes)
+                else:
+                    self._drawn[name] = figure(name, picture.title, picture.caption, sizes)

@@ -10,7 +10,7 @@ from typing import Any
 from nicegui import ui
 
 from lossatlas._errors import InputError
-from lossatlas.app._elements import button, chip, heading, link, paragraph, table
+from lossatlas.app._elements import ask_first, button, chip, heading, link, paragraph, table
 from lossatlas.app._figure import figure
 from lossatlas.app._frame import frame
 from lossatlas.app._job_view import duration
@@ -107,24 +107,18 @@ def draw(study: Any, results: Any) -> dict[str, tuple[Any, Any]]:
 
 
 def _actions(store: Store, path: str, *, is_finished: bool) -> None:
+    def remove() -> None:
+        store.remove(path)
+        ui.navigate.to("/store")
+
     heading(2, "Files")
     with ui.element("div").classes("row actions"):
         if is_finished:
             for form, words in _FORMS.items():
                 button(f"Export as {words}", lambda form=form: _export(store, path, form))
         button("Verify", lambda: _verify(store, path))
-        button("Remove", lambda: question.open(), "danger")
-    with ui.dialog() as question, ui.card():
-        heading(2, "Remove this run?")
-        paragraph(f"{path} goes with its arrays and its report. Only computing it again brings it back.")
-        with ui.element("div").classes("row actions"):
-            button("Keep it", question.close)
-
-            def remove() -> None:
-                store.remove(path)
-                ui.navigate.to("/store")
-
-            button("Remove it", remove, "danger")
+        words = f"{path} goes with its arrays and its report. Only computing it again brings it back."
+        button("Remove", ask_first("Remove this run?", words, remove), "danger")
 
 
 async def _export(store: Store, path: str, form: str) -> None:

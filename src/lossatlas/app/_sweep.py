@@ -148,8 +148,8 @@ def place_of(clicked: dict[str, int], sizes: list[int]) -> list[int]:
     **Arguments:**
     - `clicked`: `row`, `column` and `panel`. `sizes`: how many values each setting has.
     """
-    if len(sizes) == 1:
-        return [clicked["column"]]
+    if len(sizes) < 2:
+        return [clicked["column"]][: len(sizes)]
     others = [int(i) for i in np.unravel_index(clicked["panel"], sizes[2:])] if sizes[2:] else []
     return [clicked["column"], clicked["row"], *others]
 
@@ -158,7 +158,10 @@ def cell_runs(root: pathlib.Path, run: StoredRun, at: list[int]) -> dict[int, st
     """The runs of the store behind the cells of a place, by seed; none for a study whose cells are measured."""
     from lossatlas.workbench import study_place
 
-    kind = find_study(run.name)
+    try:
+        kind = find_study(run.name)
+    except InputError:  # not installed any more
+        return {}
     if hasattr(kind.config, "measure"):
         return {}
     on_grid = {name: values[i] for (name, values), i in zip(run.config["axes"], at, strict=True)}

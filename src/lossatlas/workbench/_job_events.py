@@ -125,12 +125,12 @@ def partial_results(folder: pathlib.Path) -> list[pathlib.Path]:
     return sorted(folder.glob("partial-*"))
 
 
-def read_partial(folder: pathlib.Path, *, newer_than: str = "") -> tuple[str, "xr.DataTree"] | None:
-    """The newest partial results of a job with their name; None where none is newer than `newer_than`."""
+def read_partial(folder: pathlib.Path, *, other_than: str = "") -> tuple[str, "xr.DataTree"] | None:
+    """The newest partial results of a job with their name; None where there are none `other_than` those."""
     from lossatlas.workbench._arrays import read_arrays
 
     found = partial_results(folder)
-    if not found or found[-1].name <= newer_than:
+    if not found or found[-1].name == other_than:
         return None
     try:
         return found[-1].name, read_arrays(found[-1])
