@@ -19,7 +19,7 @@ def serve(
     root: str | os.PathLike[str] | None = None,
     *,
     host: str = "127.0.0.1",
-    port: int = 8787,
+    port: int = 8642,
     at_most: int | None = None,
     open_browser: bool = True,
 ) -> None:

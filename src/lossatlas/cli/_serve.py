@@ -11,7 +11,7 @@ from lossatlas._errors import InputError
 def serve(
     *,
     out: pathlib.Path | None = None,
-    port: int = 8787,
+    port: int = 8642,
     host: str = "127.0.0.1",
     jobs: int | None = None,
     browser: Annotated[bool, Parameter(negative="--no-browser")] = True,

@@ -188,7 +188,11 @@ def run_study(
 
 
 def study_place(root: pathlib.Path, kind: StudyKind, config: Study, seed: int) -> Place:
-    """Where a study with these settings and this seed is kept."""
+    """Where a study with these settings and this seed is kept.
+
+    **Arguments:**
+    - `root`: the folder of runs. `kind`, `config`: the study and its settings. `seed`: of the run.
+    """
     settings = dataclasses.asdict(config) | {"seed": seed}
     return Place(root, KIND, kind.name, run_key(KIND, kind.version, settings, kind.name))
 
