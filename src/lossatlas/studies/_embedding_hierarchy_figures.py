@@ -32,7 +32,9 @@ def pictures(results: "xr.DataTree") -> dict[str, Picture]:
     if "steps" in results:
         made["expansions"] = _expansions(results["steps"].ds)
     if "members" in results:
-        made |= {"inertia": _inertia(results["members"].ds), "freedom": _freedom(results["dimensions"].ds)}
+        made["inertia"] = _inertia(results["members"].ds)
+    if "dimensions" in results:
+        made["freedom"] = _freedom(results["dimensions"].ds)
     if "special" in results:
         made["special"] = _special(results["special"].ds)
     if "escapes" in results and results["escapes"].sizes["direction"]:
