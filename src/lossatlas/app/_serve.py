@@ -1,5 +1,6 @@
 """The server of the application: where it listens, who may use it, and what it serves."""
 
+import contextlib
 import os
 import pathlib
 import secrets
@@ -50,18 +51,19 @@ def serve(
     address = f"http://{f'[{name}]' if ':' in name else name}:{port}{path}"
     app.on_startup(lambda: _say(address, jobs.root))
     app.timer(5.0, jobs.start_waiting)
-    ui.run(
-        host=host,
-        port=port,
-        title="LossAtlas",
-        favicon=pathlib.Path(__file__).parent / "assets" / "icon.svg",
-        dark=None,
-        language="en-US",
-        tailwind=False,
-        reload=False,
-        show=path if open_browser else False,
-        show_welcome_message=False,
-    )
+    with contextlib.suppress(KeyboardInterrupt):  # that is how one ends it
+        ui.run(
+            host=host,
+            port=port,
+            title="LossAtlas",
+            favicon=pathlib.Path(__file__).parent / "assets" / "icon.svg",
+            dark=None,
+            language="en-US",
+            tailwind=False,
+            reload=False,
+            show=path if open_browser else False,
+            show_welcome_message=False,
+        )
 
 
 def _free_port(host: str, port: int) -> int:
