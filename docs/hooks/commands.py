@@ -1,0 +1,53 @@
+"""The pages of the commands: their usage and options as the command line itself has them."""
+
+import re
+
+from lossatlas.cli._app import app
+
+
+OPTIONS = "<!-- options -->"
+_OWN = ("--help", "--version", "--install-completion")
+
+
+def pages() -> dict[str, str]:
+    """A page for every command. Those that somebody wrote stand in `docs/commands`, with a place for the options."""
+    return {"commands/index.md": "", **{path_of(name): f"# lossatlas {name}\n\n{OPTIONS}\n" for name in names()}}
+
+
+def names() -> list[str]:
+    """The commands, in the order of the help."""
+    return [name for name in app if name not in _OWN and not name.startswith("-")]
+
+
+def path_of(name: str) -> str:
+    """Of the page of a command."""
+    return f"commands/{name}.md"
+
+
+def with_options(markdown: str, path: str) -> str:
+    """A page with the usage and the options of its command in their place."""
+    match = re.fullmatch(r"commands/([\w-]+)\.md", path)
+    if match is None or OPTIONS not in markdown:
+        return markdown
+    if match[1] == "index":
+        return markdown.replace(OPTIONS, _overview())
+    command = app[match[1]]
+    parts = [name for name in command if name not in _OWN and not name.startswith("-")]
+    text = "\n".join(_described(command[part], f"{match[1]} {part}") for part in parts) if parts else None
+    return markdown.replace(OPTIONS, text or _described(command, match[1]))
+
+
+def _overview() -> str:
+    rows = [f"| [`lossatlas {name}`]({name}.md) | {_first_line(app[name].help)} |" for name in names()]
+    return "\n".join(["| command | what it does |", "|---|---|", *rows])
+
+
+def _first_line(text: str | None) -> str:
+    return (text or "").partition("\n")[0]
+
+
+def _described(command, words: str) -> str:
+    """Usage, words and options; the heading is ours."""
+    text = command.generate_docs(heading_level=3, recursive=False)
+    text = re.sub(r"\A#+ .*\n+```console\n(\S+ )*?(\S+ )*?(?=(COMMAND|\[|[A-Z]))", "", text)
+    return f"## lossatlas {words}\n\n```console\nlossatlas {words} {text}"

@@ -1,0 +1,37 @@
+"""Our docstrings as Markdown knows them: an empty line before a list, and sections on lines of their own."""
+
+import re
+from typing import Any
+
+import griffe
+
+
+_SECTION = re.compile(r"^(\*\*(?:Arguments|Returns|Raises):\*\*) *", re.MULTILINE)
+_LIST = re.compile(r"(?<=\n)(?<!\n\n)(?=- )")
+_ITEM = re.compile(r" *[-*] |\d+\. ")
+
+
+def with_empty_lines(text: str) -> str:
+    """A docstring whose sections and lists are paragraphs of their own.
+
+    Python-Markdown starts a list after an empty line only, and ours stand right below their sentence.
+    """
+    lines, fenced = [], False
+    for line in _SECTION.sub(r"\1\n\n", text).splitlines():
+        fenced ^= line.lstrip().startswith("```")
+        previous = lines[-1] if lines else ""
+        in_list = bool(previous) and (_ITEM.match(previous) or previous.startswith(" "))
+        starts = line.startswith("- ") and previous.strip() and not in_list
+        if not fenced and (starts or _SECTION.match(line)):
+            lines.append("")
+        lines.append(line)
+    return "\n".join(lines)
+
+
+class MarkdownDocstrings(griffe.Extension):
+    """Mends every docstring when it is read."""
+
+    def on_instance(self, *, obj: griffe.Object, **_: Any) -> None:
+        """Called for every module, class, function and attribute."""
+        if obj.docstring:
+            obj.docstring.value = with_empty_lines(obj.docstring.value)
