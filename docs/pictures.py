@@ -1,10 +1,11 @@
 """Draw the pictures of the pages: `python docs/pictures.py [NAMES]` writes docs/pictures/*.svg.
 
 Every picture is made by the library from a computation that stands here. `FAST` ones take seconds and are made anew by
-the tests; the others come from a survey of iris, a diagnosis and a shrinking (some minutes). Needs the extra `paper`
+the tests; the others come from a survey, a diagnosis, a shrinking and a study (some minutes). Needs the extra `paper`
 and an installed Chromium.
 """
 
+import dataclasses
 import pathlib
 import re
 import sys
@@ -186,18 +187,13 @@ FAST: dict[str, Callable[[], go.Figure]] = {
 
 
 def stalled() -> tuple[networks.Dense, tuple[np.ndarray, np.ndarray]]:
-    """A network that training does not move: one trained neuron in twenty equal copies, and its losses."""
-    landscape = problem()
-    narrow = training.train(
-        jax.random.key(0),
-        networks.Dense(jax.random.key(_KEY), [2, 1, 1]),
-        landscape,
-        learning_rate=0.2,
-        num_steps=10_000,
-    )
-    wide, _ = embedding.replicate(narrow.network, "hidden[0]", 20)
-    run = training.train(jax.random.key(0), wide, landscape, learning_rate=0.05, num_steps=40_000)
-    curve = (np.concatenate([narrow.steps, 10_000 + run.steps]), np.concatenate([narrow.loss, run.loss]))
+    """A network that training does not move, two trained neurons in ten equal copies each, and its losses."""
+    landscape, key = problem(), jax.random.key(_KEY)
+    start = networks.Dense(key, [2, 2, 1])
+    narrow = training.train(key, start, landscape, learning_rate=0.2, num_steps=30_000)
+    wide, _ = embedding.replicate(narrow.network, "hidden[0]", 10)
+    run = training.train(key, wide, landscape, learning_rate=0.05, num_steps=30_000)
+    curve = (np.concatenate([narrow.steps, 30_000 + run.steps]), np.concatenate([narrow.loss, run.loss]))
     return run.network, curve
 
 
@@ -233,12 +229,11 @@ def watched():
 
 
 def survey_pictures() -> dict[str, go.Figure]:
-    """The figures of the pages that the commands write: a survey, a shrinking, a study."""
+    """The figures of a survey of iris, and of a shrinking of its big network."""
     with tempfile.TemporaryDirectory() as folder:
         run = workbench.survey("iris", out=folder)
         shrunk = workbench.shrink(run.model("big"), "iris", tolerance=0.05)
-        study = workbench.run_study("embedding-width", out=folder, preset="smoke")
-        drawn = {
+        return {
             "survey-atlas": figures.atlas_figure(run.tables, run.arrays),
             "survey-distance": figures.distance_figure(run.tables, run.arrays),
             "survey-tree": figures.tree_figure(run.tables),
@@ -246,15 +241,18 @@ def survey_pictures() -> dict[str, go.Figure]:
             "survey-selection": figures.selection_figure(run.tables),
             "shrinking": figures.shrinking_figure(shrinking_tables(shrunk)),
         }
-        for name, picture in study.study.figures(study.results).items():
-            drawn[f"study-{name}"] = picture.draw(False)
-    return drawn
+
+
+def study_pictures() -> dict[str, go.Figure]:
+    """The figures of a study."""
+    with tempfile.TemporaryDirectory() as folder:
+        run = workbench.run_study("embedding-width", out=folder, digits_steps=0, iris_starts=0)
+        drawn = run.study.figures(run.results)
+        return {f"study-{name}": drawn[name].draw(False) for name in ("levels", "splits", "training")}
 
 
 def shrinking_tables(shrunk: workbench.Shrunk) -> dict[str, Any]:
     """What the figure of a shrinking reads."""
-    import dataclasses
-
     return {
         "curve": [dataclasses.asdict(size) for size in shrunk.curve],
         "before": dataclasses.asdict(shrunk.before),
@@ -273,7 +271,7 @@ def main(names: list[str]) -> None:
     """Write the pictures whose names begin with one of these, or all."""
     jax.config.update("jax_enable_x64", True)
     makers = {name: lambda make=make, name=name: {name: make()} for name, make in FAST.items()}
-    makers |= {"diagnosis": diagnosis_pictures, "survey": survey_pictures}
+    makers |= {"diagnosis": diagnosis_pictures, "survey": survey_pictures, "study": study_pictures}
     FOLDER.mkdir(exist_ok=True)
     for group, make in makers.items():
         if not names or group in names:

@@ -5,7 +5,7 @@ import re
 
 
 FOLDER = pathlib.Path(__file__).parents[2] / "tutorials"
-_CELL = re.compile(r"^# %%(?P<markdown> \[markdown\])?(?P<slow> slow)?\n", re.MULTILINE)
+_CELL = re.compile(r"^# %%(?P<kind> \[markdown\]| slow)?\n", re.MULTILINE)
 
 
 def pages() -> dict[str, str]:
@@ -14,7 +14,7 @@ def pages() -> dict[str, str]:
 
 
 def as_markdown(source: str) -> str:
-    """Cells of comments as text, the others as blocks of code."""
+    """Cells of comments as text, the others as blocks of code, those that take long marked for the tests."""
     starts = list(_CELL.finditer(source))
     ends = [match.start() for match in starts[1:]] + [len(source)]
     cells = []
@@ -22,8 +22,9 @@ def as_markdown(source: str) -> str:
         body = source[match.end() : end].strip("\n")
         if not body:
             continue
-        if match["markdown"]:
+        if match["kind"] == " [markdown]":
             cells.append(re.sub(r"^# ?", "", body, flags=re.MULTILINE))
         else:
-            cells.append(f"```python\n{body}\n```")
+            mark = "<!-- test: slow -->\n" if match["kind"] else ""
+            cells.append(f"{mark}```python\n{body}\n```")
     return "\n\n".join(cells) + "\n"
