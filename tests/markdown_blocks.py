@@ -18,7 +18,9 @@ class Block(NamedTuple):
     printed: str | None
 
 
-_FENCE = re.compile(r"^(<!-- test: slow -->\n)?```(\w+)[^\n]*\n(.*?)^```$(?:\n\n```text\n(.*?)^```$)?", re.DOTALL | re.MULTILINE)
+_FENCE = re.compile(
+    r"^(<!-- test: slow -->\n)?```(\w+)[^\n]*\n(.*?)^```$(?:\n\n```text\n(.*?)^```$)?", re.DOTALL | re.MULTILINE
+)
 
 
 def blocks(text: str, language: str) -> list[Block]:

@@ -17,8 +17,8 @@ print(survey.headline[:7])
 # On iris
 # ```
 #
-# The answer in a sentence is `survey.headline`; `survey.report` is the page, one HTML file. In a notebook `survey` shows its
-# table. Everything is stored, so the cell above returns at once the next time.
+# The answer in a sentence is `survey.headline`; `survey.report` is the page, one HTML file. In a notebook `survey`
+# shows its table. Everything is stored, so the cell above returns at once the next time.
 #
 # ## The catalogue
 #
@@ -35,13 +35,13 @@ for row in survey.tables["catalogue"][:3]:
 # (1,0) one neuron 0.1667 level at infinity
 # ```
 #
-# One neuron has no best network on iris: one of three classes can be split off, so its weights run away. That is a level at
-# infinity, not a critical point.
+# One neuron has no best network on iris: one of three classes can be split off, so its weights run away. That is a
+# level at infinity, not a critical point.
 #
 # ## The visits
 #
-# For each small network: at which step training came nearest, and how near. The control is how near a straight path would
-# come by chance.
+# For each small network: at which step training came nearest, and how near. The control is how near a straight path
+# would come by chance.
 
 # %% slow
 (run,) = survey.tables["trainings"]

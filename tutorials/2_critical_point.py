@@ -46,8 +46,8 @@ print(added.negative, added.zero, added.positive)
 #
 # ## The split
 #
-# The copies share what the output reads, half each. The certificate is measured: the largest change of an output, and the
-# gradient.
+# The copies share what the output reads, half each. The certificate is measured: the largest change of an output, and
+# the gradient.
 
 # %%
 wide, record = embedding.split(point.network, "hidden[0]", 0, 0.5, landscape=landscape)
@@ -63,8 +63,8 @@ print(after.counts, after.certificate, after.is_strict_saddle)
 # (2, 1, 6) yes yes
 # ```
 #
-# As predicted: 0 + 2 negative, 0 + 1 zero, 5 + 1 positive. The minimum of one neuron is a strict saddle of two. The zero
-# eigenvalue is the line of all shares: moving along it changes nothing.
+# As predicted: 0 + 2 negative, 0 + 1 zero, 5 + 1 positive. The minimum of one neuron is a strict saddle of two. The
+# zero eigenvalue is the line of all shares: moving along it changes nothing.
 #
 # ## And back
 #

@@ -38,8 +38,8 @@ print(f"loss below 0.02: {float(landscape(network)) < 0.02}")
 #
 # ## Its units
 #
-# LossAtlas follows the axes of the parameters through the program, finds the hidden units, and tests what it found: copies
-# of a unit must leave outputs and gradients as theory says.
+# LossAtlas follows the axes of the parameters through the program, finds the hidden units, and tests what it found:
+# copies of a unit must leave outputs and gradients as theory says.
 
 # %% slow
 found = embedding.discover_units(lambda net, x: net(x), network, landscape.inputs[0])
@@ -61,8 +61,8 @@ for share in (0.8, 0.5):
     print(point)
 
 # %% [markdown]
-# The change is the largest of any output on these rows. How it grows as parameters go is the curve that `lossatlas shrink` draws,
-# beside what it is on rows held back.
+# The change is the largest of any output on these rows. How it grows as parameters go is the curve that `lossatlas
+# shrink` draws, beside what it is on rows held back.
 #
 # The result is a module of the same class with smaller arrays:
 

@@ -1,7 +1,8 @@
 # %% [markdown]
 # # Why training stalls
 #
-# A wide network was grown from a narrow one, trains on, and the loss does not move. `diagnose` says why, and what leaves.
+# A wide network was grown from a narrow one, trains on, and the loss does not move. `diagnose` says why, and what
+# leaves.
 
 # %%
 import jax
@@ -30,8 +31,9 @@ print(diagnosis.small.words)
 print(diagnosis.verdict)
 
 # %% [markdown]
-# The state is *stuck* where the gradient is that of a stall **and** the function is that of a critical point of a small network. Here
-# that network is one neuron, and the verdict says what it is in the wide network: a strict saddle, so there are ways down.
+# The state is *stuck* where the gradient is that of a stall **and** the function is that of a critical point of a small
+# network. Here that network is one neuron, and the verdict says what it is in the wide network: a strict saddle, so
+# there are ways down.
 #
 # ## The layers
 #
@@ -58,8 +60,8 @@ for way in diagnosis.ways:
     print(way.words, f"{way.realised:.4f}")
 
 # %% [markdown]
-# Take the network after the best one, `diagnosis.ways[0].network`, and train from there. The simplest cure when you grow networks
-# yourself is to move copies apart at once:
+# Take the network after the best one, `diagnosis.ways[0].network`, and train from there. The simplest cure when you
+# grow networks yourself is to move copies apart at once:
 
 # %%
 wide, record = embedding.replicate(narrow, "hidden[0]", 4)
@@ -74,4 +76,5 @@ print(f"below the loss of two neurons: {float(run.loss[-1]) < 0.0096}")
 #
 # ## During training
 #
-# `atlas.Monitor` watches for such a plateau in your own loop and warns once; `lossatlas diagnose` does all of this from the shell.
+# `atlas.Monitor` watches for such a plateau in your own loop and warns once; `lossatlas diagnose` does all of this from
+# the shell.

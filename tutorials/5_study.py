@@ -1,8 +1,9 @@
 # %% [markdown]
 # # A study of your own
 #
-# A study is a dataclass: its fields are the settings, and three methods run it, state its claims and draw its figures. It may be
-# written in a notebook; [a file that the command line finds](../add-study.md) is the same with an entry point.
+# A study is a dataclass: its fields are the settings, and three methods run it, state its claims and draw its figures.
+# It may be written in a notebook; [a file that the command line finds](../add-study.md) is the same with an entry
+# point.
 #
 # The question here: do eight seeds of one neuron find one and the same minimum?
 

@@ -7,8 +7,7 @@ import griffe
 
 
 _SECTION = re.compile(r"^(\*\*(?:Arguments|Returns|Raises):\*\*) *", re.MULTILINE)
-_LIST = re.compile(r"(?<=\n)(?<!\n\n)(?=- )")
-_ITEM = re.compile(r" *[-*] |\d+\. ")
+_ITEM = re.compile(r"[-*] |\d+\. ")
 
 
 def with_empty_lines(text: str) -> str:
@@ -20,11 +19,12 @@ def with_empty_lines(text: str) -> str:
     for line in _SECTION.sub(r"\1\n\n", text).splitlines():
         fenced ^= line.lstrip().startswith("```")
         previous = lines[-1] if lines else ""
-        in_list = bool(previous) and (_ITEM.match(previous) or previous.startswith(" "))
-        starts = line.startswith("- ") and previous.strip() and not in_list
-        if not fenced and (starts or _SECTION.match(line)):
+        in_list = _ITEM.match(previous) or previous.startswith(" ")
+        starts = _SECTION.match(line) or (_ITEM.match(line) and not in_list)
+        if previous and starts and not fenced:
             lines.append("")
-        lines.append(line)
+        if line or previous:
+            lines.append(line)
     return "\n".join(lines)
 
 

@@ -3,14 +3,15 @@
 from collections.abc import Callable
 from typing import Any
 
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
+
 import commands
 import formulas
 import pictures
 import reference
 import tutorials
-from mkdocs.config.defaults import MkDocsConfig
-from mkdocs.structure.files import File, Files
-from mkdocs.structure.pages import Page
 
 
 # `name/*` in the nav stands for all pages of a generator, in its order: path and text.

@@ -54,5 +54,5 @@ def test_a_study_in_a_package_of_its_own_is_found_run_and_reproduced(tmp_path):
 
 def test_the_page_shows_the_template_and_its_entry_point():
     text = (DOCS / "add-study.md").read_text("utf-8")
-    assert "--8<-- \"examples/linear_levels_study.py\"" in text
+    assert '--8<-- "examples/linear_levels_study.py"' in text
     assert '[project.entry-points."lossatlas.studies"]' in text

@@ -10,8 +10,9 @@ import sys
 
 import jax
 import pytest
-from markdown_blocks import blocks, commands
 from site_pages import DOCS, ROOT, pages
+
+from markdown_blocks import blocks, commands
 
 
 PAGES = pages()
@@ -21,9 +22,9 @@ COMMANDS = sorted({line for text in PAGES.values() for line in commands(text)})
 
 
 def runnable(name: str, *, slow: bool) -> dict:
-    """The blocks of a page that run; a file that is shown has a test of its own."""
-    found = [block for block in blocks(PAGES[name], "python") if not block.code.startswith("--8<--")]
-    return {"name": name, "blocks": [(b.line, b.code, b.printed) for b in found if slow or not b.slow]}
+    """The blocks of a page that run."""
+    found = [block for block in blocks(PAGES[name], "python") if slow or not block.slow]
+    return {"name": name, "blocks": [(block.line, block.code, block.printed) for block in found]}
 
 
 def run(jobs: list[dict], folder: pathlib.Path) -> str:
@@ -73,14 +74,21 @@ def test_commands_are_understood(line):
 
 def test_make_targets_exist():
     makefile = (ROOT / "Makefile").read_text("utf-8")
-    targets = {target for text in PAGES.values() for b in blocks(text, "sh") for target in re.findall(r"^make ([a-z-]+)", b.code, re.M)}
+    targets = {
+        target
+        for text in PAGES.values()
+        for b in blocks(text, "sh")
+        for target in re.findall(r"^make ([a-z-]+)", b.code, re.M)
+    }
     assert "survey" in targets
     for target in targets:
         assert re.search(rf"^{target}:", makefile, re.M), target
 
 
 def test_every_picture_is_there_and_used():
-    named = {pathlib.PurePosixPath(path).name for text in PAGES.values() for path in re.findall(r"\]\(([^)]+\.svg)\)", text)}
+    named = {
+        pathlib.PurePosixPath(path).name for text in PAGES.values() for path in re.findall(r"\]\(([^)]+\.svg)\)", text)
+    }
     assert named == {path.name for path in (DOCS / "pictures").glob("*.svg")}
 
 
