@@ -7,18 +7,18 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
-import commands
+import command_pages
+import dark_pictures
 import formulas
-import pictures
-import reference
-import tutorials
+import reference_pages
+import tutorial_pages
 
 
 # `name/*` in the nav stands for all pages of a generator, in its order: path and text.
 _GENERATORS: dict[str, Callable[[], dict[str, str]]] = {
-    "commands/*": commands.pages,
-    "reference/*": reference.pages,
-    "tutorials/*": tutorials.pages,
+    "commands/*": command_pages.pages,
+    "reference/*": reference_pages.pages,
+    "tutorials/*": tutorial_pages.pages,
 }
 
 
@@ -49,14 +49,14 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
             if files.get_file_from_path(path) is None:
                 files.append(File.generated(config, path, content=text))
     for picture in [file for file in files if file.src_uri.endswith(".svg")]:
-        path = pictures.dark_path(picture.src_uri)
-        files.append(File.generated(config, path, content=pictures.darkened(picture.content_string)))
+        path = dark_pictures.dark_path(picture.src_uri)
+        files.append(File.generated(config, path, content=dark_pictures.darkened(picture.content_string)))
     return files
 
 
 def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
     """Put in the options of a command, and both colours of each picture."""
-    return pictures.in_both_colours(commands.with_options(markdown, page.file.src_uri))
+    return dark_pictures.in_both_colours(command_pages.with_options(markdown, page.file.src_uri))
 
 
 def on_page_content(html: str, **_: Any) -> str:

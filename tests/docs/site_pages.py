@@ -8,10 +8,10 @@ ROOT = pathlib.Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 sys.path.insert(0, str(DOCS / "hooks"))
 
-import tutorials  # noqa: E402
+import tutorial_pages  # noqa: E402
 
 
 def pages() -> dict[str, str]:
     """Text by path."""
     written = {path.relative_to(DOCS).as_posix(): path.read_text("utf-8") for path in sorted(DOCS.rglob("*.md"))}
-    return {**written, **tutorials.pages()}
+    return {**written, **tutorial_pages.pages()}

@@ -6,23 +6,23 @@ import inspect
 import pytest
 from site_pages import pages
 
-import commands
-import pictures
-import tutorials
+import command_pages
+import dark_pictures
+import tutorial_pages
 from markdown_blocks import blocks
 
 
 def test_cells_of_a_tutorial_become_text_and_blocks():
     source = "# %% [markdown]\n# # Title\n#\n# Text.\n\n# %%\nx = 1\n\n# %% slow\nprint(x)\n\n# %%\n"
     expected = "# Title\n\nText.\n\n```python\nx = 1\n```\n\n<!-- test: slow -->\n```python\nprint(x)\n```\n"
-    assert tutorials.as_markdown(source) == expected
+    assert tutorial_pages.as_markdown(source) == expected
 
 
 def test_every_tutorial_is_python_and_a_page_with_a_title():
-    assert len(tutorials.pages()) >= 3
-    for path in tutorials.FOLDER.glob("*.py"):
+    assert len(tutorial_pages.pages()) >= 3
+    for path in tutorial_pages.FOLDER.glob("*.py"):
         ast.parse(path.read_text("utf-8"))
-    for text in tutorials.pages().values():
+    for text in tutorial_pages.pages().values():
         assert text.startswith("# ")
         assert blocks(text, "python")
 
@@ -30,29 +30,30 @@ def test_every_tutorial_is_python_and_a_page_with_a_title():
 def test_options_of_a_command_come_from_the_command_line():
     from lossatlas.cli._app import app
 
-    text = commands.with_options(f"# lossatlas store\n\n{commands.OPTIONS}\n", "commands/store.md")
+    text = command_pages.with_options(f"# lossatlas store\n\n{command_pages.OPTIONS}\n", "commands/store.md")
     for name in app["store"]:
         if not name.startswith("-"):
             assert f"## lossatlas store {name}\n\n```console\nlossatlas store {name} " in text
-    survey = commands.with_options(commands.OPTIONS, "commands/survey.md")
-    parameters = inspect.signature(app["survey"].default_command).parameters
-    for name in parameters:
+    survey = command_pages.with_options(command_pages.OPTIONS, "commands/survey.md")
+    survey_command = app["survey"].default_command
+    assert survey_command is not None
+    for name in inspect.signature(survey_command).parameters:
         assert f"--{name.replace('_', '-')}" in survey or name.upper() in survey
-    assert commands.with_options(commands.OPTIONS, "index.md") == commands.OPTIONS
+    assert command_pages.with_options(command_pages.OPTIONS, "index.md") == command_pages.OPTIONS
 
 
 def test_the_overview_names_every_command():
-    text = commands.with_options(commands.OPTIONS, "commands/index.md")
-    for name in commands.names():
+    text = command_pages.with_options(command_pages.OPTIONS, "commands/index.md")
+    for name in command_pages.names():
         assert f"[`lossatlas {name}`]({name}.md)" in text
 
 
 def test_a_picture_has_a_dark_twin():
-    text = pictures.in_both_colours("![Words.](../pictures/x.svg)\n")
+    text = dark_pictures.in_both_colours("![Words.](../pictures/x.svg)\n")
     assert "../pictures/x.svg#only-light" in text
     assert "../pictures/x-dark.svg#only-dark" in text
     svg = '<rect style="fill: rgb(255, 255, 255)"/><path style="stroke: rgb(1, 2, 3)"/>'
-    assert pictures.darkened(svg) == '<rect style="fill: rgb(18, 22, 28)"/><path style="stroke: rgb(1, 2, 3)"/>'
+    assert dark_pictures.darkened(svg) == '<rect style="fill: rgb(18, 22, 28)"/><path style="stroke: rgb(1, 2, 3)"/>'
 
 
 def test_lists_in_docstrings_stand_apart():
@@ -78,9 +79,9 @@ def test_formulas_become_mathml():
 
 def test_every_public_name_is_in_the_reference():
     import lossatlas
-    import reference
+    import reference_pages
 
-    made = reference.pages()
+    made = reference_pages.pages()
     for name in lossatlas.__all__:
         if callable(getattr(lossatlas, name)):
             assert f"#lossatlas.{name} " in made["reference/lossatlas.md"]

@@ -31,7 +31,7 @@ def run(jobs: list[dict], folder: pathlib.Path) -> str:
     """What went wrong."""
     environment = {
         "LOSSATLAS_STORE": str(folder / "store"),
-        "JAX_COMPILATION_CACHE_DIR": str(jax.config.jax_compilation_cache_dir),
+        "JAX_COMPILATION_CACHE_DIR": str(jax.config.read("jax_compilation_cache_dir")),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2",
         "PYTHONWARNINGS": "error",
     }
@@ -93,7 +93,7 @@ def test_every_picture_is_there_and_used():
 
 
 def test_every_command_has_a_page_with_a_place_for_its_options():
-    import commands as command_pages
+    import command_pages
 
     for name in command_pages.names():
         text = PAGES.get(command_pages.path_of(name), command_pages.OPTIONS)
