@@ -6,7 +6,7 @@ import sys
 
 ROOT = pathlib.Path(__file__).parents[2]
 DOCS = ROOT / "docs"
-sys.path.insert(0, str(DOCS / "hooks"))
+sys.path.append(str(DOCS / "hooks"))
 
 import tutorial_pages  # noqa: E402
 
