@@ -2,11 +2,11 @@
 # # A survey, cell by cell
 #
 # A survey answers: which small networks do these data have, and does training visit them? Here a small one of iris is
-# read piece by piece. The whole takes about a minute; `lossatlas survey` does the same with larger settings.
+# read piece by piece. It takes half a minute; `lossatlas survey` does the same with larger settings.
 
 # %% slow
 import lossatlas
-from lossatlas.atlas import SurveyConfig
+from lossatlas.atlas import BIG, SurveyConfig
 
 config = SurveyConfig(hidden=(20,), num_steps=10_000, max_units=2)
 survey = lossatlas.survey("iris", config=config, progress="none")
@@ -63,7 +63,7 @@ print("(0,0)" in visited, "(0,1)" in visited)
 # %% slow
 selection = survey.tables["selection"]
 sizes = {row["name"]: row["parameters"] for row in selection["rows"]}
-print(sizes[selection["recommended"]] < sizes["big"])
+print(sizes[selection["recommended"]] < sizes[BIG])
 
 # %% [markdown]
 # ```text

@@ -1,4 +1,4 @@
-"""Our docstrings as Markdown knows them: an empty line before a list, and sections on lines of their own."""
+"""Our docstrings as Markdown knows them: lists and sections stand apart, and examples are blocks of code."""
 
 import re
 from typing import Any
@@ -8,6 +8,7 @@ import griffe
 
 _SECTION = re.compile(r"^(\*\*(?:Arguments|Returns|Raises):\*\*) *", re.MULTILINE)
 _ITEM = re.compile(r"[-*] |\d+\. ")
+_SESSION = re.compile(r"^(?P<indent> *)>>> .*(?:\n(?P=indent)\S.*)*", re.MULTILINE)
 
 
 def with_empty_lines(text: str) -> str:
@@ -28,10 +29,20 @@ def with_empty_lines(text: str) -> str:
     return "\n".join(lines)
 
 
+def with_sessions(text: str) -> str:
+    """A docstring whose interactive sessions are fenced: to Markdown `>>>` is a quotation in a quotation."""
+
+    def fenced(match: re.Match[str]) -> str:
+        code = re.sub(r" *# doctest: .*$", "", match[0], flags=re.MULTILINE)
+        return f"{match['indent']}```pycon\n{code}\n{match['indent']}```"
+
+    return _SESSION.sub(fenced, text)
+
+
 class MarkdownDocstrings(griffe.Extension):
     """Mends every docstring when it is read."""
 
     def on_instance(self, *, obj: griffe.Object, **_: Any) -> None:
         """Called for every module, class, function and attribute."""
         if obj.docstring:
-            obj.docstring.value = with_empty_lines(obj.docstring.value)
+            obj.docstring.value = with_empty_lines(with_sessions(obj.docstring.value))

@@ -67,6 +67,14 @@ def test_lists_in_docstrings_stand_apart():
     assert with_empty_lines("```\na\n- b\n```") == "```\na\n- b\n```"
 
 
+def test_sessions_in_docstrings_are_blocks_of_code():
+    pytest.importorskip("griffe")
+    from docstrings import with_sessions
+
+    text = "!!! example\n    >>> x = 1  # doctest: +SKIP\n    >>> x\n    1\n\nMore."
+    assert with_sessions(text) == "!!! example\n    ```pycon\n    >>> x = 1\n    >>> x\n    1\n    ```\n\nMore."
+
+
 def test_formulas_become_mathml():
     pytest.importorskip("latex2mathml")
     from formulas import drawn

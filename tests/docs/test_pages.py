@@ -31,7 +31,7 @@ def run(jobs: list[dict], folder: pathlib.Path) -> str:
     """What went wrong."""
     environment = {
         "LOSSATLAS_STORE": str(folder / "store"),
-        "JAX_COMPILATION_CACHE_DIR": str(jax.config.read("jax_compilation_cache_dir")),
+        "JAX_COMPILATION_CACHE_DIR": str(getattr(jax.config, "jax_compilation_cache_dir", "")),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2",
         "PYTHONWARNINGS": "error",
     }
