@@ -2,6 +2,8 @@
 
 import re
 
+import cyclopts
+
 from lossatlas.cli._app import app
 
 
@@ -31,10 +33,11 @@ def with_options(markdown: str, path: str) -> str:
         return markdown
     if match[1] == "index":
         return markdown.replace(OPTIONS, _overview())
-    command = app[match[1]]
+    command, full = app[match[1]], f"lossatlas {match[1]}"
     parts = [name for name in command if name not in _OWN and not name.startswith("-")]
-    text = "\n".join(_described(command[part], f"{match[1]} {part}") for part in parts) if parts else None
-    return markdown.replace(OPTIONS, text or _described(command, match[1]))
+    if not parts:
+        return markdown.replace(OPTIONS, _described(command, full, "Usage and options"))
+    return markdown.replace(OPTIONS, "\n".join(_described(command[part], f"{full} {part}") for part in parts))
 
 
 def _overview() -> str:
@@ -46,8 +49,7 @@ def _first_line(text: str | None) -> str:
     return (text or "").partition("\n")[0]
 
 
-def _described(command, words: str) -> str:
-    """Usage, words and options; the heading is ours."""
-    text = command.generate_docs(heading_level=3, recursive=False)
-    text = re.sub(r"\A#+ .*\n+```console\n(\S+ )*?(\S+ )*?(?=(COMMAND|\[|[A-Z]))", "", text)
-    return f"## lossatlas {words}\n\n```console\nlossatlas {words} {text}"
+def _described(command: cyclopts.App, full: str, heading: str | None = None) -> str:
+    """Usage, words and options of a command under a heading of ours, by default its full name."""
+    _, _, text = command.generate_docs(recursive=False, usage_name=full).partition("\n")
+    return f"## {heading or full}\n{text}"

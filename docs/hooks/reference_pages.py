@@ -64,4 +64,5 @@ def _root() -> str:
 
 
 def _first_line(item: object) -> str:
-    return (inspect.getdoc(item) or "").partition("\n")[0].replace("|", "\\|")
+    # In a table a bar ends the cell, also the bars of a norm.
+    return (inspect.getdoc(item) or "").partition("\n")[0].replace("\\|", "\\Vert ").replace("|", "\\|")
