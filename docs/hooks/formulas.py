@@ -15,4 +15,7 @@ def drawn(page: str) -> str:
 
 
 def _mathml(match: re.Match[str]) -> str:
-    return convert(html.unescape(match[2]), display="inline" if match[1] == "span" else "block")
+    formula = html.unescape(match[2])
+    if match[1] == "span":
+        return convert(formula, display="inline")
+    return f'<div class="formula">{convert(formula, display="block")}</div>'

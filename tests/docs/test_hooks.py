@@ -82,7 +82,7 @@ def test_formulas_become_mathml():
     page = drawn(r'<p><span class="arithmatex">\(a &lt; b\)</span> <div class="arithmatex">\[x^2\]</div></p>')
     assert page.count("<math") == 2
     assert "arithmatex" not in page
-    assert 'display="block"' in page
+    assert '<div class="formula"><math' in page
 
 
 def test_every_public_name_is_in_the_reference():
