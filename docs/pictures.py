@@ -6,6 +6,7 @@ and an installed Chromium.
 """
 
 import dataclasses
+import importlib
 import pathlib
 import re
 import sys
@@ -18,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 import plotly.graph_objects as go
 
+import lossatlas
 from lossatlas import atlas, data, embedding, figures, geometry, networks, theory, training, workbench
 from lossatlas.figures._theme import PALETTE, PAPER, new_figure
 from lossatlas.landscape import Landscape
@@ -251,6 +253,20 @@ def study_pictures() -> dict[str, go.Figure]:
         return {f"study-{name}": drawn[name].draw(False) for name in ("levels", "splits", "training")}
 
 
+def sweep_pictures() -> dict[str, go.Figure]:
+    """The figures of a sweep of the study that docs/add-study.md shows."""
+    sys.path.insert(0, str(FOLDER.parents[1] / "examples"))
+    importlib.import_module("linear_levels_study")
+    grid = {"init_power": (0.5, 1.0, 1.5, 2.0, 3.0), "learning_rate": (0.02, 0.05, 0.1, 0.2, 0.5)}
+    with tempfile.TemporaryDirectory() as folder:
+        run = lossatlas.run_sweep("linear-levels", grid=grid, preset="smoke", seeds=2, out=folder, workers=0)
+        results = run.results.ds
+    return {
+        "sweep-measured": figures.sweep_figure(results["plateau-rank-1"].astype(float)),
+        "sweep-status": figures.sweep_status_figure(results["status"]),
+    }
+
+
 def shrinking_tables(shrunk: workbench.Shrunk) -> dict[str, Any]:
     """What the figure of a shrinking reads."""
     return {
@@ -271,7 +287,12 @@ def main(names: list[str]) -> None:
     """Write the pictures whose names begin with one of these, or all."""
     jax.config.update("jax_enable_x64", True)
     makers = {name: lambda make=make, name=name: {name: make()} for name, make in FAST.items()}
-    makers |= {"diagnosis": diagnosis_pictures, "survey": survey_pictures, "study": study_pictures}
+    makers |= {
+        "diagnosis": diagnosis_pictures,
+        "survey": survey_pictures,
+        "study": study_pictures,
+        "sweep": sweep_pictures,
+    }
     FOLDER.mkdir(exist_ok=True)
     for group, make in makers.items():
         if not names or group in names:

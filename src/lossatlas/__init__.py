@@ -23,6 +23,7 @@ _NAMES = {
     "Landscape": "lossatlas.landscape",
     "survey": "lossatlas.workbench",
     "run_study": "lossatlas.workbench",
+    "run_sweep": "lossatlas.workbench",
     "reproduce": "lossatlas.workbench",
     "load": "lossatlas.workbench",
     "citation": "lossatlas._citation",

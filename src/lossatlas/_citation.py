@@ -49,7 +49,7 @@ def citation(*names_or_results: Any) -> Bibliography:
 
 
 def _papers_of(item: Any) -> tuple[str, ...]:
-    if type(item).__name__ in ("StudyRun", "StudyKind"):  # they know theirs
+    if type(item).__name__ in ("StudyRun", "SweepRun", "StudyKind"):  # they know theirs
         return item.papers
     if not isinstance(item, str):
         return _SOURCES.get(_method_name(item), ())

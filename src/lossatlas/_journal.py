@@ -3,7 +3,7 @@
 import contextlib
 import pathlib
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 
@@ -21,14 +21,18 @@ class Journal:
     def __init__(self, folder: pathlib.Path | None = None):
         self.folder = folder
 
+    def finished(self) -> Iterator[dict[str, np.ndarray]]:
+        """The arrays of every step that is finished, by the names of the steps."""
+        for path in sorted(self.folder.glob("*.npz") if self.folder else ()):
+            with _unreadable(), path.open("rb") as file, np.load(file) as stored:
+                yield dict(stored)
+
     def __call__(self, step: str, compute: Callable[[], Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
         """The arrays of a step: read where it is finished, else computed and written in one piece."""
         if self.folder is None:
             return dict(compute())
         path = self.folder / f"{step}.npz"
-        # A file that cannot be read costs the time of its step, no more.
-        unreadable = contextlib.suppress(OSError, ValueError, EOFError, zipfile.BadZipFile)
-        with unreadable, path.open("rb") as file, np.load(file) as stored:
+        with _unreadable(), path.open("rb") as file, np.load(file) as stored:
             return dict(stored)
         arrays = dict(compute())
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -37,3 +41,8 @@ class Journal:
             np.savez(file, allow_pickle=False, **arrays)
         new.replace(path)
         return arrays
+
+
+def _unreadable() -> contextlib.AbstractContextManager[None]:
+    """A file that cannot be read costs the time of its step, no more."""
+    return contextlib.suppress(OSError, ValueError, EOFError, zipfile.BadZipFile)

@@ -25,7 +25,7 @@ def test_the_process_gets_float64_one_thread_and_a_cache(python, tmp_path):
     code = """
 import json, os
 os.environ.pop("XLA_FLAGS", None)
-from lossatlas.cli._run import prepare_jax
+from lossatlas._process import prepare_jax
 prepare_jax()
 import jax, jax.numpy as jnp
 print(json.dumps([str(jnp.zeros(()).dtype), os.environ["XLA_FLAGS"], jax.config.jax_compilation_cache_dir]))
@@ -41,7 +41,7 @@ print(json.dumps([str(jnp.zeros(()).dtype), os.environ["XLA_FLAGS"], jax.config.
 def test_flags_of_the_user_are_kept(python):
     code = """
 import os
-from lossatlas.cli._run import prepare_jax
+from lossatlas._process import prepare_jax
 prepare_jax()
 print(os.environ["XLA_FLAGS"])
 """

@@ -36,7 +36,7 @@ def test_runs_are_listed_newest_first_and_chosen(root):
     assert [run.config["seed"] for run in store.runs(status="finished")] == [1, 0]
     assert len(store.runs(kind="study", name="toy-*")) == 3
     assert store.runs(kind="survey") == ()
-    assert [row["claims"] for row in runs.table()] == ["1 undecided", "1 fails", "1 holds"]
+    assert [row["outcome"] for row in runs.table()] == ["1 undecided", "1 fails", "1 holds"]
 
 
 def test_a_store_without_runs_is_empty_and_leaves_nothing(tmp_path):

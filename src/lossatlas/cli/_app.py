@@ -93,6 +93,13 @@ app.command(
 
 What was run before is taken as it is.""",
 )
+app.command(
+    "lossatlas.cli._sweep:sweep",
+    name="sweep",
+    help="""Measure a study on a grid of its settings, in processes here or on the workers of a cluster.
+
+A sweep that was stopped goes on where it was; cells that were measured before are taken as they are.""",
+)
 store = cyclopts.App(name="store", help="List, show, export, verify and remove the runs of a folder.")
 store.command("lossatlas.cli._store:list_runs", name="list", help="List the runs, newest first.")
 store.command("lossatlas.cli._store:show", name="show", help="Show what was asked and found in a run, of any kind.")

@@ -6,8 +6,8 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
+from lossatlas._process import prepare_jax
 from lossatlas.cli._model import ModelOptions
-from lossatlas.cli._run import prepare_jax
 
 
 def diagnose(

@@ -5,9 +5,9 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
+from lossatlas._process import prepare_jax
 from lossatlas.cli._model import ModelOptions
 from lossatlas.cli._output import say
-from lossatlas.cli._run import prepare_jax
 
 
 def export(

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from lossatlas.cli._run import prepare_jax
+from lossatlas._process import prepare_jax
 
 
 _PACKAGES = ("jax", "jaxlib", "equinox", "optax", "diffrax", "optimistix", "lineax", "matfree", "numpy", "scipy")

@@ -7,8 +7,8 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from lossatlas._errors import InputError
+from lossatlas._process import prepare_jax
 from lossatlas.cli._model import ModelOptions
-from lossatlas.cli._run import prepare_jax
 
 
 def predict(

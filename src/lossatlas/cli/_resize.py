@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter, Token
 
 from lossatlas._errors import InputError
+from lossatlas._process import prepare_jax
 from lossatlas.cli._model import ModelOptions
 from lossatlas.cli._output import say
-from lossatlas.cli._run import prepare_jax
 from lossatlas.cli._survey import parse_widths
 
 

@@ -1,4 +1,4 @@
-"""What every command shares: how jax is set up before it is imported, and how errors become exit codes."""
+"""What every command shares: how errors become exit codes."""
 
 import os
 import sys
@@ -11,23 +11,6 @@ from lossatlas._errors import InputError, NotCertifiedError
 
 
 OK, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
-
-# One XLA thread: small programs run faster so, and give the same bytes on every machine size.
-ONE_THREAD = "--xla_cpu_multi_thread_eigen=false"
-
-
-def prepare_jax() -> None:
-    """One XLA thread unless the user set `XLA_FLAGS`, float64, and compiled programs kept between runs.
-
-    Commands call this before they import anything that imports jax: the flags are read once, at its start.
-    """
-    os.environ.setdefault("XLA_FLAGS", ONE_THREAD)
-    import jax
-
-    from lossatlas._cache import use_compilation_cache
-
-    jax.config.update("jax_enable_x64", True)
-    use_compilation_cache()
 
 
 def run(app: cyclopts.App, tokens: Iterable[str] | None = None) -> int:

@@ -51,7 +51,7 @@ def list_runs(
     Parameters
     ----------
     kind
-        Only runs of this kind, survey or study; * and ? stand for any letters, here and below.
+        Only runs of this kind, survey, study or sweep; * and ? stand for any letters, here and below.
     name
         Only runs of this data set or study.
     status
@@ -100,6 +100,7 @@ def show(
         Print JSON, for machines.
     """
     from lossatlas.cli._output import print_json, print_survey
+    from lossatlas.cli._sweep import print_sweep
 
     store = options.open()
     record = store.record(key)
@@ -115,6 +116,8 @@ def show(
     sys.stdout.write("versions: " + ", ".join(f"{name} {version}" for name, version in versions.items()) + "\n\n")
     if record["status"] == "finished" and record["kind"] == "survey":
         print_survey(store.open(key))
+    elif record["status"] == "finished" and record["kind"] == "sweep":
+        print_sweep(store.open(key), as_json=False)
     elif record["status"] == "finished":
         _print_study(store.open(key))
     else:

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from cyclopts import Parameter
 
 from lossatlas._errors import InputError
-from lossatlas.cli._run import prepare_jax
+from lossatlas._process import prepare_jax
 
 
 Preset = Literal["smoke", "quick", "paper"]

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from cyclopts import Group, Parameter, Token
 
 from lossatlas._errors import InputError
-from lossatlas.cli._run import prepare_jax
+from lossatlas._process import prepare_jax
 
 
 def parse_widths(type_: Any, tokens: Sequence[Token]) -> tuple[int, ...]:

@@ -5,7 +5,7 @@ import dataclasses
 import pathlib
 import tomllib
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from lossatlas._errors import InputError, unknown_name
@@ -27,8 +27,8 @@ def configure(
     - `toml`: a file with the fields in a table named after the study, or at the top.
     - `options`: by field, as values or as text (`"3"`, `"1,2,3"`, `"true"`).
 
-    **Raises:** `InputError` for unknown names, with the nearest known one, values of another type, and a file that
-    cannot be read.
+    **Raises:** `InputError` for unknown names, with the nearest known one, values of another type, settings that
+    the study refuses, and a file that cannot be read.
     """
     presets = kind.config.presets
     if preset not in presets:
@@ -43,7 +43,20 @@ def configure(
                 what = f"setting of {kind.name}{where}"
                 raise unknown_name(what, name, fields)
             values[name] = _convert(name, value, fields[name])
-    return kind.config(**values)
+    try:
+        return kind.config(**values)
+    except ValueError as error:
+        msg = f"{kind.name} refuses these settings: {error}"
+        raise InputError(msg) from None
+
+
+def convert_setting(kind: StudyKind, name: str, values: Iterable[Any]) -> tuple[Any, ...]:
+    """Values of one setting as its field wants them; text is read as `configure` reads it.
+
+    **Raises:** `InputError` for values of another type.
+    """
+    wanted = typing.get_type_hints(kind.config)[name]
+    return tuple(_convert(name, value, wanted) for value in values)
 
 
 def _read(toml: str | pathlib.Path | None, name: str) -> dict[str, Any]:

@@ -55,7 +55,7 @@ def register(name: str, *, title: str, papers: tuple[str, ...], version: int = 1
     - `version`: raise it when the same settings would give another result; stored runs are then made anew.
 
     **Raises:** `InputError` for a name in use or malformed, and a class that is no study: no frozen keyword-only
-    dataclass, a preset missing or with unknown fields.
+    dataclass, a preset missing or with unknown fields, unknown fields that are traced.
     """
     if not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", name):
         msg = f"The name of a study is lower-case words joined by hyphens, got {name!r}."
@@ -83,6 +83,10 @@ def _check(name: str, config: Any) -> None:
         msg = f"The study {name!r} has no {', '.join(missing)}."
         raise InputError(msg)
     fields = {field.name for field in dataclasses.fields(config)}
+    strange = sorted(set(getattr(config, "traced", ())) - fields)
+    if strange:
+        msg = f"The study {name!r} has no fields {', '.join(strange)} to trace; it has {', '.join(sorted(fields))}."
+        raise InputError(msg)
     presets = getattr(config, "presets", {})
     for preset in PRESETS:
         unknown = set(presets.get(preset, {"": None})) - fields

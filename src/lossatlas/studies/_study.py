@@ -11,6 +11,8 @@ from lossatlas.studies._claims import Claim
 if TYPE_CHECKING:
     import plotly.graph_objects as go
     import xarray as xr
+    from jax.typing import ArrayLike
+    from jaxtyping import Int
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -50,4 +52,25 @@ class Study(Protocol):
 
     def figures(self, results: "xr.DataTree") -> dict[str, Picture]:
         """The pictures, by name."""
+        ...
+
+
+class Sweepable(Study, Protocol):
+    """A study of which a sweep can measure single cells, a few numbers each, thousands in one compiled program.
+
+    Without these a sweep runs the whole study in every cell and gathers what its claims measured.
+
+    - `traced`: the fields that `measure` may get as arrays of jax. Cells that differ only in them, and their seeds, run
+      one after another in one compiled program. A class without `traced` is measured as plain Python, cell by cell:
+      for what jax cannot compile, and for convolutions, which are slow inside of a compiled loop on a CPU.
+    """
+
+    traced: ClassVar[tuple[str, ...]]
+
+    def measure(self, seed: "Int[ArrayLike, '']") -> "Mapping[str, ArrayLike]":
+        """The numbers of one cell by name, of the same shapes in every cell.
+
+        The fields in `traced`, and the seed, are scalars of jax here. Whatever is not finite is a result: that
+        training diverged.
+        """
         ...

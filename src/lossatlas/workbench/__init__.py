@@ -37,6 +37,11 @@ if TYPE_CHECKING:
     from lossatlas.workbench._study import run_study as run_study
     from lossatlas.workbench._survey import survey as survey
     from lossatlas.workbench._verify import Finding as Finding
+    from lossatlas.workbench.sweeps import SweepEstimate as SweepEstimate
+    from lossatlas.workbench.sweeps import SweepRun as SweepRun
+    from lossatlas.workbench.sweeps import estimate_sweep as estimate_sweep
+    from lossatlas.workbench.sweeps import run_sweep as run_sweep
+    from lossatlas.workbench.sweeps import sweep_so_far as sweep_so_far
 
 _NAMES = {
     "Examples": "lossatlas.workbench._data",
@@ -65,6 +70,11 @@ _NAMES = {
     "save_model": "lossatlas.workbench._model",
     "shrink": "lossatlas.workbench._shrink",
     "survey": "lossatlas.workbench._survey",
+    "SweepEstimate": "lossatlas.workbench.sweeps",
+    "SweepRun": "lossatlas.workbench.sweeps",
+    "estimate_sweep": "lossatlas.workbench.sweeps",
+    "run_sweep": "lossatlas.workbench.sweeps",
+    "sweep_so_far": "lossatlas.workbench.sweeps",
     "write_resized": "lossatlas.workbench._resized",
     "write_shrink_page": "lossatlas.workbench._shrink_page",
     "write_report": "lossatlas.workbench._report",

@@ -5,7 +5,7 @@ import os
 import pathlib
 import secrets
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from fnmatch import fnmatch
 from typing import TYPE_CHECKING, Any, final
 
@@ -22,8 +22,9 @@ if TYPE_CHECKING:
     from lossatlas.workbench._index import Index
     from lossatlas.workbench._run import SurveyRun
     from lossatlas.workbench._study import StudyRun
+    from lossatlas.workbench.sweeps import SweepRun
 
-_VERDICTS = ("holds", "fails", "undecided")
+_VERDICTS = ("holds", "fails", "undecided", "done", "non-finite")
 
 
 @final
@@ -124,16 +125,17 @@ class Store:
         directory = self.root / run.path
         return {"directory": str(directory), **read_record(directory), "status": run.status}
 
-    def open(self, key: str | os.PathLike[str]) -> "SurveyRun | StudyRun":
+    def open(self, key: str | os.PathLike[str]) -> "SurveyRun | StudyRun | SweepRun":
         """A finished run, as what made it returned it; `key` as of `find`.
 
         **Raises:** `InputError` for a run that is not finished.
         """
         from lossatlas.workbench._run import SurveyRun
-        from lossatlas.workbench._study import KIND, StudyRun
+        from lossatlas.workbench._study import StudyRun
+        from lossatlas.workbench.sweeps import SweepRun
 
         run = self.find(key)
-        return (StudyRun if run.kind == KIND else SurveyRun)(self.root / run.path)
+        return {"study": StudyRun, "sweep": SweepRun}.get(run.kind, SurveyRun)(self.root / run.path)
 
     def remove(self, key: str | os.PathLike[str]) -> tuple[pathlib.Path, ...]:
         """Remove a run, with what interrupted attempts at it left; returns the folders that went.
@@ -222,7 +224,7 @@ class Runs(tuple[StoredRun, ...]):
         return made
 
     def table(self) -> list[dict[str, Any]]:
-        """A row for each run: key, kind, name, status, when, seconds, and how the claims came out."""
+        """A row for each run: key, kind, name, status, when, seconds, and how claims or cells came out."""
         return [
             {
                 "key": run.key,
@@ -231,7 +233,7 @@ class Runs(tuple[StoredRun, ...]):
                 "status": run.status,
                 "created": None if run.created is None else run.created[:16].replace("T", " "),
                 "seconds": run.seconds,
-                "claims": ", ".join(f"{run.verdicts[v]} {v}" for v in _VERDICTS if v in run.verdicts) or None,
+                "outcome": ", ".join(f"{count:,} {verdict}" for verdict, count in _in_order(run.verdicts)) or None,
             }
             for run in self
         ]
@@ -246,3 +248,9 @@ class Runs(tuple[StoredRun, ...]):
         body = "".join(f"<tr>{row}</tr>" for row in rows)
         more = f"<p>and {len(self) - len(shown):,} older ones</p>" if len(self) > len(shown) else ""
         return f"<p><b>{html.escape(repr(self))}</b></p><table><tr>{head}</tr>{body}</table>{more}"
+
+
+def _in_order(verdicts: Mapping[str, int]) -> list[tuple[str, int]]:
+    return sorted(
+        verdicts.items(), key=lambda item: _VERDICTS.index(item[0]) if item[0] in _VERDICTS else len(_VERDICTS)
+    )

@@ -29,7 +29,7 @@ from lossatlas.workbench._record import (
 
 
 _KEY_LENGTH = 12
-_JOURNAL = "finished-steps"
+JOURNAL = "finished-steps"
 
 
 def run_key(kind: str, version: int, config: Mapping[str, Any], fingerprint: str) -> str:
@@ -180,21 +180,21 @@ def make_run(
             _note(place)
             return place.directory
         _begin(place.partial, begun)
-        finished = len(list((place.partial / _JOURNAL).glob("*.npz")))
+        finished = len(list((place.partial / JOURNAL).glob("*.npz")))
         if finished:
             with meter.task(f"going on where it stopped: {finished} steps are finished", 1.0):
                 pass
         try:
-            record = {**begun, **write(place.partial, Journal(place.partial / _JOURNAL)), "status": "finished"}
-            record["seconds"] = round(time.monotonic() - start, 2)
+            record = {**begun, **write(place.partial, Journal(place.partial / JOURNAL)), "status": "finished"}
+            record.setdefault("seconds", round(time.monotonic() - start, 2))
             files = checksums(place.partial)
-            record["checksums"] = {name: sum_ for name, sum_ in files.items() if not name.startswith(f"{_JOURNAL}/")}
+            record["checksums"] = {name: sum_ for name, sum_ in files.items() if not name.startswith(f"{JOURNAL}/")}
             write_record(place.partial, record)
             # The steps go only when the whole is there: a process can be killed at any of these lines.
-            _remove(place.partial / _JOURNAL)
+            _remove(place.partial / JOURNAL)
             _publish(place, force)
         except BaseException as error:
-            if isinstance(error, InputError) and not (place.partial / _JOURNAL).exists():
+            if isinstance(error, InputError) and not (place.partial / JOURNAL).exists():
                 _remove(place.partial)  # refused before any work
                 raise
             status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
@@ -214,7 +214,7 @@ def _complete(partial: pathlib.Path, record: dict[str, Any]) -> bool:
     """Whether an attempt at the same was complete, and only had no time, or no room, to take its place."""
     if not is_finished(partial) or not _resumes(partial, record):
         return False
-    _remove(partial / _JOURNAL)
+    _remove(partial / JOURNAL)
     return not damaged(partial)
 
 
@@ -243,7 +243,7 @@ def _begin(partial: pathlib.Path, record: dict[str, Any]) -> None:
                 continue  # replaced below in one step: without it the next attempt would not know the steps
             if path.is_file():
                 path.unlink()
-            elif path.name != _JOURNAL:
+            elif path.name != JOURNAL:
                 shutil.rmtree(path)
     else:
         _remove(partial)

@@ -22,12 +22,13 @@ _RUN_FOLDER = re.compile(r"(?P<name>.+)-(?P<key>[0-9a-f]{12})(?P<ending>\.partia
 class StoredRun:
     """A run as the list of a store shows it.
 
-    - `kind`: `"survey"` or `"study"`. `name`: of the data or the study. `key`: of what was asked.
+    - `kind`: `"survey"`, `"study"` or `"sweep"`. `name`: of the data or the study. `key`: of what was asked.
     - `status`: `"finished"`; of partial runs `"running"`, `"interrupted"`, `"failed"` or `"killed"` (its process ended
       without a word); `"replaced"` for a former run that was left behind; `"unreadable"` for a record that is missing,
       damaged or of a newer format.
     - `created`: when it was begun, ISO 8601 in UTC. `seconds`: how long it took. `config`: its settings, seed included.
-    - `verdicts`: how many claims of a study hold, fail and are undecided; empty for other kinds.
+    - `verdicts`: how many claims of a study hold, fail and are undecided, how many cells of a sweep are done, failed
+      and so on; empty for surveys.
     - `path`: its folder inside the store, `kind/name-key`.
     """
 
@@ -90,7 +91,8 @@ def look(root: pathlib.Path, path: str) -> StoredRun | None:
             created=str(record["created"]),
             seconds=float(record["seconds"]) if "seconds" in record else None,
             config=dict(record.get("config", {})),
-            verdicts=dict(Counter(str(claim["verdict"]) for claim in record.get("claims", ()))),
+            verdicts={str(status): int(count) for status, count in record.get("cells", {}).items()}
+            or dict(Counter(str(claim["verdict"]) for claim in record.get("claims", ()))),
             path=path,
         )
     except (InputError, KeyError, TypeError, ValueError):

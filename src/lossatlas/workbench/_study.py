@@ -5,13 +5,13 @@ import html
 import os
 import pathlib
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, final
 
 from lossatlas._errors import InputError
 from lossatlas._journal import Journal
-from lossatlas._progress import ProgressLike, as_meter
-from lossatlas.studies import Study, configure, find_study
+from lossatlas._progress import ProgressLike, ProgressMeter, as_meter
+from lossatlas.studies import Study, StudyKind, configure, find_study
 from lossatlas.workbench._arrays import write_arrays
 from lossatlas.workbench._folder import check_folder, store_root
 from lossatlas.workbench._record import checksum, damaged, is_finished, read_record, write_record
@@ -163,31 +163,55 @@ def run_study(
     meter = as_meter(progress or ("rich" if sys.stderr.isatty() else "none"))
     root = store_root(out)
     check_folder(root)
-    settings = dataclasses.asdict(config) | {"seed": seed}
-    place = Place(root, KIND, kind.name, run_key(KIND, kind.version, settings, kind.name))
+    place = study_place(root, kind, config, seed)
     if force or not is_finished(place.directory):
-        header = {
-            "config": settings,
-            "papers": list(kind.papers),
-            "title": kind.title,
-            "regenerate": _command(kind, config, seed),
-        }
 
-        def write(folder: pathlib.Path, journal: Journal) -> Mapping[str, Any]:
+        def compute() -> tuple["xr.DataTree", list[dict[str, Any]]]:
             import jax
 
-            del journal  # a study is one step
             with jax.enable_x64(True):
                 results = config.run(seed, meter)
-                claims = [claim.as_row() for claim in config.claims(results)]
-            write_arrays(folder / ARRAYS, results)
-            return {"claims": claims}
+                return results, [claim.as_row() for claim in config.claims(results)]
 
-        make_run(place, header, write, meter=meter, force=force)
+        keep_study(place, kind, config, seed, compute, meter=meter, force=force)
     run = StudyRun(place.directory)
     if not run.report.exists():
         run.write_report()
     return run
+
+
+def study_place(root: pathlib.Path, kind: StudyKind, config: Study, seed: int) -> Place:
+    """Where a study with these settings and this seed is kept."""
+    settings = dataclasses.asdict(config) | {"seed": seed}
+    return Place(root, KIND, kind.name, run_key(KIND, kind.version, settings, kind.name))
+
+
+def keep_study(
+    place: Place,
+    kind: StudyKind,
+    config: Study,
+    seed: int,
+    compute: Callable[[], tuple["xr.DataTree", list[dict[str, Any]]]],
+    *,
+    meter: ProgressMeter,
+    force: bool = False,
+    seconds: float | None = None,
+) -> None:
+    """Make the run of a study of what `compute` returns, its results and claims; `seconds` where it was timed."""
+    header = {
+        "config": dataclasses.asdict(config) | {"seed": seed},
+        "papers": list(kind.papers),
+        "title": kind.title,
+        "regenerate": " ".join(["lossatlas", "study", "run", *study_words(kind, config, seed)]),
+    }
+
+    def write(folder: pathlib.Path, journal: Journal) -> Mapping[str, Any]:
+        del journal  # a study is one step
+        results, claims = compute()
+        write_arrays(folder / ARRAYS, results)
+        return {"claims": claims} | ({} if seconds is None else {"seconds": round(seconds, 2)})
+
+    make_run(place, header, write, meter=meter, force=force)
 
 
 def _kind_of(study: Study):
@@ -200,13 +224,13 @@ def _kind_of(study: Study):
     raise InputError(msg)
 
 
-def _command(kind: Any, config: Study, seed: int) -> str:
-    """The command that runs it again."""
+def study_words(kind: StudyKind, config: Study, seed: int = 0) -> list[str]:
+    """The words of the command line for a study and the settings that are not its defaults."""
     defaults = kind.config()
-    words = ["lossatlas", "study", "run", kind.name]
+    words = [kind.name]
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         if value != getattr(defaults, field.name):
             text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
             words += [f"--{field.name.replace('_', '-')}", text]
-    return " ".join(words + (["--seed", str(seed)] if seed else []))
+    return words + (["--seed", str(seed)] if seed else [])
