@@ -1,11 +1,12 @@
 """A study as a user's own package would bring it."""
 
 import dataclasses
+import pathlib
 from typing import ClassVar, Literal
 
 import numpy as np
 
-from lossatlas.studies import Picture, claim_near, register
+from lossatlas.studies import Parts, Picture, claim_near, register
 
 
 @register("toy-mean", title="Means of random numbers", papers=("zhang2021embedding",))
@@ -53,3 +54,46 @@ class ToyMean:
                 draw=lambda compact: figures.curves_figure(curve, x="rank", y="value", compact=compact),
             )
         }
+
+
+@register("toy-parts", title="A study in parts", papers=("zhang2021embedding",))
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ToyParts:
+    """What is left of a study that was interrupted?
+
+    - `folder`: where it says what it computed; a file `stop` there breaks the second part.
+    """
+
+    folder: str = "."
+
+    presets: ClassVar = {"smoke": {}, "quick": {}, "paper": {}}
+
+    def run(self, seed, progress, journal=None):
+        """Two parts, the second of two data sets."""
+        parts = Parts(progress, journal)
+        parts("first", lambda: {"draws": self._compute("first", seed)})
+        parts("second", lambda: {"more": self._compute("second", seed), "most": self._compute("third", seed)})
+        return parts.tree()
+
+    def _compute(self, name, seed):
+        import xarray as xr
+
+        if name == "third" and (pathlib.Path(self.folder) / "stop").exists():
+            raise KeyboardInterrupt
+        with (pathlib.Path(self.folder) / "computed").open("a") as file:
+            file.write(f"{name} ")
+        values = np.random.default_rng(seed).uniform(size=(2, 3))
+        names = ("place", "draw"), np.array([["a", "bc", ""], ["d", "e", "f"]])
+        coordinates = {"place": [0.5, 1.0], "kind": ("draw", np.array([True, False, True]))}
+        variables = {"value": (("place", "draw"), values, {"unit": "none"}), "name": names, "count": 3}
+        return xr.Dataset(variables, coordinates, {"of": name})
+
+    def claims(self, results):
+        """None."""
+        del results
+        return []
+
+    def figures(self, results):
+        """None."""
+        del results
+        return {}

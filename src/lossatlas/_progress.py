@@ -7,8 +7,8 @@ and reports `task.update(done, note)`. Meters never influence results.
 import contextlib
 import sys
 import time
-from collections.abc import Iterator
-from typing import Literal, Protocol, runtime_checkable
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from lossatlas._errors import unknown_name
 
@@ -29,6 +29,21 @@ class ProgressMeter(Protocol):
     def task(self, label: str, total: int | float) -> contextlib.AbstractContextManager[Task]:
         """Open a task; tasks may be nested."""
         ...
+
+
+@runtime_checkable
+class PartialMeter(ProgressMeter, Protocol):
+    """A meter that also wants the results that are there so far, to draw figures while the work goes on."""
+
+    def partial(self, results: Mapping[str, Any]) -> None:
+        """Take the parts that are finished, data sets by name."""
+        ...
+
+
+def show_partial(progress: ProgressMeter, results: Mapping[str, Any]) -> None:
+    """Hand the parts that are finished to a meter that wants them; most do not."""
+    if isinstance(progress, PartialMeter):
+        progress.partial(results)
 
 
 ProgressLike = Literal["none", "text", "rich"] | ProgressMeter

@@ -10,6 +10,7 @@ import lossatlas
 import toy_study
 from lossatlas import studies
 from lossatlas._errors import InputError
+from lossatlas._progress import NoProgress
 from lossatlas.workbench import StudyRun, reproduce, run_study
 
 
@@ -90,3 +91,19 @@ def test_a_page_of_all_claims_and_of_what_failed_to_run(run, toy, tmp_path, caps
     assert "ArithmeticError" in capsys.readouterr().err
     with pytest.raises(InputError, match="toy-mean"):
         reproduce(["toy-maen"], out=tmp_path)
+
+
+def test_a_study_in_parts_goes_on_with_the_part_that_was_interrupted(tmp_path):
+    (tmp_path / "stop").touch()
+    asked = {"folder": str(tmp_path), "out": tmp_path / "runs", "progress": "none"}
+    with pytest.raises(KeyboardInterrupt):
+        run_study("toy-parts", **asked)
+    assert (tmp_path / "computed").read_text() == "first second "
+    (tmp_path / "stop").unlink()
+    run = run_study("toy-parts", **asked)
+    assert (tmp_path / "computed").read_text() == "first second second third "
+    # What was kept meanwhile is what would have been computed, names, dimensions, coordinates and attributes included.
+    whole = toy_study.ToyParts(folder=str(tmp_path)).run(0, NoProgress())
+    assert run.results.identical(whole)
+    assert whole["more"].ds.identical(toy_study.ToyParts(folder=str(tmp_path))._compute("second", 0))
+    assert run.verify() == ()

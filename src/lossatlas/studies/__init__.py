@@ -10,6 +10,7 @@ from lossatlas.studies._claims import claim_most as claim_most
 from lossatlas.studies._claims import claim_near as claim_near
 from lossatlas.studies._configure import configure as configure
 from lossatlas.studies._configure import convert_setting as convert_setting
+from lossatlas.studies._parts import Parts as Parts
 from lossatlas.studies._registry import PRESETS as PRESETS
 from lossatlas.studies._registry import StudyKind as StudyKind
 from lossatlas.studies._registry import find_study as find_study

@@ -12,13 +12,14 @@ if TYPE_CHECKING:
 
 
 def pictures(results: "xr.DataTree") -> dict[str, Picture]:
-    """Every figure whose part was run, by name."""
-    made = {
-        "spectrum": _spectrum(results["spectra"].ds),
-        "spurious": _spurious(results["distances"].ds),
-        "subsets": _subsets(results["subsets"].ds),
-        "tanh": _tanh(results["tanh"].ds),
-    }
+    """Every figure whose part is there, by name."""
+    made = {}
+    if "spectra" in results:
+        made |= {"spectrum": _spectrum(results["spectra"].ds), "spurious": _spurious(results["distances"].ds)}
+    if "subsets" in results:
+        made["subsets"] = _subsets(results["subsets"].ds)
+    if "tanh" in results:
+        made["tanh"] = _tanh(results["tanh"].ds)
     if "curves" in results:
         made |= {"stalls": _stalls(results["curves"].ds), "linear": _linear(results["curves"].ds)}
     if "iris_curves" in results:

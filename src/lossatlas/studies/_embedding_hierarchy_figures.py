@@ -27,12 +27,25 @@ def is_level(loss: Any, value: float) -> Any:
 
 
 def pictures(results: "xr.DataTree") -> dict[str, Picture]:
-    """Every figure whose part was run, by name."""
+    """Every figure whose part is there, by name."""
+    made = {}
+    if "steps" in results:
+        made["expansions"] = _expansions(results["steps"].ds)
+    if "members" in results:
+        made |= {"inertia": _inertia(results["members"].ds), "freedom": _freedom(results["dimensions"].ds)}
+    if "special" in results:
+        made["special"] = _special(results["special"].ds)
+    if "escapes" in results and results["escapes"].sizes["direction"]:
+        made["curvatures"] = _curvatures(results["escapes"].ds)
+    if "functions" in results:
+        made |= _hierarchy(results["functions"].ds, results["copies"].ds)
+    return made
+
+
+def _expansions(steps: "xr.Dataset") -> Picture:
     from lossatlas import figures
 
-    steps, members, spans, special = (results[name].ds for name in ("steps", "members", "dimensions", "special"))
-
-    def draw_expansions(compact: bool):
+    def draw(compact: bool):
         groups = {}
         for kind in dict.fromkeys(steps["kind"].values):
             rows = steps["kind"].values == kind
@@ -41,7 +54,18 @@ def pictures(results: "xr.DataTree") -> dict[str, Picture]:
             groups[str(kind)] = (steps["case"].values[rows] + 1, np.maximum(slope, 1e-18), texts)
         return figures.points_figure(groups, x="network", y="gradient after", y_scale="log", compact=compact)
 
-    def draw_inertia(compact: bool):
+    return Picture(
+        title="What keeps a critical point",
+        caption="All five expansions keep the outputs for all inputs. Splits and null neurons keep the gradient at "
+        "zero, up to rounding; the two others do not.",
+        draw=draw,
+    )
+
+
+def _inertia(members: "xr.Dataset") -> Picture:
+    from lossatlas import figures
+
+    def draw(compact: bool):
         places = [str(i + 1) for i in range(members.sizes["case"])][:8]
         bars = {
             f"{size}, {sign}": members[f"{size}_{sign}"].values[: len(places)]
@@ -50,7 +74,17 @@ def pictures(results: "xr.DataTree") -> dict[str, Picture]:
         }
         return figures.counts_figure(bars, places, x="network", y="eigenvalues", compact=compact)
 
-    def draw_freedom(compact: bool):
+    return Picture(
+        title="Eigenvalues before and after",
+        caption="Planted critical points and a random member of a family of embeddings: no count falls.",
+        draw=draw,
+    )
+
+
+def _freedom(spans: "xr.Dataset") -> Picture:
+    from lossatlas import figures
+
+    def draw(compact: bool):
         bars = {
             "counted": spans["predicted"].values,
             "rank": spans["rank"].values,
@@ -62,43 +96,30 @@ def pictures(results: "xr.DataTree") -> dict[str, Picture]:
         ]
         return figures.counts_figure(bars, places, x="family", y="dimensions", compact=compact)
 
-    def draw_special(compact: bool):
+    return Picture(
+        title="Degrees of freedom",
+        caption="Of four families of embeddings: counted by the formula, the rank of the map that draws members, "
+        "and the zero eigenvalues that the Hessian gains. Null neurons in adjacent layers gain more.",
+        draw=draw,
+    )
+
+
+def _special(special: "xr.Dataset") -> Picture:
+    from lossatlas import figures
+
+    def draw(compact: bool):
         curves = {}
         for name in dict.fromkeys(special["residual"].values):
             rows = special["residual"].values == name
             curves[f"{name} residual"] = (special["factor"].values[rows], special["silent"].values[rows] + 1e-17)
         return figures.curves_figure(curves, x="w' / w", y="gradient", y_scale="log", markers=True, compact=compact)
 
-    made = {
-        "expansions": Picture(
-            title="What keeps a critical point",
-            caption="All five expansions keep the outputs for all inputs. Splits and null neurons keep the gradient at "
-            "zero, up to rounding; the two others do not.",
-            draw=draw_expansions,
-        ),
-        "inertia": Picture(
-            title="Eigenvalues before and after",
-            caption="Planted critical points and a random member of a family of embeddings: no count falls.",
-            draw=draw_inertia,
-        ),
-        "freedom": Picture(
-            title="Degrees of freedom",
-            caption="Of four families of embeddings: counted by the formula, the rank of the map that draws members, "
-            "and the zero eigenvalues that the Hessian gains. Null neurons in adjacent layers gain more.",
-            draw=draw_freedom,
-        ),
-        "special": Picture(
-            title="A neuron that nothing reads",
-            caption="Two neurons on four points: the gradient at (1, w, 0, w') by its incoming weight w'. It vanishes "
-            "at w' = w, a copy; elsewhere for a residual chosen so, here at 2 w.",
-            draw=draw_special,
-        ),
-    }
-    if "escapes" in results and results["escapes"].sizes["direction"]:
-        made["curvatures"] = _curvatures(results["escapes"].ds)
-    if "functions" in results:
-        made |= _hierarchy(results["functions"].ds, results["copies"].ds)
-    return made
+    return Picture(
+        title="A neuron that nothing reads",
+        caption="Two neurons on four points: the gradient at (1, w, 0, w') by its incoming weight w'. It vanishes "
+        "at w' = w, a copy; elsewhere for a residual chosen so, here at 2 w.",
+        draw=draw,
+    )
 
 
 def _curvatures(escapes: "xr.Dataset") -> Picture:

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
+from lossatlas._journal import Journal
 from lossatlas._progress import ProgressMeter
 from lossatlas.studies._claims import Claim
 
@@ -42,8 +43,12 @@ class Study(Protocol):
     presets: ClassVar[Mapping[str, Mapping[str, Any]]]
     __dataclass_fields__: ClassVar[dict[str, Any]]
 
-    def run(self, seed: int, progress: ProgressMeter) -> "xr.DataTree":
-        """Compute everything that claims and figures need, as labelled arrays."""
+    def run(self, seed: int, progress: ProgressMeter, journal: Journal | None = None) -> "xr.DataTree":
+        """Compute everything that claims and figures need, as labelled arrays.
+
+        A study of a minute may leave `journal` out; it starts anew when it was interrupted. With it the parts that
+        [`lossatlas.studies.Parts`][] has finished are kept.
+        """
         ...
 
     def claims(self, results: "xr.DataTree") -> list[Claim]:

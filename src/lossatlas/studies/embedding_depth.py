@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from lossatlas._journal import Journal
 from lossatlas._progress import ProgressMeter
 from lossatlas.studies._claims import Claim, claim_equal, claim_most, claim_near
 from lossatlas.studies._embedding_depth_claims import (
@@ -15,6 +16,7 @@ from lossatlas.studies._embedding_depth_claims import (
     pruning_claims,
     stall_claims,
 )
+from lossatlas.studies._parts import Parts
 from lossatlas.studies._registry import register
 from lossatlas.studies._study import Picture
 
@@ -85,45 +87,48 @@ class EmbeddingDepth:
         },
     }
 
-    def run(self, seed: int, progress: ProgressMeter) -> "xr.DataTree":
+    def run(self, seed: int, progress: ProgressMeter, journal: Journal | None = None) -> "xr.DataTree":
         """Everything that the claims need, part by part."""
         import jax
-        import xarray as xr
 
         from lossatlas.studies import _embedding_depth as points
         from lossatlas.studies import _embedding_depth_training as training
 
         keys = jax.random.split(jax.random.key(seed), 16)
         with progress.task("embedding-depth", 7) as task:
-            parts = {"lifts": points.lifts(keys[0], self.num_cases), "chains": points.chains(keys[1], self.num_cases)}
-            parts |= {"blocks": points.blocks(keys[2], self.num_cases), "tanh": points.tanh_lifts(keys[3])}
+            parts = Parts(progress, journal)
+            parts("lifts", lambda: {"lifts": points.lifts(keys[0], self.num_cases)})
+            parts("chains", lambda: {"chains": points.chains(keys[1], self.num_cases)})
+            parts("blocks", lambda: {"blocks": points.blocks(keys[2], self.num_cases)})
+            parts("tanh", lambda: {"tanh": points.tanh_lifts(keys[3])})
             task.update(1, "what depends on the data")
-            parts |= {"subsets": points.subsets(keys[4], self.num_lifts), "chance": points.chance(keys[5], 50_000)}
+            parts("subsets", lambda: {"subsets": points.subsets(keys[4], self.num_lifts)})
+            parts("chance", lambda: {"chance": points.chance(keys[5], 50_000)})
             task.update(2, "inertia, and what an inexact point feigns")
-            parts["spectra"], parts["distances"] = points.spurious(keys[6])
-            parts |= {"remainder": points.remainder(keys[7]), "deficient": points.deficient(keys[8], self.num_cases)}
+            parts("spurious", lambda: _named(("spectra", "distances"), points.spurious(keys[6])))
+            parts("remainder", lambda: {"remainder": points.remainder(keys[7])})
+            parts("deficient", lambda: {"deficient": points.deficient(keys[8], self.num_cases)})
             if self.iris_starts:
-                parts["iris_points"] = points.iris_points(keys[9], self.iris_starts)
+                parts("iris-points", lambda: {"iris_points": points.iris_points(keys[9], self.iris_starts)})
             task.update(3, "stalls on the line")
+            line = (self.depths, self.width, self.std, self.learning_rate, self.num_steps)
             if self.depths:
-                parts["curves"], parts["stalls"] = training.stalls(
-                    keys[10], self.depths, self.width, self.std, self.learning_rate, self.num_steps, progress
-                )
+                parts("line", lambda: _named(("curves", "stalls"), training.stalls(keys[10], *line, progress)))
             task.update(4, "stalls on iris")
+            iris = (self.iris_depths, self.iris_std, self.iris_steps)
             if self.iris_depths:
-                parts["iris_curves"], parts["iris_stalls"] = training.iris(
-                    keys[11], self.iris_depths, self.iris_std, self.iris_steps, progress
-                )
+                parts("iris", lambda: _named(("iris_curves", "iris_stalls"), training.iris(keys[11], *iris, progress)))
             task.update(5, "BatchNorm, and more data")
+            factors, sizes = (0.0, 0.1, 1.0, 1.5), (70, 80, 100)
             if self.norm_steps:
-                parts["norm"] = training.normalised(keys[12], (0.0, 0.1, 1.0, 1.5), self.norm_steps, progress)
+                parts("norm", lambda: {"norm": training.normalised(keys[12], factors, self.norm_steps, progress)})
             if self.data_steps:
-                parts["data"] = training.more_data(keys[13], (70, 80, 100), 4, 500, self.data_steps, progress)
+                parts("data", lambda: {"data": training.more_data(keys[13], sizes, 4, 500, self.data_steps, progress)})
             task.update(6, "pruning of digits")
+            digits = (self.digits_steps, self.digits_std)
             if self.digits_steps:
-                layers, pruning = training.pruned(keys[14], self.digits_steps, self.digits_std, progress)
-                parts |= {"digits": layers, "pruning": pruning}
-        return xr.DataTree.from_dict(parts)
+                parts("digits", lambda: _named(("digits", "pruning"), training.pruned(keys[14], *digits, progress)))
+        return parts.tree()
 
     def claims(self, results: "xr.DataTree") -> list[Claim]:
         """Propositions 1 to 3, Theorem 1, Figures 1 and 3 to 7, and the inertia as printed and as it is."""
@@ -151,6 +156,10 @@ class EmbeddingDepth:
 
 
 # Lifts of critical points
+
+
+def _named(names: tuple[str, ...], datasets: "Iterable[xr.Dataset]") -> "dict[str, xr.Dataset]":
+    return dict(zip(names, datasets, strict=True))
 
 
 def _lift_claims(lifts: "xr.Dataset", chains: "xr.Dataset", blocks: "xr.Dataset") -> list[Claim]:

@@ -6,15 +6,18 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from lossatlas._journal import Journal
 from lossatlas._progress import ProgressMeter
 from lossatlas.studies._claims import Claim, claim_equal, claim_most, claim_near
 from lossatlas.studies._embedding_hierarchy_figures import KNOWN, is_level, pictures
+from lossatlas.studies._parts import Parts
 from lossatlas.studies._registry import register
 from lossatlas.studies._study import Picture
 
 
 if TYPE_CHECKING:
     import xarray as xr
+    from jaxtyping import PRNGKeyArray
 
 
 _PAPER = "arXiv 2111.15527"
@@ -53,33 +56,39 @@ class EmbeddingHierarchy:
         "paper": {"num_cases": 100, "num_members": 96, "num_minima": 20, "random_starts": 24, "descents": 16},
     }
 
-    def run(self, seed: int, progress: ProgressMeter) -> "xr.DataTree":
+    def run(self, seed: int, progress: ProgressMeter, journal: Journal | None = None) -> "xr.DataTree":
         """Everything that the claims need, part by part."""
         import jax
-        import xarray as xr
 
         from lossatlas.studies import _embedding_hierarchy as measure
 
         keys = jax.random.split(jax.random.key(seed), 9)
         with progress.task("embedding-hierarchy", 6) as task:
-            parts = {"steps": measure.steps(keys[0], self.num_cases), "conditions": measure.conditions(keys[1])}
-            parts["subspaces"] = measure.subspaces(keys[2])
+            parts = Parts(progress, journal)
+            parts("steps", lambda: {"steps": measure.steps(keys[0], self.num_cases)})
+            parts("conditions", lambda: {"conditions": measure.conditions(keys[1])})
+            parts("subspaces", lambda: {"subspaces": measure.subspaces(keys[2])})
             task.update(1, "general compatible embeddings")
-            parts["members"] = measure.members(keys[3], self.num_members)
-            parts["dimensions"] = measure.dimensions(keys[4], self.num_members)
-            parts["compression"] = measure.compression()
+            parts("members", lambda: {"members": measure.members(keys[3], self.num_members)})
+            parts("dimensions", lambda: {"dimensions": measure.dimensions(keys[4], self.num_members)})
+            parts("compression", lambda: {"compression": measure.compression()})
             task.update(2, "points critical for special samples")
-            parts["special"] = measure.special()
+            parts("special", lambda: {"special": measure.special()})
             task.update(3, "bad points")
             if self.num_minima:
-                parts["escapes"] = measure.escapes(keys[5], self.num_minima)
-                parts["two_layers"] = measure.two_layer_escapes(keys[6], self.num_minima)
-                parts["interpolating"] = measure.interpolating(keys[7], 2 * self.num_minima)
+                parts("escapes", lambda: {"escapes": measure.escapes(keys[5], self.num_minima)})
+                parts("two-layers", lambda: {"two_layers": measure.two_layer_escapes(keys[6], self.num_minima)})
+                parts("interpolating", lambda: {"interpolating": measure.interpolating(keys[7], 2 * self.num_minima)})
             task.update(4, "critical points of narrow networks")
             if self.most_neurons:
-                found = measure.levels(keys[8], self.most_neurons, self.random_starts, self.descents)
-                parts["functions"], parts["copies"] = found
-        return xr.DataTree.from_dict(parts)
+                parts("levels", lambda: self._levels(keys[8]))
+        return parts.tree()
+
+    def _levels(self, key: "PRNGKeyArray") -> "dict[str, xr.Dataset]":
+        from lossatlas.studies import _embedding_hierarchy as measure
+
+        functions, copies = measure.levels(key, self.most_neurons, self.random_starts, self.descents)
+        return {"functions": functions, "copies": copies}
 
     def claims(self, results: "xr.DataTree") -> list[Claim]:
         """Theorems 4.1 to 6.3, the degrees of freedom, and what the inertia does."""

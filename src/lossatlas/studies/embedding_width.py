@@ -1,13 +1,16 @@
 """Zhang, Zhang, Luo and Xu 2021, arXiv 2105.14573: the embedding principle in width."""
 
 import dataclasses
+import functools as ft
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from lossatlas._journal import Journal
 from lossatlas._progress import ProgressMeter
 from lossatlas.studies._claims import Claim, claim_equal, claim_most, claim_near
+from lossatlas.studies._parts import Parts
 from lossatlas.studies._registry import register
 from lossatlas.studies._study import Picture
 
@@ -62,32 +65,34 @@ class EmbeddingWidth:
         "paper": {"num_cases": 240, "random_starts": 24, "descents": 16, "wide": 500, "wide_steps": 300_000},
     }
 
-    def run(self, seed: int, progress: ProgressMeter) -> "xr.DataTree":
+    def run(self, seed: int, progress: ProgressMeter, journal: Journal | None = None) -> "xr.DataTree":
         """Everything that the claims need, part by part."""
         import jax
-        import xarray as xr
 
         from lossatlas.studies import _embedding_width as measure
 
         keys = jax.random.split(jax.random.key(seed), 6)
         with progress.task("embedding-width", 6) as task:
-            parts = {"maps": measure.splits(keys[0], self.num_cases)}
+            parts = Parts(progress, journal)
+            parts("maps", lambda: {"maps": measure.splits(keys[0], self.num_cases)})
             task.update(1, "critical subspaces")
-            parts["subspaces"] = measure.subspaces(keys[1])
+            parts("subspaces", lambda: {"subspaces": measure.subspaces(keys[1])})
             task.update(2, "critical points of narrow networks")
-            levels, splits, networks = measure.levels(keys[2], self.most_neurons, self.random_starts, self.descents)
-            parts |= {"levels": levels, "splits": splits}
+            # Found once; again where the run was interrupted in the training that is compared with them.
+            found = ft.cache(lambda: measure.levels(keys[2], self.most_neurons, self.random_starts, self.descents))
+            parts("levels", lambda: {"levels": found()[0], "splits": found()[1]})
             task.update(3, "training a wide network")
-            parts["training"] = measure.training(
-                keys[3], self.wide, self.init_power, self.learning_rate, self.wide_steps, networks, progress
-            )
+            wide = (self.wide, self.init_power, self.learning_rate, self.wide_steps)
+            parts("training", lambda: {"training": measure.training(keys[3], *wide, found()[2], progress)})
             task.update(4, "condensation on digits")
             if self.digits_steps:
-                parts["digits"] = measure.digits(keys[4], self.digits_steps, self.digits_std, progress)
+                parts(
+                    "digits", lambda: {"digits": measure.digits(keys[4], self.digits_steps, self.digits_std, progress)}
+                )
             task.update(5, "a saddle of iris")
             if self.iris_starts:
-                parts["iris"] = measure.iris(keys[5], self.iris_starts)
-        return xr.DataTree.from_dict(parts)
+                parts("iris", lambda: {"iris": measure.iris(keys[5], self.iris_starts)})
+        return parts.tree()
 
     def claims(self, results: "xr.DataTree") -> list[Claim]:
         """Proposition 1, Theorems 1 and 2, and Figures 1, 3, 4 and 5."""
@@ -261,11 +266,21 @@ def _iris_claims(iris: "xr.Dataset") -> list[Claim]:
 
 
 def _pictures(results: "xr.DataTree") -> dict[str, Picture]:
-    from lossatlas import figures
+    """Of the parts that are there: while the study runs, not all of them are."""
+    pictures = {}
+    if "levels" in results:
+        pictures |= _level_pictures(results["levels"].ds, results["splits"].ds)
+    if "training" in results:
+        pictures["training"] = _training_picture(results["training"].ds)
+    if "digits" in results:
+        pictures["condensation"] = _condensation_picture(results["digits"].ds)
+    if "iris" in results and results["iris"].sizes["split"]:
+        pictures["iris"] = _iris_picture(results["iris"].ds)
+    return pictures
 
-    levels, splits, training = (results[name].ds for name in ("levels", "splits", "training"))
-    names, losses = training["level"].values, training["level_loss"].values
-    shown = {f"{name}  {loss:.4g}": float(loss) for name, loss in zip(names, losses, strict=True) if loss > 1e-8}
+
+def _level_pictures(levels: "xr.Dataset", splits: "xr.Dataset") -> dict[str, Picture]:
+    from lossatlas import figures
 
     def draw_levels(compact: bool):
         groups = {}
@@ -294,23 +309,12 @@ def _pictures(results: "xr.DataTree") -> dict[str, Picture]:
         places = ["unsplit", "2 parts", "3 parts"]
         return figures.counts_figure(bars, places, x="equal split", y="eigenvalues", compact=compact)
 
-    def draw_training(compact: bool):
-        curve = {"wide network": (training["step"].values, training["loss"].values)}
-        return figures.curves_figure(
-            curve, x="step", y="loss", x_scale="log", y_scale="log", levels=shown, compact=compact
-        )
-
     pictures = {
         "levels": Picture(
             title="Critical values of narrow networks",
             caption="One-dimensional problem: each point is a critical point of one, two or three tanh neurons.",
             draw=draw_levels,
-        ),
-        "training": Picture(
-            title="Training of a wide network on the same data",
-            caption="Dotted: the losses of critical points of narrow networks. Training slows down near some of them.",
-            draw=draw_training,
-        ),
+        )
     }
     if splits.sizes["split"]:
         pictures["splits"] = Picture(
@@ -318,34 +322,56 @@ def _pictures(results: "xr.DataTree") -> dict[str, Picture]:
             caption="Of the minimum of two neurons: each copy adds one negative and one zero eigenvalue.",
             draw=draw_splits,
         )
-    if "digits" in results:
-        cosine = results["digits"].ds["cosine"].values
-        pictures["condensation"] = Picture(
-            title="Condensed neurons",
-            caption="Cosines between the weights of the neurons of the wide network, sorted by group: blocks of 1 are "
-            "neurons that do the same.",
-            draw=lambda compact: figures.matrix_figure(
-                cosine, x="neuron", y="neuron", colour="cosine", limits=(-1.0, 1.0), compact=compact
-            ),
-        )
-    if "iris" in results and results["iris"].sizes["split"]:
-        iris = results["iris"].ds
-        pictures["iris"] = Picture(
-            title="Splits on iris",
-            caption="Negative eigenvalues of critical points of two sigmoid neurons after splits into 1, 2 and 3 equal "
-            "parts.",
-            draw=lambda compact: figures.curves_figure(
-                {
-                    f"loss {float(iris['loss'].values[rows][0]):.4g}": (
-                        iris["copies"].values[rows],
-                        iris["negative"].values[rows],
-                    )
-                    for rows in (iris["point"].values == point for point in sorted(set(iris["point"].values)))
-                },
-                x="copies",
-                y="negative eigenvalues",
-                markers=True,
-                compact=compact,
-            ),
-        )
     return pictures
+
+
+def _training_picture(training: "xr.Dataset") -> Picture:
+    from lossatlas import figures
+
+    names, losses = training["level"].values, training["level_loss"].values
+    shown = {f"{name}  {loss:.4g}": float(loss) for name, loss in zip(names, losses, strict=True) if loss > 1e-8}
+    curve = {"wide network": (training["step"].values, training["loss"].values)}
+    return Picture(
+        title="Training of a wide network on the same data",
+        caption="Dotted: the losses of critical points of narrow networks. Training slows down near some of them.",
+        draw=lambda compact: figures.curves_figure(
+            curve, x="step", y="loss", x_scale="log", y_scale="log", levels=shown, compact=compact
+        ),
+    )
+
+
+def _condensation_picture(digits: "xr.Dataset") -> Picture:
+    from lossatlas import figures
+
+    cosine = digits["cosine"].values
+    return Picture(
+        title="Condensed neurons",
+        caption="Cosines between the weights of the neurons of the wide network, sorted by group: blocks of 1 are "
+        "neurons that do the same.",
+        draw=lambda compact: figures.matrix_figure(
+            cosine, x="neuron", y="neuron", colour="cosine", limits=(-1.0, 1.0), compact=compact
+        ),
+    )
+
+
+def _iris_picture(iris: "xr.Dataset") -> Picture:
+    from lossatlas import figures
+
+    return Picture(
+        title="Splits on iris",
+        caption="Negative eigenvalues of critical points of two sigmoid neurons after splits into 1, 2 and 3 equal "
+        "parts.",
+        draw=lambda compact: figures.curves_figure(
+            {
+                f"loss {float(iris['loss'].values[rows][0]):.4g}": (
+                    iris["copies"].values[rows],
+                    iris["negative"].values[rows],
+                )
+                for rows in (iris["point"].values == point for point in sorted(set(iris["point"].values)))
+            },
+            x="copies",
+            y="negative eigenvalues",
+            markers=True,
+            compact=compact,
+        ),
+    )

@@ -2,6 +2,7 @@
 
 import dataclasses
 import html
+import inspect
 import os
 import pathlib
 import sys
@@ -166,11 +167,12 @@ def run_study(
     place = study_place(root, kind, config, seed)
     if force or not is_finished(place.directory):
 
-        def compute() -> tuple["xr.DataTree", list[dict[str, Any]]]:
+        def compute(journal: Journal) -> tuple["xr.DataTree", list[dict[str, Any]]]:
             import jax
 
+            keeps = "journal" in inspect.signature(config.run).parameters
             with jax.enable_x64(True):
-                results = config.run(seed, meter)
+                results = config.run(seed, meter, journal) if keeps else config.run(seed, meter)
                 return results, [claim.as_row() for claim in config.claims(results)]
 
         keep_study(place, kind, config, seed, compute, meter=meter, force=force)
@@ -191,7 +193,7 @@ def keep_study(
     kind: StudyKind,
     config: Study,
     seed: int,
-    compute: Callable[[], tuple["xr.DataTree", list[dict[str, Any]]]],
+    compute: Callable[[Journal], tuple["xr.DataTree", list[dict[str, Any]]]],
     *,
     meter: ProgressMeter,
     force: bool = False,
@@ -206,8 +208,7 @@ def keep_study(
     }
 
     def write(folder: pathlib.Path, journal: Journal) -> Mapping[str, Any]:
-        del journal  # a study is one step
-        results, claims = compute()
+        results, claims = compute(journal)
         write_arrays(folder / ARRAYS, results)
         return {"claims": claims} | ({} if seconds is None else {"seconds": round(seconds, 2)})
 

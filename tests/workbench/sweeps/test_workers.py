@@ -57,7 +57,7 @@ def kill_at_random(folder, random, *, kills, workers, **asked):
             assert driver.returncode == -signal.SIGKILL, driver.communicate()[1]
             driver.communicate()
             driver = start(folder, workers, **asked)
-        time.sleep(random.uniform(0.3, 3.0))
+        time.sleep(random.uniform(0.3, 5.0))
         if sum(killed.values()) >= kills:
             driver.wait(timeout=300)
             continue

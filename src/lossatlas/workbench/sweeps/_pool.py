@@ -29,7 +29,7 @@ _GONE = "The scheduler went away."
 # Seconds that a scheduler has to answer.
 _PATIENCE = 10
 # How often workers here are started that die as they start.
-_STARTS = 3
+_STARTS = 10
 # The kinds of batch systems that dask-jobqueue knows, by the word in a profile.
 _SYSTEMS = {
     "slurm": "SLURMCluster",

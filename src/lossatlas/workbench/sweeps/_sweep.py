@@ -187,7 +187,7 @@ class _Keeper:
         config = self.grid.study(cell)
         place = study_place(self.place.root, self.kind, config, cell.seed)
         keep_study(
-            place, self.kind, config, cell.seed, lambda: (results, claims), meter=self.meter, seconds=outcome.seconds
+            place, self.kind, config, cell.seed, lambda _: (results, claims), meter=self.meter, seconds=outcome.seconds
         )
 
     def _same_shapes(self, outcome: Outcome) -> Outcome:
