@@ -11,6 +11,7 @@ import command_pages
 import dark_pictures
 import formulas
 import reference_pages
+import study_table
 import tutorial_pages
 
 
@@ -55,8 +56,9 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
-    """Put in the options of a command, and both colours of each picture."""
-    return dark_pictures.in_both_colours(command_pages.with_options(markdown, page.file.src_uri))
+    """Put in the options of a command, the table of studies, and both colours of each picture."""
+    markdown = command_pages.with_options(markdown, page.file.src_uri)
+    return dark_pictures.in_both_colours(study_table.with_studies(markdown))
 
 
 def on_page_content(html: str, **_: Any) -> str:

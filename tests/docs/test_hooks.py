@@ -8,6 +8,7 @@ from site_pages import pages
 
 import command_pages
 import dark_pictures
+import study_table
 import tutorial_pages
 from markdown_blocks import blocks
 
@@ -46,6 +47,16 @@ def test_the_overview_names_every_command():
     text = command_pages.with_options(command_pages.OPTIONS, "commands/index.md")
     for name in command_pages.names():
         assert f"[`lossatlas {name}`]({name}.md)" in text
+
+
+def test_the_table_of_studies_has_every_study_and_its_paper():
+    from lossatlas.studies import study_kinds
+
+    text = study_table.with_studies(f"Text.\n\n{study_table.PLACE}\n")
+    for name in study_kinds():
+        assert f"| `{name}` | " in text
+    assert "and does training visit them? | arXiv 2105.14573 |" in text
+    assert study_table.with_studies("Text.") == "Text."
 
 
 def test_a_picture_has_a_dark_twin():
