@@ -17,8 +17,8 @@ def pages() -> dict[str, str]:
 
 
 def names() -> list[str]:
-    """The commands, in the order of the help."""
-    return [name for name in app if name not in _OWN and not name.startswith("-")]
+    """The commands that the help shows, in its order."""
+    return [name for name in app if name not in _OWN and not name.startswith("-") and app[name].show]
 
 
 def path_of(name: str) -> str:
