@@ -172,7 +172,7 @@ def test_a_batch_system_starts_workers_as_a_profile_says(tmp_path, monkeypatch):
     pytest.importorskip("dask_jobqueue", reason="needs dask-jobqueue")
     # A batch system that runs each job at once, here.
     for name, script in {
-        "sbatch": 'bash "$1" > "$1.log" 2>&1 &\necho "Submitted batch job $!"\n',
+        "sbatch": 'cp "$1" "$1.kept"\nbash "$1.kept" > "$1.log" 2>&1 &\necho "Submitted batch job $!"\n',
         "scancel": 'kill "$@"\n',
     }.items():
         path = tmp_path / name
