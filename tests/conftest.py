@@ -16,7 +16,8 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 _CACHE = pathlib.Path(os.environ.get("LOSSATLAS_CACHE", tempfile.gettempdir())) / "lossatlas-test-xla"
 jax.config.update("jax_compilation_cache_dir", str(_CACHE))
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+# Small programs too: there are thousands of them, and reading one is ten times faster than compiling it.
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
 _MAPS = pathlib.Path("/proc/self/maps")

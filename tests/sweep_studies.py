@@ -101,3 +101,22 @@ class ToyTrouble:
             return file.tell()
 
     run, claims, figures = ToyPlane.run, ToyPlane.claims, ToyPlane.figures
+
+
+@register("toy-dtype", title="Means of random numbers, cell by cell", papers=("zhang2021embedding",))
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ToyDtype:
+    """What is the mean of five random numbers, without a compiled program?
+
+    - `gamma`: their scale.
+    """
+
+    gamma: float = 1.0
+
+    presets: ClassVar = {"smoke": {}, "quick": {}, "paper": {}}
+
+    def measure(self, seed):
+        """The mean."""
+        return {"mean": ToyPlane(gamma=self.gamma).measure(seed)["mean"]}
+
+    run, claims, figures = ToyPlane.run, ToyPlane.claims, ToyPlane.figures

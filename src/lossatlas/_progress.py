@@ -1,16 +1,18 @@
-"""Progress of long work as a meter object: none, text or rich.
+"""Progress of long work as a meter object: none, text or rich, which is a bar on a terminal or in a notebook.
 
 A meter is handed down to whatever takes long. Work opens a task (`with meter.task("training", total) as task`)
 and reports `task.update(done, note)`. Meters never influence results.
 """
 
 import contextlib
+import html
 import sys
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal, Protocol, runtime_checkable
 
 from lossatlas._errors import unknown_name
+from lossatlas._show import in_notebook
 
 
 @runtime_checkable
@@ -101,7 +103,7 @@ class _RichTask:
 
 
 class RichProgress:
-    """A live bar per open task on stderr; in a notebook, a bar in the cell."""
+    """A live bar per open task on stderr, for terminals."""
 
     def __init__(self):
         self._bar = None
@@ -142,14 +144,75 @@ def _rich_bar():
     )
 
 
-def as_meter(progress: ProgressLike) -> ProgressMeter:
-    """The meter for a name, or the meter itself.
+class _NotebookTask:
+    def __init__(self, meter: "NotebookProgress", label: str, total: int | float):
+        self.meter, self.label, self.total = meter, label, total
+        self.done: int | float = 0
+        self.note = ""
+
+    def update(self, done: int | float, note: str = "") -> None:
+        self.done, self.note = done, note
+        self.meter.draw()
+
+    def line(self) -> str:
+        share = self.done / self.total if self.total else 1.0
+        bar = f'<progress value="{share:.4f}" max="1"></progress>'
+        return f"<div>{html.escape(self.label)} {bar} {100 * share:.0f} % {html.escape(self.note)}</div>"
+
+
+class NotebookProgress:
+    """A bar per open task in the cell of a notebook; they disappear when all is done. rich needs ipywidgets there.
+
+    **Arguments:**
+    - `interval`: seconds between two drawings, at least.
+    """
+
+    def __init__(self, interval: float = 0.2):
+        self.interval = interval
+        self._tasks: list[_NotebookTask] = []
+        self._output = None
+        self._drawn = 0.0
+
+    @contextlib.contextmanager
+    def task(self, label: str, total: int | float) -> Iterator[Task]:
+        """A task drawn as a bar; it disappears when done."""
+        task = _NotebookTask(self, label, total)
+        self._tasks.append(task)
+        self.draw(at_once=True)
+        try:
+            yield task
+        finally:
+            self._tasks.remove(task)
+            self.draw(at_once=True)
+
+    def draw(self, *, at_once: bool = False) -> None:
+        """Draw the bars anew, unless that was done just now."""
+        now = time.monotonic()
+        if not at_once and now - self._drawn < self.interval:
+            return
+        self._drawn = now
+        from IPython.display import HTML, display
+
+        bars = HTML("".join(task.line() for task in self._tasks))
+        if self._output is None:
+            self._output = display(bars, display_id=True)
+        else:
+            self._output.update(bars)
+        if not self._tasks:
+            self._output = None
+
+
+def as_meter(progress: ProgressLike | None) -> ProgressMeter:
+    """The meter for a name, or the meter itself; without one rich on a terminal and in a notebook, none elsewhere.
 
     **Raises:** `InputError` for an unknown name.
     """
+    if progress is None:
+        progress = "rich" if sys.stderr.isatty() or in_notebook() else "none"
     if not isinstance(progress, str):
         return progress
-    meters = {"none": NoProgress, "text": TextProgress, "rich": RichProgress}
+    bars = NotebookProgress if in_notebook() else RichProgress
+    meters = {"none": NoProgress, "text": TextProgress, "rich": bars}
     if progress not in meters:
         raise unknown_name("progress meter", progress, meters)
     return meters[progress]()

@@ -40,8 +40,9 @@ NETWORKS = {
 
 def filled(network, key=1):
     arrays = named_arrays(network)
-    keys = jax.random.split(jax.random.key(key), len(arrays))
-    values = {n: jax.random.normal(k, a.shape) for k, (n, a) in zip(keys, arrays.items(), strict=True)}
+    # By numpy: jax would compile a program for each of the many shapes.
+    rng = np.random.default_rng(key)
+    values = {n: jnp.asarray(rng.normal(size=a.shape)) for n, a in arrays.items()}
     return replace_parameters(network, {n: jnp.abs(a) + 0.3 if "variance" in n else a for n, a in values.items()})
 
 

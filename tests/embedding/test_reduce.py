@@ -209,8 +209,8 @@ def test_condensed_network_is_named_at_the_tolerance():
 
 
 def test_tolerance_is_kept_over_all_steps():
-    landscape = random_landscape(60)
-    network = make_network((2, 12, 10, 2), seed=4)
+    landscape = random_landscape(40)
+    network = make_network((2, 6, 5, 2), seed=4)
     before = outputs(network, landscape.inputs)
     sizes = []
     for tolerance in (1e-2, 0.3, 3.0):

@@ -106,3 +106,12 @@ def test_monitor_draws_every_layer():
     assert [trace.name for trace in traces] == ["loss", "hidden[0]", "hidden[0]", "hidden[0]"]
     assert [list(trace.y) for trace in traces[2:]] == [[1, 1], [0, 0]]
     assert sum(bool(trace.showlegend) for trace in traces[1:]) == 1
+
+
+@pytest.mark.parametrize("compact", [False, True])
+def test_axes_of_layers_are_named(compact):
+    tables = {"layers": [layer("hidden[0]"), layer("hidden[1]")]}
+    widths = widths_figure(tables, compact=compact).to_dict()["layout"]
+    assert (widths["xaxis"]["title"]["text"], widths["yaxis"]["title"]["text"]) == ("layer", "units")
+    groups = groups_figure(tables, compact=compact).to_dict()["layout"]
+    assert groups["xaxis2"]["title"]["text"] == groups["yaxis"]["title"]["text"] == "units, by group"

@@ -1,5 +1,7 @@
 """The generic self-test of unit spaces: every architecture that states them is put through it."""
 
+import functools as ft
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -26,27 +28,32 @@ from lossatlas.networks import (
 )
 
 
-def _filled(network):
-    """The network with normal parameters and buffers: no critical point."""
-    arrays = named_arrays(network)
-    keys = jax.random.split(jax.random.key(1), len(arrays))
-    values = {n: 0.7 * jax.random.normal(k, a.shape) for k, (n, a) in zip(keys, arrays.items(), strict=True)}
-    values = {n: jnp.abs(a) + 0.3 if "variance" in n else a for n, a in values.items()}
-    return replace_parameters(network, values)
+# Numbers by numpy: jax would compile a program for each of the many shapes.
+def _normal(seed, shape):
+    return np.random.default_rng(seed).normal(size=shape)
+
+
+@ft.cache
+def _filled(name):
+    """An architecture with normal parameters and buffers, at no critical point, and the shape of an example."""
+    network, shape = ARCHITECTURES[name]
+    values = {n: 0.7 * _normal([1, i], a.shape) for i, (n, a) in enumerate(named_arrays(network).items())}
+    values = {n: jnp.asarray(np.abs(a) + 0.3 if "variance" in n else a) for n, a in values.items()}
+    return replace_parameters(network, values), shape
 
 
 SPACES = [(name, space) for name, (network, _) in ARCHITECTURES.items() for space in network.unit_spaces()]
 
 
+@ft.cache
 def _landscape(shape):
-    inputs = jax.random.normal(jax.random.key(2), (12, *shape))
-    return Landscape(inputs, jax.random.normal(jax.random.key(3), (12, 2)))
+    return Landscape(jnp.asarray(_normal(2, (12, *shape))), jnp.asarray(_normal(3, (12, 2))))
 
 
 @pytest.mark.parametrize(("name", "space"), SPACES)
 def test_units_can_be_split_permuted_and_added(name, space):
-    empty, shape = ARCHITECTURES[name]
-    network, landscape = _filled(empty), _landscape(shape)
+    network, shape = _filled(name)
+    landscape = _landscape(shape)
     assert isinstance(network, HasUnitSpaces)
     found = network.unit_spaces()[space]
     if found.size == 0:
@@ -68,7 +75,7 @@ def test_units_can_be_split_permuted_and_added(name, space):
     assert certificate.output_change < 1e-12
     assert certificate.intertwiner_defect < 1e-12
     # A^T B = I
-    u, v = jax.random.normal(jax.random.key(4), (2, num_parameters(network)))
+    u, v = jnp.asarray(_normal(4, (2, num_parameters(network))))
     product = record.tangent_map.mv(u) @ record.gradient_map.mv(v)
     np.testing.assert_allclose(product, u @ v, rtol=1e-12, atol=1e-12)
     if found.size > 1:
@@ -90,8 +97,8 @@ NULLS = [
 
 @pytest.mark.parametrize(("name", "space", "keeps"), NULLS)
 def test_a_constant_null_unit_keeps_critical_points_where_a_bias_holds_it(name, space, keeps):
-    empty, shape = ARCHITECTURES[name]
-    network, landscape = _filled(empty), _landscape(shape)
+    network, shape = _filled(name)
+    landscape = _landscape(shape)
     _, record = add_null_unit(network, space, bias=0.7, landscape=landscape)
     assert record.certificate.output_change is not None
     assert record.certificate.intertwiner_defect is not None

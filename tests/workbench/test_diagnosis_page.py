@@ -15,6 +15,7 @@ from lossatlas.cli._app import app
 from lossatlas.cli._run import run as call
 from lossatlas.networks import Dense, DenseLayer
 from lossatlas.workbench import Model, diagnose, save_model
+from lossatlas.workbench._diagnosis_page import render_diagnosis
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +88,8 @@ def test_data_that_do_not_fit_are_refused(model, tmp_path, table, message):
     assert not (tmp_path / "out").exists()
 
 
-def test_text_of_the_model_cannot_break_the_page(model, tmp_path):
-    named = Model(model.network, model.preprocessing, "mse", "</script><script>alert(1)</script>")
-    found = diagnose(named, "hierarchy-1d", out=tmp_path, num_steps=0)
-    assert "<script>alert" not in found.page.read_text(encoding="utf-8")
+def test_text_of_the_model_cannot_break_the_page(written):
+    tables = written.tables | {"name": "</script><script>alert(1)</script>"}
+    text = render_diagnosis(tables, curve=None, regenerate=tables["name"], versions={}, files={})
+    assert "<script>alert" not in text
+    assert "&lt;script&gt;alert(1)" in text

@@ -57,7 +57,7 @@ def test_a_notebook_shows_the_runs(root):
     assert "1 undecided" in shown
     assert html.escape(repr(store.runs())) in shown
     many = Runs([*store.runs()] * 30, root)
-    assert "and 40 older ones" in many._repr_html_()
+    assert "and 40 more" in many._repr_html_()
     assert repr(many) == f"90 runs in {str(root)!r}"
 
 

@@ -16,6 +16,7 @@ from lossatlas._journal import Journal
 from lossatlas._parameters import ravel
 from lossatlas._precision import require_float64
 from lossatlas._progress import ProgressLike, as_meter
+from lossatlas._show import shown
 from lossatlas._status import Status
 from lossatlas.atlas._entry import Entry, Level, constant_entry, count_outputs, entry_of, linear_entry, linked_targets
 from lossatlas.atlas._search import QUICK, Search, search_levels
@@ -25,6 +26,7 @@ from lossatlas.networks import activation as as_activation
 from lossatlas.theory import linear_levels
 
 
+@shown
 class Catalogue(eqx.Module):
     """The small networks of a data set.
 

@@ -4,6 +4,7 @@ from typing import Any, Literal
 
 import equinox as eqx
 
+from lossatlas._show import shown
 from lossatlas._types import Network
 from lossatlas.embedding import Reduction
 from lossatlas.geometry import CriticalPoint, Inertia, LayerCondensation, LayerLinearization
@@ -13,6 +14,7 @@ State = Literal["not stuck", "stuck", "stalled", "interpolating", "at infinity"]
 WayKind = Literal["split", "null unit", "curvature of the small network", "curvature"]
 
 
+@shown
 class LayerDiagnosis(eqx.Module):
     """One unit space of the network; what could not be measured is None, and `unmeasured` says why.
 
@@ -55,6 +57,7 @@ class LayerDiagnosis(eqx.Module):
         return None if self.copies is None else sum(len(group) - 1 for group in self.copies)
 
 
+@shown
 class SmallNetwork(eqx.Module):
     """The small network behind the big one.
 
@@ -72,6 +75,7 @@ class SmallNetwork(eqx.Module):
     distance: float = eqx.field(static=True)
 
 
+@shown
 class Standing(eqx.Module):
     """Where the network stands on the landscape.
 
@@ -107,6 +111,7 @@ class Standing(eqx.Module):
     remarks: tuple[str, ...] = eqx.field(static=True)
 
 
+@shown
 class WayOut(eqx.Module):
     """A step that leaves, taken in the big network's own architecture.
 
@@ -137,6 +142,7 @@ class WayOut(eqx.Module):
     learning_rate: float | None = eqx.field(static=True, default=None)
 
 
+@shown
 class Diagnosis(eqx.Module):
     """What [`lossatlas.atlas.diagnose`][] found.
 
@@ -171,6 +177,12 @@ class Diagnosis(eqx.Module):
 
     def __repr__(self) -> str:
         return f"Diagnosis({self.verdict})"
+
+    def _figure(self) -> Any:
+        from lossatlas.atlas._diagnosis_tables import diagnosis_tables
+        from lossatlas.figures import ways_figure
+
+        return ways_figure(diagnosis_tables(self)) if self.ways else None
 
     def __str__(self) -> str:
         return self.verdict

@@ -57,11 +57,8 @@ def _layer(layer: LayerDiagnosis) -> dict[str, Any]:
     condensed, linear = layer.condensation, layer.linearization
     grouping = None if condensed is None else condensed.by_direction
     similarity = None
-    if grouping is not None and len(grouping.active) <= _MOST_SHOWN:
-        order = np.asarray(grouping.order)
-        cosines = np.asarray(grouping.similarity)[order][:, order]
-        cosines = np.abs(cosines) if condensed is not None and condensed.are_lines else cosines
-        similarity = np.round(cosines, 4).tolist()
+    if condensed is not None and len(condensed.by_direction.active) <= _MOST_SHOWN:
+        similarity = np.round(condensed.cosines, 4).tolist()
     return {
         "name": layer.name,
         "kind": layer.kind,

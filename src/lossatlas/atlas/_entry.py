@@ -10,6 +10,7 @@ from jaxtyping import Float
 
 from lossatlas._errors import InputError
 from lossatlas._parameters import num_parameters
+from lossatlas._show import shown
 from lossatlas._status import Certificate, Status
 from lossatlas.atlas._starts import small_network
 from lossatlas.geometry import CriticalPoint, Inertia, inertia
@@ -25,6 +26,7 @@ MAX_DENSE = 1500
 """The most parameters of a small network whose dense Hessian is formed."""
 
 
+@shown
 class Entry(eqx.Module):
     """One small network of a data set: k neurons and r linear units, in one hidden layer unless training found it.
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from lossatlas._errors import InputError
 from lossatlas._parameters import num_parameters
+from lossatlas._show import html_page, shown
 from lossatlas.atlas._layer_facts import surviving_layers
 from lossatlas.atlas._small_network import as_bottleneck, describe
 from lossatlas.atlas._verdict import counted_parameters
@@ -26,9 +27,11 @@ _LOGGER = logging.getLogger(__name__)
 _loss = eqx.filter_jit(lambda probe, network: probe(network))
 _predictions = eqx.filter_jit(lambda probe, network: probe.predictions(network))
 _effective_neurons = eqx.filter_jit(effective_neurons)
+_MOST_SHOWN = 10  # looks that a notebook shows, the last ones
 _FALLS = 0.01  # a loss that falls by less than this share over the patience is called still
 
 
+@shown
 class Observation(NamedTuple):
     """What was seen at one step.
 
@@ -55,6 +58,7 @@ class Observation(NamedTuple):
         return sum(k > 0 for k in self.neurons)
 
 
+@shown
 @final
 class Monitor:
     """Watch what small network a network in training is, every so many steps, on a fixed probe of rows.
@@ -172,6 +176,15 @@ class Monitor:
             f"Monitor: {len(self._seen)} looks, {took:.2g} s in all, {100 * share:.0f} % of the time since the first. "
             f"At step {last.step:,} the network is {last.words} ({counted_parameters(last.parameters)})."
         )
+
+    def _repr_html_(self) -> str:
+        rows = [{"step": seen.step, "loss": seen.loss, "network": seen.words} for seen in self._seen[-_MOST_SHOWN:]]
+        return html_page(str(self), rows, more=self._warned)
+
+    def _figure(self) -> Any:
+        from lossatlas.figures import monitor_figure
+
+        return monitor_figure(self.history) if self._seen else None
 
     @property
     def warnings(self) -> tuple[str, ...]:

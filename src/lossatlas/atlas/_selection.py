@@ -14,6 +14,7 @@ from jaxtyping import Float, PRNGKeyArray
 from lossatlas._journal import Journal
 from lossatlas._parameters import num_parameters
 from lossatlas._progress import ProgressMeter
+from lossatlas._show import shown
 from lossatlas.atlas._config import BIG
 from lossatlas.atlas._entry import linked_targets
 from lossatlas.atlas._fit import fit_starts
@@ -44,6 +45,7 @@ class Recipe:
     batch_size: int = 128
 
 
+@shown
 class HeldOut(eqx.Module):
     """The held-out figures of one network.
 
@@ -91,6 +93,7 @@ class HeldOut(eqx.Module):
         return float(np.std(means, ddof=1) * np.sqrt(1 / len(means) + self.overlap))
 
 
+@shown
 class Selection(eqx.Module):
     """The smallest network whose held-out loss is within one paired standard error of the best of all.
 

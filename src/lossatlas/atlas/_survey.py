@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -13,6 +14,7 @@ from lossatlas._journal import Journal
 from lossatlas._parameters import num_parameters
 from lossatlas._precision import require_float64
 from lossatlas._progress import ProgressLike, ProgressMeter, as_meter
+from lossatlas._show import shown
 from lossatlas.atlas._catalogue import Catalogue, default_sizes, make_catalogue
 from lossatlas.atlas._config import BIG, SurveyConfig
 from lossatlas.atlas._discovery import with_found_by_training
@@ -66,6 +68,7 @@ class Ending(eqx.Module):
     words: str
 
 
+@shown
 class Survey(eqx.Module):
     """The answer of a survey.
 
@@ -95,6 +98,12 @@ class Survey(eqx.Module):
         """Every network worth keeping: the recommended one, the trained big one, and the catalogue."""
         saved = {"recommended": self.selection.network, "big": self.best_training.network}
         return saved | {entry.name: entry.network for entry in self.catalogue.entries}
+
+    def _figure(self) -> Any:
+        from lossatlas.atlas._export import survey_arrays, survey_tables
+        from lossatlas.figures import atlas_figure
+
+        return atlas_figure(survey_tables(self), survey_arrays(self))
 
 
 def best_run(runs: Sequence[BigTraining]) -> BigTraining:

@@ -13,6 +13,7 @@ from jaxtyping import Float, Int, PRNGKeyArray
 from lossatlas._journal import Journal
 from lossatlas._parameters import ravel
 from lossatlas._progress import ProgressMeter
+from lossatlas._show import shown
 from lossatlas._status import Status
 from lossatlas.atlas._catalogue import Catalogue
 from lossatlas.atlas._entry import count_outputs, linked_targets
@@ -29,6 +30,7 @@ _WORK = 9e10  # rows * parameters * steps of the default run: about a minute on 
 _MAX_HALVINGS = 6
 
 
+@shown
 class BigTraining(eqx.Module):
     """One run of full-batch gradient descent on the big network.
 

@@ -7,6 +7,8 @@ import equinox as eqx
 import numpy as np
 from jaxtyping import Float, Int
 
+from lossatlas._show import shown
+
 
 VISIT_DISTANCE = 0.15
 VISIT_RATIO = 0.6
@@ -18,6 +20,7 @@ _LOSS_RATIO = 1.5
 Verdict = Literal["visit", "near", "no match", "same function"]
 
 
+@shown
 class Visit(eqx.Module):
     """The closest approach of one training run to one catalogue entry.
 
@@ -42,6 +45,7 @@ class Visit(eqx.Module):
     verdict: Verdict
 
 
+@shown
 class SlowDown(eqx.Module):
     """A local minimum of |d log loss / d log step|: where training stalls.
 
@@ -56,6 +60,7 @@ class SlowDown(eqx.Module):
     entry: int | None
 
 
+@shown
 class Visits(eqx.Module):
     """All closest approaches and slow-downs of one training run.
 

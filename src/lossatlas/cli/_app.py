@@ -100,6 +100,13 @@ app.command(
 
 A sweep that was stopped goes on where it was; cells that were measured before are taken as they are.""",
 )
+app.command(
+    "lossatlas.cli._figures:figures",
+    name="figures",
+    help="""Write the figures of a run or a page for a paper, as SVG, PDF or PNG.
+
+Sizes are those of a journal: two columns (175 mm), or one (85 mm). Needs kaleido and Chromium or Chrome.""",
+)
 store = cyclopts.App(name="store", help="List, show, export, verify and remove the runs of a folder.")
 store.command("lossatlas.cli._store:list_runs", name="list", help="List the runs, newest first.")
 store.command("lossatlas.cli._store:show", name="show", help="Show what was asked and found in a run, of any kind.")

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from lossatlas._errors import InputError
+from lossatlas._show import shown
 from lossatlas.data._preprocessing import Preprocessing, Scaling, fit_scaling
 from lossatlas.data._table import encoded_names
 from lossatlas.data._target import Kind, Label
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from lossatlas.landscape import Landscape
 
 
+@shown
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class DataSet:
     """A table with a target.

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float
 
 from lossatlas._errors import InputError, unknown_name
+from lossatlas._show import shown
 from lossatlas.data._table import Categories, as_frame, check_complete, encode, encoded_names
 from lossatlas.data._target import Kind, Label
 
@@ -16,6 +17,7 @@ Scaling = str | float | int
 """`"standard"`: mean 0 and standard deviation 1; `"none"`; or a number to divide by."""
 
 
+@shown
 @dataclasses.dataclass(frozen=True)
 class Decoded:
     """Predictions in the user's terms.

@@ -6,11 +6,13 @@ import numpy as np
 from jaxtyping import Float
 
 from lossatlas._errors import InputError
+from lossatlas._show import shown
 from lossatlas._types import Network
 from lossatlas.embedding._compatible import NULL, IndexMaps, index_maps
 from lossatlas.embedding._constants import require_dense
 
 
+@shown
 class CompatibleVerdict(eqx.Module):
     r"""Whether a wide network is a compatible embedding of a narrow one.
 

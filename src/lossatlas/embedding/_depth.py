@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lossatlas._errors import InputError
+from lossatlas._show import shown
 from lossatlas._types import Network
 from lossatlas.embedding._constants import LayerArrays, arrays_of, can_shift, require_dense
 from lossatlas.embedding._layer_steps import MergeLayer, merge_defect
@@ -17,6 +18,7 @@ from lossatlas.landscape import Landscape
 from lossatlas.networks import Dense
 
 
+@shown
 class LayerMerge(eqx.Module):
     r"""What removing hidden layers did.
 

@@ -13,6 +13,7 @@ from jaxtyping import PyTree
 
 from lossatlas._errors import InputError
 from lossatlas._parameters import named_arrays, path_name
+from lossatlas._show import shown
 from lossatlas.embedding._axes import Layout
 from lossatlas.embedding._axis_rules import follow
 from lossatlas.embedding._axis_trace import EXTERNAL, Trace
@@ -24,6 +25,7 @@ from lossatlas.networks import UnitSpace
 from lossatlas.numerics import flat_jaxpr, literal_value
 
 
+@shown
 class Discovery(eqx.Module):
     """What was found in a function.
 

@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from lossatlas._errors import InputError
 from lossatlas._parameters import num_parameters, ravel
 from lossatlas._precision import require_float64
+from lossatlas._show import shown
 from lossatlas._types import Network
 from lossatlas.embedding._global_split import global_split
 from lossatlas.embedding._growth import opened_direction
@@ -23,6 +24,7 @@ from lossatlas.landscape import Landscape
 from lossatlas.networks import Dense
 
 
+@shown
 class WideningEscape(eqx.Module):
     r"""Whether widening opens a direction of negative curvature at a critical point, and which.
 

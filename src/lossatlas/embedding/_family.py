@@ -9,12 +9,14 @@ from jaxtyping import Float, PRNGKeyArray
 from lossatlas._errors import InputError
 from lossatlas._parameters import ravel
 from lossatlas._precision import require_float64
+from lossatlas._show import shown
 from lossatlas._types import Network
 from lossatlas.embedding._compatible import IndexMaps, draw_freedom, index_maps
 from lossatlas.embedding._constants import require_dense
 from lossatlas.theory import critical_set_dimension
 
 
+@shown
 class FamilyDimension(eqx.Module):
     r"""The dimension of the compatible embeddings around one member.
 

@@ -13,6 +13,7 @@ from jaxtyping import Array, Float
 from lossatlas._errors import InputError
 from lossatlas._parameters import named_parameters, ravel, replace_parameters
 from lossatlas._precision import require_float64
+from lossatlas._show import shown
 from lossatlas._types import Network
 from lossatlas.embedding._selection import UnitMatrix
 from lossatlas.embedding._split import add_null_unit, split
@@ -24,6 +25,7 @@ from lossatlas.networks import UnitSpace, put_units, take_units
 _STEPS = np.geomspace(1e-2, 10.0, 13)
 
 
+@shown
 class Growth(eqx.Module):
     """One way to add a unit, and what it saves.
 

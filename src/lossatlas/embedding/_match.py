@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, Int
 
 from lossatlas._errors import InputError
 from lossatlas._parameters import named_arrays
+from lossatlas._show import shown
 from lossatlas._types import Network
 from lossatlas.embedding._record import Data, outputs
 from lossatlas.embedding._selection import Selection
@@ -23,6 +24,7 @@ _MAX_SWEEPS = 100
 _BLOCK = 128  # rows, which stay in the cache
 
 
+@shown
 class Match(eqx.Module):
     """How a network was brought next to another.
 

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from lossatlas._show import shown
 from lossatlas._types import Network
 from lossatlas.geometry import UnitTaps, unit_batches
 
@@ -20,6 +21,7 @@ Batches = Iterable[tuple[np.ndarray, dict[str, np.ndarray]]]
 _MOST_OUTPUTS = 16
 
 
+@shown
 class PrunedPoint(eqx.Module):
     """One size on the way from a network to almost nothing.
 

@@ -10,6 +10,7 @@ from jaxtyping import Array, Int
 
 from lossatlas._errors import InputError, unknown_name
 from lossatlas._parameters import named_parameters, num_parameters
+from lossatlas._show import shown
 from lossatlas._types import Network
 from lossatlas.embedding._budget import Mixes
 from lossatlas.embedding._elimination import elimination
@@ -27,6 +28,7 @@ _ROUND = 0.8
 _AROUND = 1e-8
 
 
+@shown
 class PruningPath(eqx.Module):
     """The order in which the units of a network are best removed; made by [`lossatlas.embedding.pruning_path`][].
 

@@ -11,6 +11,7 @@ from jaxtyping import Array, Float
 
 from lossatlas._errors import InputError
 from lossatlas._parameters import ravel
+from lossatlas._show import shown
 from lossatlas._types import Network
 from lossatlas.landscape import Landscape
 
@@ -36,6 +37,7 @@ class Step(Protocol):
         ...
 
 
+@shown
 class MapCertificate(eqx.Module):
     """What a map did to the function and to the gradient on the given data; None where there was no data.
 
@@ -51,6 +53,7 @@ class MapCertificate(eqx.Module):
     intertwiner_defect: float | None = None
 
 
+@shown
 class Record(eqx.Module):
     """How an embedding was made.
 

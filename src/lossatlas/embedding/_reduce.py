@@ -10,6 +10,7 @@ import numpy as np
 
 from lossatlas._errors import InputError
 from lossatlas._precision import require_float64
+from lossatlas._show import shown
 from lossatlas._types import Network
 from lossatlas.embedding._constants import LayerArrays, arrays_of, as_network
 from lossatlas.embedding._exact_steps import (
@@ -36,6 +37,7 @@ _MAX_ROUNDS = 50
 _LEAST_SAVED = 0.01
 
 
+@shown
 class ReductionCertificate(eqx.Module):
     """What a reduction did to the function on the data, and to the gradient.
 
@@ -59,6 +61,7 @@ class ReductionCertificate(eqx.Module):
     is_exact: bool
 
 
+@shown
 class Reduction(eqx.Module):
     """How a network was reduced.
 

@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from lossatlas._errors import InputError
 from lossatlas._parameters import num_parameters, ravel
 from lossatlas._precision import require_float64
+from lossatlas._show import shown
 from lossatlas._types import Network
 from lossatlas.embedding._record import gradient, max_norm, outputs
 from lossatlas.geometry import plant_landscape
@@ -20,6 +21,7 @@ _SAME = 1e-10
 _AMPLITUDE = 0.1
 
 
+@shown
 class MapVerdict(eqx.Module):
     """What a map between architectures keeps, as far as random points and data can tell.
 

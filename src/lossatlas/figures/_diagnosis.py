@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import plotly.graph_objects as go
+from jaxtyping import Float
 from plotly.subplots import make_subplots
 
 from lossatlas.figures._entries import Row
@@ -26,7 +27,7 @@ def widths_figure(tables: Row, *, compact: bool = False) -> go.Figure:
     """
     layers = tables["layers"]
     figure = new_figure(
-        height=330 if compact else 360, margin={"l": 50, "r": 14, "t": 70 if compact else 46, "b": 44}, compact=compact
+        height=330 if compact else 360, margin={"l": 50, "r": 14, "t": 70 if compact else 46, "b": 52}, compact=compact
     )
     names = [layer["name"] for layer in layers]
     bars = [
@@ -51,6 +52,7 @@ def widths_figure(tables: Row, *, compact: bool = False) -> go.Figure:
             hovertemplate="%{x}<br>%{y:.3g} " + name + "<extra></extra>",
         )
     largest = max(layer["size"] for layer in layers) if layers else 1
+    figure.update_xaxes(title={"text": "layer"})
     figure.update_layout(barmode="group", bargap=0.2, yaxis={"title": {"text": "units"}, "range": [0, 1.12 * largest]})
     return figure
 
@@ -99,7 +101,11 @@ def groups_figure(tables: Row, *, compact: bool = False) -> go.Figure:
     figure.update_xaxes(showticklabels=False, ticks="", constrain="domain")
     figure.update_yaxes(showticklabels=False, ticks="", autorange="reversed", constrain="domain")
     for i in range(len(layers)):
-        figure.update_yaxes(scaleanchor=f"x{i + 1 if i else ''}", row=i // columns + 1, col=i % columns + 1)
+        row, column = i // columns + 1, i % columns + 1
+        figure.update_yaxes(scaleanchor=f"x{i + 1 if i else ''}", row=row, col=column)
+        figure.update_xaxes(title={"text": "units, by group", "standoff": 4}, row=row, col=column)
+        if i % columns == 0:
+            figure.update_yaxes(title={"text": "units, by group", "standoff": 4}, row=row, col=column)
     return figure
 
 
@@ -175,7 +181,18 @@ def eigenvalues_figure(tables: Row, *, compact: bool = False) -> go.Figure:
     A plotly figure in the theme `lossatlas`.
     """
     counted = tables["standing"]["point"]["inertia"]
-    values, threshold = np.asarray(counted["eigenvalues"], float), counted["threshold"]
+    return inertia_figure(np.asarray(counted["eigenvalues"], float), counted["threshold"], compact=compact)
+
+
+def inertia_figure(values: Float[np.ndarray, " p"], threshold: float, *, compact: bool = False) -> go.Figure:
+    """Eigenvalues by size, and what counts as zero.
+
+    **Arguments:**
+    - `values`: in any order. `threshold`: values within it count as zero. `compact`: for narrow pages.
+
+    **Returns:**
+    A plotly figure in the theme `lossatlas`.
+    """
     sizes = np.maximum(np.abs(values), _LOST)
     kinds = np.where(values > threshold, "positive", np.where(values < -threshold, "negative", "zero"))
     figure = new_figure(height=300 if compact else 320, margin={"l": 98, "r": 14, "t": 40, "b": 46}, compact=compact)
@@ -249,7 +266,7 @@ def stall_figure(curve: tuple[np.ndarray, np.ndarray], tables: Row, *, compact: 
     everything = np.concatenate([losses, [max(level, 1e-300) for _, level, _ in levels]])
     low, high = float(everything.min()) / 1.3, float(everything.max()) * 1.3
     figure.update_layout(
-        xaxis={"title": {"text": "training step"}, "type": "log"},
+        xaxis={"title": {"text": "training step"}, "type": "log", "dtick": 1, "tickformat": ",d"},
         yaxis={"title": {"text": "loss"}, "type": "log", "range": [math.log10(low), math.log10(high)]}
         | log_ticks(low, high),
     )

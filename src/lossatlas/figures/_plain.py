@@ -1,20 +1,23 @@
 """Plain figures that studies share: curves with reference lines, points, counts and matrices."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
 import numpy as np
 import plotly.graph_objects as go
 from jaxtyping import Float, Shaped
 
-from lossatlas.figures._numbers import format_number
+from lossatlas.figures._labels import text_size
+from lossatlas.figures._numbers import format_number, log_ticks
 from lossatlas.figures._theme import INK, MUTED, PALETTE, new_figure
 
 
 Scale = Literal["linear", "log"]
 _SYMBOLS = ("circle", "diamond", "square", "x", "triangle-up", "cross")
 _MOST_DECADES = 8  # with a tick each; more are ticked more sparsely
+_MOST_WHOLE = 12  # whole numbers with a tick each
 _MARGIN = {"l": 64, "r": 16, "t": 44, "b": 52}
+_LEGEND_ROW, _LEGEND_SYMBOL = 19, 40  # pixels: the height of a row, and the width that a name's symbol takes
 
 
 def curves_figure(
@@ -37,7 +40,7 @@ def curves_figure(
     - `levels`: by name, the heights of horizontal lines. `markers`: points on the curves.
     - `compact`: for narrow pages.
     """
-    figure = new_figure(height=300 if compact else 380, margin=_MARGIN, compact=compact)
+    figure = _new_figure(curves, compact=compact)
     for i, (name, (horizontal, vertical)) in enumerate(curves.items()):
         figure.add_scatter(
             x=_shown(horizontal, x_scale),
@@ -61,7 +64,7 @@ def curves_figure(
                 yanchor="bottom",
                 font={"size": 10, "color": MUTED},
             )
-    _axes(figure, x, y, x_scale, y_scale)
+    _axes(figure, x, y, x_scale, y_scale, heights=list((levels or {}).values()))
     figure.update_layout(showlegend=len(curves) > 1)
     return figure
 
@@ -81,7 +84,7 @@ def points_figure(
     - `groups`: x, y and texts by name.
     - `x`, `y`, `x_scale`, `y_scale`, `compact`: as for `curves_figure`.
     """
-    figure = new_figure(height=300 if compact else 380, margin=_MARGIN, compact=compact)
+    figure = _new_figure(groups, compact=compact)
     for i, (name, (horizontal, vertical, texts)) in enumerate(groups.items()):
         figure.add_scatter(
             x=_shown(horizontal, x_scale),
@@ -93,7 +96,7 @@ def points_figure(
             marker={
                 "color": PALETTE[i % len(PALETTE)],
                 "symbol": _SYMBOLS[i % len(_SYMBOLS)],
-                "size": 10,
+                "size": max(13 - 2 * i, 7),  # so that points that coincide all show
                 "line": {"color": INK, "width": 0.5},
             },
         )
@@ -109,7 +112,7 @@ def counts_figure(
     **Arguments:**
     - `bars`: heights by name, one at each place. `places`: their names. `x`, `y`, `compact`: as for `curves_figure`.
     """
-    figure = new_figure(height=300 if compact else 380, margin=_MARGIN, compact=compact)
+    figure = _new_figure(bars, compact=compact)
     for i, (name, heights) in enumerate(bars.items()):
         figure.add_bar(
             x=list(places),
@@ -135,19 +138,40 @@ def matrix_figure(
     limits: tuple[float, float] | None = None,
     compact: bool = False,
 ) -> go.Figure:
-    """A matrix in colours, the first row on top; what is not finite stays empty.
+    """A matrix in colours, the first row on top; what is not finite is white with a cross.
 
     **Arguments:**
     - `colour`: what the colours mean. `limits`: their ends. `x`, `y`, `compact`: as for `curves_figure`.
     """
     figure = new_figure(height=320 if compact else 440, margin=_MARGIN, compact=compact)
-    low, high = limits or (float(np.nanmin(matrix)), float(np.nanmax(matrix)))
     shown = np.where(np.isfinite(matrix), matrix, np.nan)
+    finite = shown[np.isfinite(shown)]
+    low, high = limits or ((float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0))
     bar = {"title": {"text": colour, "side": "right"}, "thickness": 12}
     figure.add_heatmap(z=shown, colorscale="Cividis", zmin=low, zmax=high, colorbar=bar)
+    rows, columns = np.nonzero(np.isnan(shown))
+    if len(rows):  # no grey would tell them from the middle of the scale
+        figure.add_scatter(
+            x=columns,
+            y=rows,
+            mode="markers",
+            name="no value",
+            showlegend=True,
+            marker={"symbol": "x-thin", "size": 7, "line": {"color": MUTED, "width": 1}},
+            hovertemplate="row %{y}, column %{x}: no value<extra></extra>",
+        )
     _axes(figure, x, y, "linear", "linear")
     figure.update_yaxes(autorange="reversed")
     return figure
+
+
+def _new_figure(names: Iterable[str], *, compact: bool) -> go.Figure:
+    """An empty figure with room for the names of a legend above its panel."""
+    widths = [text_size(name, 10 if compact else 12)[0] + _LEGEND_SYMBOL for name in names]
+    columns = max(1, int((300 if compact else 500) / max(widths, default=1.0)))  # all as wide as the widest
+    more = _LEGEND_ROW * max(0, -(-len(widths) // columns) - 1)
+    margin = _MARGIN | {"t": _MARGIN["t"] + more}
+    return new_figure(height=(300 if compact else 380) + more, margin=margin, compact=compact)
 
 
 def _shown(values: np.ndarray, scale: Scale) -> np.ndarray:
@@ -156,18 +180,26 @@ def _shown(values: np.ndarray, scale: Scale) -> np.ndarray:
     return np.where(hidden, np.nan, values)
 
 
-def _axes(figure: go.Figure, x: str, y: str, x_scale: Scale, y_scale: Scale) -> None:
+def _axes(figure: go.Figure, x: str, y: str, x_scale: Scale, y_scale: Scale, *, heights: Sequence[float] = ()) -> None:
+    """Titles and ticks; `heights` are further values that the vertical axis shows."""
     for axis, title, scale in (("x", x, x_scale), ("y", y, y_scale)):
         update = figure.update_xaxes if axis == "x" else figure.update_yaxes
         update(title={"text": title}, type=None if scale == "linear" else scale, automargin=True)
+        values = _values(figure, axis, heights if axis == "y" else ())
         if scale == "log":
-            decades = _decades(figure, axis)
-            step = "D2" if decades < 2 else max(1, round(decades / _MOST_DECADES))  # D2: at 1, 2 and 5
-            update(exponentformat="power", dtick=step)
+            values = values[values > 0]
+            decades = float(np.ptp(np.log10(values))) if len(values) else 0.0
+            if len(values) and decades < 2:
+                update(log_ticks(float(values.min()) / 1.05, float(values.max()) * 1.05))
+            else:
+                update(exponentformat="power", dtick=max(1, round(decades / _MOST_DECADES)))
+        elif len(values) and np.all(values == np.round(values)) and np.ptp(values) <= _MOST_WHOLE:
+            update(dtick=1)
 
 
-def _decades(figure: go.Figure, axis: str) -> float:
-    """How many powers of ten the points on an axis span."""
-    values = np.concatenate([np.zeros(0), *(np.asarray(getattr(trace, axis), float) for trace in figure.data)])
-    values = np.log10(values[np.isfinite(values) & (values > 0)])
-    return float(np.ptp(values)) if len(values) else 0.0
+def _values(figure: go.Figure, axis: str, more: Sequence[float]) -> np.ndarray:
+    """The finite numbers that an axis shows; none for names."""
+    shown = [getattr(trace, axis) for trace in figure.data if getattr(trace, axis) is not None]
+    numbers = [np.asarray(values, float) for values in shown if not any(isinstance(v, str) for v in values)]
+    values = np.concatenate([np.asarray(more, float), *numbers])
+    return values[np.isfinite(values)]

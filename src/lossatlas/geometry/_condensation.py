@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from lossatlas._errors import InputError, unknown_name
 from lossatlas._parameters import named_parameters
+from lossatlas._show import shown
 from lossatlas._types import Network
 from lossatlas.geometry._diversity import check_keep, check_theta
 from lossatlas.geometry._grouping import Grouping, group
@@ -22,6 +23,7 @@ from lossatlas.landscape import Landscape
 from lossatlas.networks import Dense, UnitSpace
 
 
+@shown
 class Cluster(eqx.Module):
     r"""Neurons of one direction.
 
@@ -40,6 +42,7 @@ class Cluster(eqx.Module):
     kink: float | None = eqx.field(static=True)
 
 
+@shown
 class LayerCondensation(eqx.Module):
     """Condensation of one unit space.
 
@@ -65,7 +68,15 @@ class LayerCondensation(eqx.Module):
         """The effective number of neurons, by direction."""
         return self.by_direction.effective_number
 
+    @property
+    def cosines(self) -> Float[np.ndarray, "a a"]:
+        """Between active neurons' weight vectors, ordered by group; without sign where opposite ones are the same."""
+        order = np.asarray(self.by_direction.order)
+        cosines = np.asarray(self.by_direction.similarity)[order][:, order]
+        return np.abs(cosines) if self.are_lines else cosines
 
+
+@shown
 class Condensation(eqx.Module):
     """Condensation of all hidden layers; see [`lossatlas.geometry.condensation`][].
 
@@ -106,6 +117,21 @@ class Condensation(eqx.Module):
             {name: ("layer", column) for name, column in columns.items()},
             coords={"layer": [layer.name for layer in self.layers]},
         )
+
+    def _figure(self) -> Any:
+        from lossatlas.figures import groups_figure
+
+        rows = [
+            {
+                "name": layer.name,
+                "size": len(layer.amplitude),
+                "effective_number": float(layer.effective_number),
+                "similarity": layer.cosines.tolist(),
+                "neurons_shown": np.asarray(layer.by_direction.active)[np.asarray(layer.by_direction.order)].tolist(),
+            }
+            for layer in self.layers
+        ]
+        return groups_figure({"layers": rows}) if any(row["similarity"] for row in rows) else None
 
 
 def condensation(

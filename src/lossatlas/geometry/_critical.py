@@ -14,6 +14,7 @@ from lossatlas._errors import InputError, NotCertifiedError, unknown_name
 from lossatlas._parameters import Unravel, num_parameters, ravel
 from lossatlas._precision import require_float64
 from lossatlas._progress import ProgressLike, as_meter
+from lossatlas._show import shown
 from lossatlas._status import Status
 from lossatlas._types import Network, Only
 from lossatlas.geometry._infinity import Runaway, classify_escape, has_run_away, has_stayed
@@ -32,6 +33,7 @@ _CHUNK_SECONDS = 1.0
 _STANDS = 1e-3  # polishing that moves a point further, relative to its norm, says that it does not stand still
 
 
+@shown
 class CriticalPoint(eqx.Module):
     """What a search for a critical point ended with.
 

@@ -9,12 +9,14 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from lossatlas._errors import InputError
+from lossatlas._show import shown
 from lossatlas._types import Network, Only
 from lossatlas.geometry._krylov import KrylovBasis
 from lossatlas.geometry._products import HessianProducts, host_generator, random_signs
 from lossatlas.landscape import Landscape
 
 
+@shown
 class SpectralDensity(eqx.Module):
     r"""The density of the eigenvalues, a probability: it integrates to one.
 
@@ -54,6 +56,12 @@ class SpectralDensity(eqx.Module):
             coords={"eigenvalue": np.asarray(self.grid)},
             attrs={"size": self.size, "width": self.width},
         )
+
+    def _figure(self) -> Any:
+        from lossatlas.figures import curves_figure
+
+        curve = {"density": (np.asarray(self.grid), np.asarray(self.density))}
+        return curves_figure(curve, x="eigenvalue of the Hessian", y="density")
 
 
 def spectral_density(

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+from lossatlas._show import shown
 from lossatlas.geometry._clusters import (
     REPORTED_CUTS,
     cover_bracket,
@@ -22,6 +23,7 @@ _CURVE = np.arange(2.0, 41.0)
 _AMBIGUOUS = 1.5
 
 
+@shown
 class Grouping(eqx.Module):
     r"""How vectors with amplitudes group by angle. All angles in degrees.
 

@@ -13,6 +13,7 @@ from jaxtyping import Array, Float
 from lossatlas._errors import InputError
 from lossatlas._parameters import Unravel, num_parameters, ravel, select
 from lossatlas._precision import require_float64
+from lossatlas._show import shown
 from lossatlas._status import Certificate
 from lossatlas._types import Network, Only, Vector
 from lossatlas.geometry._hessian import dense_hessian
@@ -27,6 +28,7 @@ _FLAT = 1e-9
 _SECOND_ORDER = ("zero outgoing", "collinear features")
 
 
+@shown
 class Inertia(eqx.Module):
     """Numbers of negative, zero and positive eigenvalues of a Hessian, and how far they can be trusted.
 
@@ -77,6 +79,11 @@ class Inertia(eqx.Module):
         if self.negative:
             return Certificate.NO
         return Certificate.NOT_CERTIFIED if self.unexplained or not self.is_flat else Certificate.YES
+
+    def _figure(self) -> Any:
+        from lossatlas.figures import inertia_figure
+
+        return inertia_figure(np.asarray(self.eigenvalues), self.threshold) if self.eigenvalues.size else None
 
 
 def inertia(

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lossatlas._show import shown
 from lossatlas._types import Network
 from lossatlas.landscape import Landscape
 from lossatlas.networks import Dense
@@ -27,6 +28,7 @@ _CERTAIN = 1e-3  # probability of the other answer, on every example, below whic
 _ALIKE = 0.2  # relative distance of incoming, and of opposite outgoing weights, of a merging pair
 
 
+@shown
 class Runaway(eqx.Module):
     """Units that run away together.
 

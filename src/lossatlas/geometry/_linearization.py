@@ -12,6 +12,7 @@ from jaxtyping import Array, Bool, Float
 
 from lossatlas._errors import InputError, unknown_name
 from lossatlas._parameters import named_arrays
+from lossatlas._show import shown
 from lossatlas._types import Network
 from lossatlas.geometry._affine import AffineMap, LayerStatistics
 from lossatlas.geometry._hidden import state_batches
@@ -23,6 +24,7 @@ from lossatlas.networks import Dense, put_units, take_units
 from lossatlas.numerics import evaluate
 
 
+@shown
 class LayerLinearization(eqx.Module):
     r"""How linear one unit space acts on the data. z is a unit before, f after its activation.
 
@@ -75,6 +77,7 @@ class LayerLinearization(eqx.Module):
         return int(self.is_constant.sum())
 
 
+@shown
 class Linearization(eqx.Module):
     """Linearization of all hidden layers.
 

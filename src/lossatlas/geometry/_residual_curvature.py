@@ -11,10 +11,12 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from lossatlas._errors import InputError
 from lossatlas._parameters import num_parameters
 from lossatlas._precision import require_float64
+from lossatlas._show import shown
 from lossatlas._types import Network
 from lossatlas.landscape import Landscape
 
 
+@shown
 class ResidualCurvature(eqx.Module):
     r"""How much of the Hessian $H = H_1 + H_2$ comes from the residuals.
 

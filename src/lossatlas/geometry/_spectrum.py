@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from lossatlas._errors import InputError, unknown_name
+from lossatlas._show import shown
 from lossatlas._status import Certificate, Status
 from lossatlas._types import Network, Only
 from lossatlas.geometry._lanczos import chosen_ends, extreme_pairs
@@ -21,6 +22,7 @@ _MAX_EXACT = 1500
 _DEFAULT_NUM = 10
 
 
+@shown
 class Spectrum(eqx.Module):
     r"""Eigenpairs of the Hessian of the mean loss, in descending order, from both ends.
 
@@ -69,6 +71,14 @@ class Spectrum(eqx.Module):
             {name: ("pair", np.asarray(column)) for name, column in columns.items()},
             attrs={"complete": str(self.complete), "status": str(self.status), "num_top": self.num_top},
         )
+
+    def _figure(self) -> Any:
+        from lossatlas.figures import points_figure
+
+        values = np.asarray(self.values if self.all_values is None else self.all_values)
+        texts = [f"{value:.6g}" for value in values]
+        groups = {"eigenvalues": (np.arange(1, len(values) + 1), values, texts)}
+        return points_figure(groups, x="index, the largest first", y="eigenvalue of the Hessian")
 
 
 def spectrum(

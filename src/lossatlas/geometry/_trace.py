@@ -9,11 +9,13 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from lossatlas._errors import InputError, unknown_name
+from lossatlas._show import shown
 from lossatlas._types import Network, Only
 from lossatlas.geometry._products import HessianProducts, host_generator, random_signs
 from lossatlas.landscape import Landscape
 
 
+@shown
 class TraceEstimate(eqx.Module):
     """An estimate of a trace and how sure it is.
 

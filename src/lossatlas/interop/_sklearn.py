@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from lossatlas._errors import InputError
+from lossatlas._show import shown
 from lossatlas.data import Preprocessing
 from lossatlas.networks import Dense, DenseLayer
 
@@ -21,6 +22,7 @@ _ACTIVATIONS = {"identity": "identity", "logistic": "sigmoid", "tanh": "tanh", "
 _LOSSES = {"softmax": "cross_entropy", "logistic": "logistic", "identity": "mse"}
 
 
+@shown
 @dataclasses.dataclass(frozen=True)
 class Imported:
     """A model of another library as a point of the landscape.

@@ -1,8 +1,10 @@
 """Unit spaces: one hidden space and every parameter axis that touches it."""
 
 import dataclasses
+import functools as ft
 from typing import Literal, Protocol, runtime_checkable
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
@@ -87,9 +89,7 @@ def take_units(array: Array, axis: Axis, size: int) -> Array:
     - `array`: the parameter at `axis.path`.
     - `size`: the number of units of the space.
     """
-    moved = jnp.moveaxis(array, axis.axis, -1)
-    block = moved[..., axis.offset : axis.offset + axis.outer * size * axis.inner]
-    return block.reshape(*moved.shape[:-1], axis.outer, size, axis.inner)
+    return _take(array, size, *_layout(axis))
 
 
 def put_units(array: Array, axis: Axis, size: int, block: Array) -> Array:
@@ -101,11 +101,27 @@ def put_units(array: Array, axis: Axis, size: int, block: Array) -> Array:
     - `array`: the parameter at `axis.path`, with `size` units.
     - `block`: shape (rest..., outer, new size, inner).
     """
-    moved = jnp.moveaxis(array, axis.axis, -1)
-    stop = axis.offset + axis.outer * size * axis.inner
+    return _put(array, block, size, *_layout(axis))
+
+
+def _layout(axis: Axis) -> tuple[int, int, int, int]:
+    return axis.axis, axis.outer, axis.inner, axis.offset
+
+
+# One small program each instead of five.
+@ft.partial(jax.jit, static_argnums=(1, 2, 3, 4, 5), inline=True)
+def _take(array: Array, size: int, axis: int, outer: int, inner: int, offset: int) -> Array:
+    moved = jnp.moveaxis(array, axis, -1)
+    block = moved[..., offset : offset + outer * size * inner]
+    return block.reshape(*moved.shape[:-1], outer, size, inner)
+
+
+@ft.partial(jax.jit, static_argnums=(2, 3, 4, 5, 6), inline=True)
+def _put(array: Array, block: Array, size: int, axis: int, outer: int, inner: int, offset: int) -> Array:
+    moved = jnp.moveaxis(array, axis, -1)
     flat = block.reshape(*moved.shape[:-1], -1)
-    joined = jnp.concatenate([moved[..., : axis.offset], flat, moved[..., stop:]], axis=-1)
-    return jnp.moveaxis(joined, -1, axis.axis)
+    joined = jnp.concatenate([moved[..., :offset], flat, moved[..., offset + outer * size * inner :]], axis=-1)
+    return jnp.moveaxis(joined, -1, axis)
 
 
 def resized(network: Network, sizes: dict[str, int]) -> Network:
@@ -120,7 +136,8 @@ def resized(network: Network, sizes: dict[str, int]) -> Network:
     **Raises:** `InputError` for an unknown space and a size below 1.
     """
     spaces = network.unit_spaces()
-    arrays = {path: jnp.zeros_like(array) for path, array in named_arrays(network).items()}
+    arrays = named_arrays(network)
+    shapes = {path: list(array.shape) for path, array in arrays.items()}
     for name, size in sizes.items():
         if name not in spaces:
             raise unknown_name("unit space", name, spaces)
@@ -129,7 +146,5 @@ def resized(network: Network, sizes: dict[str, int]) -> Network:
             raise InputError(msg)
         space = spaces[name]
         for axis in (*space.writers, *space.readers):
-            block = take_units(arrays[axis.path], axis, space.size)
-            new = jnp.zeros((*block.shape[:-2], size, axis.inner), block.dtype)
-            arrays[axis.path] = put_units(arrays[axis.path], axis, space.size, new)
-    return replace_parameters(network, arrays)
+            shapes[axis.path][axis.axis] += axis.outer * (size - space.size) * axis.inner
+    return replace_parameters(network, {path: jnp.zeros(shapes[path], arrays[path].dtype) for path in arrays})

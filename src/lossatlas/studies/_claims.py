@@ -5,6 +5,8 @@ import enum
 import math
 from typing import Any
 
+from lossatlas._show import shown
+
 
 class Verdict(enum.Enum):
     """What the measurement says of a claim; the value is the readable text."""
@@ -17,6 +19,7 @@ class Verdict(enum.Enum):
         return self.value
 
 
+@shown
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Claim:
     """One statement of a paper beside what was measured.

@@ -3,8 +3,10 @@
 import equinox as eqx
 
 from lossatlas._errors import InputError
+from lossatlas._show import shown
 
 
+@shown
 class LiftedInertia(eqx.Module):
     """Eigenvalue counts of the Hessian after an exact lift of a critical point.
 

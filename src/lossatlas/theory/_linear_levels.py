@@ -5,8 +5,10 @@ import numpy as np
 from jaxtyping import Float
 
 from lossatlas._errors import InputError
+from lossatlas._show import shown
 
 
+@shown
 class LinearLevels(eqx.Module):
     r"""Every critical level of $f(x) = B A x + b$ with $A$ of $r$ rows, for all r at once.
 

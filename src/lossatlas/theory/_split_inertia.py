@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, Int
 
 from lossatlas._errors import InputError, unknown_name
 from lossatlas._precision import require_float64
+from lossatlas._show import shown
 from lossatlas._status import Certificate
 from lossatlas._types import Network
 from lossatlas.landscape import Landscape
@@ -22,6 +23,7 @@ _CRITICAL_RTOL = 1e-6
 _GAP = 30.0
 
 
+@shown
 class AddedInertia(eqx.Module):
     r"""The eigenvalue counts that an embedding adds: inertia(wide) = inertia(narrow) + these.
 

@@ -7,6 +7,7 @@ from jaxtyping import Array, Float, Int
 
 from lossatlas._errors import InputError
 from lossatlas._parameters import named_parameters, ravel
+from lossatlas._show import shown
 from lossatlas._status import Status
 from lossatlas._types import Network
 
@@ -14,7 +15,10 @@ from lossatlas._types import Network
 if TYPE_CHECKING:
     import xarray as xr
 
+_MOST_CURVES = 6  # members of an ensemble that a figure shows
 
+
+@shown
 class Training(eqx.Module):
     """A training run seen at its snapshots.
 
@@ -52,7 +56,11 @@ class Training(eqx.Module):
         """Loss, gradient norm and parameters over `step`; the settings and the status as attributes."""
         return _dataset(self, {"step": self.steps}, ("step",), self.network)
 
+    def _figure(self) -> Any:
+        return _loss_figure({"loss": (self.steps, self.loss)}, "training step")
 
+
+@shown
 class Flow(eqx.Module):
     """A gradient flow seen at its snapshots; as [`lossatlas.training.Training`][] with `times` for `steps`.
 
@@ -84,7 +92,11 @@ class Flow(eqx.Module):
         """Loss, gradient norm and parameters over `time`; the settings and the status as attributes."""
         return _dataset(self, {"time": self.times}, ("time",), self.network)
 
+    def _figure(self) -> Any:
+        return _loss_figure({"loss": (self.times, self.loss)}, "time")
 
+
+@shown
 class Ensemble(eqx.Module):
     """Training runs of networks of one shape, a leading member axis m on everything.
 
@@ -145,6 +157,20 @@ class Ensemble(eqx.Module):
             if isinstance(value, np.ndarray) and value.ndim:
                 coordinates[name] = ("member", value)
         return _dataset(self, coordinates, ("member", "snapshot"), self.member(0).network)
+
+    def _figure(self) -> Any:
+        curves = {
+            f"member {i}": (self.steps[i, :count], self.loss[i, :count])
+            for i, count in enumerate(self.num_snapshots[:_MOST_CURVES])
+        }
+        return _loss_figure(curves, "training step")
+
+
+def _loss_figure(curves: dict[str, tuple[np.ndarray, np.ndarray]], x: str) -> Any:
+    """The loss of some runs; logarithmic, and from the first step on."""
+    from lossatlas.figures import curves_figure
+
+    return curves_figure(curves, x=x, y="mean loss over the data", x_scale="log", y_scale="log")
 
 
 def _network_at(network: Network, parameters: np.ndarray, index: int) -> Network:

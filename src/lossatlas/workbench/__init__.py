@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from lossatlas.workbench._diagnose import diagnose as diagnose
     from lossatlas.workbench._export import export as export
     from lossatlas.workbench._export_arrays import export_arrays as export_arrays
+    from lossatlas.workbench._figures import figures_of as figures_of
+    from lossatlas.workbench._figures import save_figures as save_figures
     from lossatlas.workbench._grow import Grown as Grown
     from lossatlas.workbench._grow import grow as grow
     from lossatlas.workbench._load import load as load
@@ -61,12 +63,14 @@ _NAMES = {
     "covering": "lossatlas.workbench._shrink",
     "export": "lossatlas.workbench._export",
     "export_arrays": "lossatlas.workbench._export_arrays",
+    "figures_of": "lossatlas.workbench._figures",
     "grow": "lossatlas.workbench._grow",
     "diagnose": "lossatlas.workbench._diagnose",
     "load": "lossatlas.workbench._load",
     "reproduce": "lossatlas.workbench._reproduce",
     "run_study": "lossatlas.workbench._study",
     "read_examples": "lossatlas.workbench._data",
+    "save_figures": "lossatlas.workbench._figures",
     "save_model": "lossatlas.workbench._model",
     "shrink": "lossatlas.workbench._shrink",
     "survey": "lossatlas.workbench._survey",

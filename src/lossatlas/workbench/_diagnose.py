@@ -12,6 +12,7 @@ import numpy as np
 
 from lossatlas._errors import InputError
 from lossatlas._progress import ProgressLike
+from lossatlas._show import html_page, shown
 from lossatlas._version import __version__
 from lossatlas.data import DataSet
 from lossatlas.workbench._data import read_examples
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 PAGE, STEP, SMALL = "diagnosis.html", "after-step.safetensors", "small.safetensors"
 
 
+@shown
 @dataclasses.dataclass(frozen=True)
 class Diagnosed:
     """A diagnosis that was written down.
@@ -44,6 +46,20 @@ class Diagnosed:
     page: pathlib.Path
     after_step: pathlib.Path | None
     small: pathlib.Path | None
+
+    def _repr_html_(self) -> str:
+        rows = [
+            {"way out": way["words"], "predicted fall": way["predicted"], "measured fall": way["realised"]}
+            | {"loss": way["loss"], "after a short run": way["loss_after"]}
+            for way in self.tables["ways"]
+        ]
+        said = [self.tables["caution"]] if self.tables["caution"] else []
+        return html_page(self.tables["verdict"], rows, more=[*said, f"Page: {self.page}"])
+
+    def _figure(self) -> Any:
+        from lossatlas.figures import ways_figure
+
+        return ways_figure(self.tables) if self.tables["ways"] else None
 
 
 def diagnose(

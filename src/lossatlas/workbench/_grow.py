@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 
 from lossatlas._errors import InputError
+from lossatlas._show import shown
 from lossatlas._types import Network
 from lossatlas.networks import Activation, Conv, Dense, HasUnitSpaces, Residual, Transformer
 from lossatlas.workbench._data import Examples, read_examples
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from lossatlas.landscape import Landscape
 
 
+@shown
 @dataclasses.dataclass(frozen=True)
 class Grown:
     """A model made larger.

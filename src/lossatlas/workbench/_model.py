@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Shaped
 
 from lossatlas._errors import InputError
 from lossatlas._parameters import named_parameters, num_parameters
+from lossatlas._show import shown
 from lossatlas._types import Network
 from lossatlas.data import Decoded, Preprocessing
 from lossatlas.networks import load as load_network
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 _BLOCK = 2**15
 
 
+@shown
 @dataclasses.dataclass(frozen=True, eq=False)
 class Model:
     """A network with the preprocessing that it was trained with.

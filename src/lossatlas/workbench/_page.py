@@ -1,14 +1,20 @@
 """Pages: one HTML file that works offline, made of a template, figures and tables."""
 
+import html
 import json
 import math
 import os
 import pathlib
+import re
 import tempfile
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from lossatlas._errors import InputError
 from lossatlas.figures import dark_colours
+
+
+_FIGURES = '<script id="figures" type="application/json">'
 
 
 def write_page(path: pathlib.Path, text: str) -> None:
@@ -52,6 +58,25 @@ def sized_figures(makers: Mapping[str, Callable[[bool], Any]]) -> dict[str, dict
         name: {size: json.loads(str(make(size == "narrow").to_json())) for size in ("wide", "narrow")}
         for name, make in makers.items()
     }
+
+
+def read_page_figures(path: pathlib.Path) -> tuple[dict[str, dict[str, Any]], list[pathlib.Path]]:
+    """The figures that a page of ours holds, as `sized_figures` made them, and the pages on this machine it links to.
+
+    **Raises:** `InputError` for a file that cannot be read, or is no page of ours.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        content, found, rest = text.partition(_FIGURES)
+        figures = json.loads(rest.partition("</script>")[0]) if found else None
+    except (OSError, ValueError) as error:
+        msg = f"The page {str(path)!r} cannot be read: {getattr(error, 'strerror', None) or error}."
+        raise InputError(msg) from error
+    if figures is None:
+        msg = f"{str(path)!r} is no page of LossAtlas."
+        raise InputError(msg)
+    links = [path.parent / html.unescape(link) for link in re.findall(r'<a href="([^"#:]+\.html)"', content)]
+    return figures, [link for link in links if link.is_file()]
 
 
 def _script_json(value: Any) -> str:

@@ -2,7 +2,7 @@
 
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from lossatlas.figures import (
@@ -62,7 +62,7 @@ def render_report(
     """The text of the report; `folder` is where it will stand, beside the networks that it names."""
     return render_page(
         "report.html",
-        _figures(tables, arrays),
+        sized_figures(survey_figures(tables, arrays)),
         **_content(tables),
         tables=tables,
         regenerate=regenerate,
@@ -102,13 +102,12 @@ def _content(tables: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _figures(tables: Mapping[str, Any], arrays: "xr.DataTree") -> dict[str, dict[str, Any]]:
-    """Every figure, for wide and for narrow pages, as plotly reads it."""
-    makers = {
+def survey_figures(tables: Mapping[str, Any], arrays: "xr.DataTree") -> dict[str, Callable[[bool], Any]]:
+    """Every figure of a survey by name; a maker takes whether it is for narrow pages."""
+    return {
         "atlas": lambda compact: atlas_figure(tables, arrays, compact=compact),
         "distance": lambda compact: distance_figure(tables, arrays, compact=compact),
         "tree": lambda compact: tree_figure(tables, compact=compact),
         "reduction": lambda compact: reduction_figure(tables, compact=compact),
         "selection": lambda compact: selection_figure(tables, compact=compact),
     }
-    return sized_figures(makers)

@@ -10,14 +10,16 @@ from typing import Any
 
 from lossatlas._errors import InputError
 from lossatlas._progress import ProgressLike, as_meter
+from lossatlas._show import html_page, shown
 from lossatlas.studies import find_study, study_kinds
 from lossatlas.workbench._folder import check_folder, store_root
-from lossatlas.workbench._study import StudyRun, run_study
+from lossatlas.workbench._study import StudyRun, claim_rows, run_study
 
 
 PAGE = "reproduction.html"
 
 
+@shown
 @dataclasses.dataclass(frozen=True)
 class Reproduction:
     """What [`lossatlas.workbench.reproduce`][] found.
@@ -38,6 +40,11 @@ class Reproduction:
     def counts(self) -> dict[str, int]:
         """How many claims hold, fail and are undecided."""
         return {name: sum(run.counts()[name] for run in self.runs) for name in ("holds", "fails", "undecided")}
+
+    def _repr_html_(self) -> str:
+        title = ", ".join(f"{count} {verdict}" for verdict, count in self.counts().items())
+        failed = [f"{name} did not end: {reason}" for name, reason in self.failed.items()]
+        return html_page(title, claim_rows(self.claims), more=[*failed, f"Page: {self.page}"], most=1000)
 
 
 def reproduce(
@@ -66,7 +73,7 @@ def reproduce(
         find_study(name)
     root = store_root(out)
     check_folder(root)
-    meter = as_meter(progress or ("rich" if sys.stderr.isatty() else "none"))
+    meter = as_meter(progress)
     runs, failed = [], {}
     with meter.task("reproduction", len(chosen)) as task:
         for done, name in enumerate(chosen):

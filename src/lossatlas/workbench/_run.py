@@ -2,13 +2,13 @@
 
 import datetime
 import functools as ft
-import html
 import os
 import pathlib
 import re
 from typing import TYPE_CHECKING, Any, final
 
 from lossatlas._errors import InputError, unknown_name
+from lossatlas._show import html_page, shown
 from lossatlas.workbench._record import checksum, damaged, read_record, write_record
 from lossatlas.workbench._table import short_table
 
@@ -39,6 +39,7 @@ def stored_arrays(directory: pathlib.Path) -> "xr.DataTree":
     return read_arrays(directory / ARRAYS)
 
 
+@shown
 @final
 class SurveyRun:
     """A finished survey in its folder.
@@ -66,12 +67,12 @@ class SurveyRun:
         return f"SurveyRun({str(self.directory)!r}): {self.headline}"
 
     def _repr_html_(self) -> str:
-        rows = self.table()
-        columns = list(rows[0])
-        head = "".join(f"<th>{html.escape(name)}</th>" for name in columns)
-        body = "".join("<tr>" + "".join(f"<td>{_cell(row[name])}</td>" for name in columns) + "</tr>" for row in rows)
-        report = f"<p>Report: <code>{html.escape(str(self.report))}</code></p>"
-        return f"<p><b>{html.escape(self.headline)}</b></p><table><tr>{head}</tr>{body}</table>{report}"
+        return html_page(self.headline, self.table(), more=[f"Report: {self.report}"])
+
+    def _figure(self) -> Any:
+        from lossatlas.figures import atlas_figure
+
+        return atlas_figure(self.tables, self.arrays)
 
     @property
     def report(self) -> pathlib.Path:
@@ -161,9 +162,3 @@ class SurveyRun:
         write_record(self.directory, {**self._record, "checksums": stated})
         self._record = read_record(self.directory)
         return self.report
-
-
-def _cell(value: Any) -> str:
-    if value is None:
-        return ""
-    return f"{value:.4g}" if isinstance(value, float) else html.escape(str(value))

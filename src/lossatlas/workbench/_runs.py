@@ -1,6 +1,5 @@
 """The store as a whole: its runs found, opened, removed and verified."""
 
-import html
 import os
 import pathlib
 import secrets
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any, final
 
 from lossatlas._errors import InputError
 from lossatlas._progress import ProgressLike, as_meter
+from lossatlas._show import html_page
 from lossatlas.workbench._folder import store_root
 from lossatlas.workbench._record import read_record
 from lossatlas.workbench._store import claimed
@@ -130,12 +130,7 @@ class Store:
 
         **Raises:** `InputError` for a run that is not finished.
         """
-        from lossatlas.workbench._run import SurveyRun
-        from lossatlas.workbench._study import StudyRun
-        from lossatlas.workbench.sweeps import SweepRun
-
-        run = self.find(key)
-        return {"study": StudyRun, "sweep": SweepRun}.get(run.kind, SurveyRun)(self.root / run.path)
+        return open_run(self.root / self.find(key).path)
 
     def remove(self, key: str | os.PathLike[str]) -> tuple[pathlib.Path, ...]:
         """Remove a run, with what interrupted attempts at it left; returns the folders that went.
@@ -242,15 +237,23 @@ class Runs(tuple[StoredRun, ...]):
         return f"{len(self)} run{'' if len(self) == 1 else 's'} in {str(self.root)!r}"
 
     def _repr_html_(self) -> str:
-        shown = self.table()[:50]
-        head = "".join(f"<th>{name}</th>" for name in (shown[0] if shown else ()))
-        rows = ["".join(f"<td>{'' if v is None else html.escape(str(v))}</td>" for v in row.values()) for row in shown]
-        body = "".join(f"<tr>{row}</tr>" for row in rows)
-        more = f"<p>and {len(self) - len(shown):,} older ones</p>" if len(self) > len(shown) else ""
-        return f"<p><b>{html.escape(repr(self))}</b></p><table><tr>{head}</tr>{body}</table>{more}"
+        return html_page(repr(self), self.table(), most=50)
 
 
 def _in_order(verdicts: Mapping[str, int]) -> list[tuple[str, int]]:
     return sorted(
         verdicts.items(), key=lambda item: _VERDICTS.index(item[0]) if item[0] in _VERDICTS else len(_VERDICTS)
     )
+
+
+def open_run(directory: pathlib.Path) -> "SurveyRun | StudyRun | SweepRun":
+    """A finished run by its folder, as what made it returned it.
+
+    **Raises:** `InputError` for a folder that holds no finished run.
+    """
+    from lossatlas.workbench._run import SurveyRun
+    from lossatlas.workbench._study import StudyRun
+    from lossatlas.workbench.sweeps import SweepRun
+
+    kinds = {"study": StudyRun, "sweep": SweepRun}
+    return kinds.get(read_record(directory).get("kind", ""), SurveyRun)(directory)

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float
 
 from lossatlas._errors import InputError
 from lossatlas._parameters import Buffer, named_arrays, num_parameters, replace_parameters
+from lossatlas._show import html_page, shown
 from lossatlas._types import Network
 from lossatlas.geometry import find_taps
 from lossatlas.landscape import Landscape
@@ -32,6 +33,7 @@ _MOST_REFITTED = 3000  # outputs in all up to which layers of a fully connected 
 _POINTS = 16
 
 
+@shown
 @dataclasses.dataclass(frozen=True)
 class Size:
     """One size of a model and what it costs, in output units (those of the target for numbers).
@@ -51,6 +53,7 @@ class Size:
     loss: float | None
 
 
+@shown
 @dataclasses.dataclass(frozen=True)
 class Shrunk:
     """A model made smaller.
@@ -83,6 +86,17 @@ class Shrunk:
     def fresh_change(self) -> float | None:
         """What new rows change by at most: see [`lossatlas.workbench.Size`][]."""
         return self.chosen.fresh_change
+
+    def _repr_html_(self) -> str:
+        sizes = {"before": self.before, "chosen": self.chosen} | {f"size {i}": s for i, s in enumerate(self.curve, 1)}
+        rows = [{"": name} | dataclasses.asdict(size) for name, size in sizes.items()]
+        held = f"{self.rows_seen:,} rows seen, {self.rows_fresh:,} held back"
+        return html_page(f"{self.before.shape} -> {self.chosen.shape}", rows, more=[held, *self.steps])
+
+    def _figure(self) -> Any:
+        from lossatlas.workbench._shrink_page import shrinking_figures
+
+        return shrinking_figures(self)["curve"](False) if self.curve else None
 
 
 def shrink(

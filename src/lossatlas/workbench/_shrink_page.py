@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+from collections.abc import Callable
 from typing import Any
 
 from lossatlas.figures import shrinking_figure
@@ -22,15 +23,9 @@ def write_shrink_page(path: pathlib.Path, found: Shrunk, *, name: str, data: str
 
     **Returns:** the path.
     """
-    tables: dict[str, Any] = {
-        "curve": [dataclasses.asdict(size) for size in found.curve],
-        "before": dataclasses.asdict(found.before),
-        "chosen": dataclasses.asdict(found.chosen),
-        "tolerance": found.tolerance,
-    }
     text = render_page(
         "shrinking.html",
-        sized_figures({"curve": lambda compact: shrinking_figure(tables, compact=compact)}),
+        sized_figures(shrinking_figures(found)),
         found=found,
         name=name,
         data=data,
@@ -42,6 +37,17 @@ def write_shrink_page(path: pathlib.Path, found: Shrunk, *, name: str, data: str
     )
     write_page(path, text)
     return path
+
+
+def shrinking_figures(found: Shrunk) -> dict[str, Callable[[bool], Any]]:
+    """The figure by name; a maker takes whether it is for narrow pages."""
+    tables: dict[str, Any] = {
+        "curve": [dataclasses.asdict(size) for size in found.curve],
+        "before": dataclasses.asdict(found.before),
+        "chosen": dataclasses.asdict(found.chosen),
+        "tolerance": found.tolerance,
+    }
+    return {"curve": lambda compact: shrinking_figure(tables, compact=compact)}
 
 
 def sizes_table(found: Shrunk) -> Table:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from lossatlas._errors import InputError
+from lossatlas._show import shown
 from lossatlas.workbench._record import RUN_FILE, read_record
 from lossatlas.workbench._store import is_being_made
 
@@ -18,6 +19,7 @@ from lossatlas.workbench._store import is_being_made
 _RUN_FOLDER = re.compile(r"(?P<name>.+)-(?P<key>[0-9a-f]{12})(?P<ending>\.partial|\.old)?")
 
 
+@shown
 @dataclasses.dataclass(frozen=True)
 class StoredRun:
     """A run as the list of a store shows it.

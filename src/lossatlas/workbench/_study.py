@@ -1,17 +1,16 @@
 """A study, run once and stored with its claims, figures and page."""
 
 import dataclasses
-import html
 import inspect
 import os
 import pathlib
-import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, final
 
 from lossatlas._errors import InputError
 from lossatlas._journal import Journal
 from lossatlas._progress import ProgressLike, ProgressMeter, as_meter
+from lossatlas._show import html_page, shown
 from lossatlas.studies import Study, StudyKind, configure, find_study
 from lossatlas.workbench._arrays import write_arrays
 from lossatlas.workbench._folder import check_folder, store_root
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
 KIND = "study"
 
 
+@shown
 @final
 class StudyRun:
     """A finished study in its folder.
@@ -100,12 +100,11 @@ class StudyRun:
         return f"StudyRun({str(self.directory)!r}): {self.name}, {words}"
 
     def _repr_html_(self) -> str:
-        columns = ("name", "text", "expected", "measured", "verdict")
-        head = "".join(f"<th>{name}</th>" for name in columns)
-        rows = [[html.escape(str(claim[name])) for name in columns] for claim in self.claims]
-        body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
-        report = f"<p>Report: <code>{html.escape(str(self.report))}</code></p>"
-        return f"<p><b>{html.escape(repr(self))}</b></p><table><tr>{head}</tr>{body}</table>{report}"
+        return html_page(repr(self), claim_rows(self.claims), more=[f"Report: {self.report}"], most=100)
+
+    def _figure(self) -> Any:
+        pictures = self.study.figures(self.results)
+        return next((picture.draw(False) for picture in pictures.values()), None)
 
     def write_report(self) -> pathlib.Path:
         """Draw figures and page anew from what is stored; nothing is computed again."""
@@ -116,6 +115,12 @@ class StudyRun:
         write_record(self.directory, {**self._record, "checksums": stated})
         self._record = read_record(self.directory)
         return self.report
+
+
+def claim_rows(claims: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The short table of claims."""
+    names = ("study", "name", "text", "expected", "measured", "verdict")
+    return [{name: claim[name] for name in names if name in claim} for claim in claims]
 
 
 def run_study(
@@ -139,7 +144,7 @@ def run_study(
     - `seed`: of everything that is random.
     - `out`: the folder of runs; default the environment variable LOSSATLAS_STORE, else `lossatlas` here.
     - `force`: run it again although it is there.
-    - `progress`: `"none"`, `"text"`, `"rich"` or a meter; default rich on a terminal.
+    - `progress`: `"none"`, `"text"`, `"rich"` or a meter; default rich on a terminal and in a notebook.
 
     **Returns:** a [`lossatlas.workbench.StudyRun`][], read from the folder.
 
@@ -161,7 +166,7 @@ def run_study(
     if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
         msg = f"seed must be a whole number from 0, got {seed!r}."
         raise InputError(msg)
-    meter = as_meter(progress or ("rich" if sys.stderr.isatty() else "none"))
+    meter = as_meter(progress)
     root = store_root(out)
     check_folder(root)
     place = study_place(root, kind, config, seed)

@@ -3,7 +3,6 @@
 import dataclasses
 import os
 import pathlib
-import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -52,7 +51,7 @@ def survey(
       `preset="full"`, `seed=1`.
     - `out`: the folder of runs; default the environment variable LOSSATLAS_STORE, else `lossatlas` here.
     - `force`: make it again, from the start, although it is there.
-    - `progress`: `"none"`, `"text"`, `"rich"` or a meter; default rich on a terminal.
+    - `progress`: `"none"`, `"text"`, `"rich"` or a meter; default rich on a terminal and in a notebook.
 
     **Returns:**
     [`lossatlas.workbench.SurveyRun`][], read from the folder: `print(run.headline)`, `run.report`, `run.model()`.
@@ -65,7 +64,7 @@ def survey(
         >>> run.model().predict(new_rows)  # doctest: +SKIP
     """
     config = _configure(config, options if target is None else {**options, "target": target})
-    meter = as_meter(progress or ("rich" if sys.stderr.isatty() else "none"))
+    meter = as_meter(progress)
     root = store_root(out)
     check_folder(root)
     dataset = _read(data, y, config.target)

@@ -5,12 +5,14 @@ import pathlib
 from collections.abc import Iterator
 
 from lossatlas._errors import InputError
+from lossatlas._show import shown
 from lossatlas.workbench._record import RUN_FILE, NewerFormatError, damaged, read_record
 from lossatlas.workbench._run import REPORT
 from lossatlas.workbench._store import is_being_made
 from lossatlas.workbench._stored import StoredRun
 
 
+@shown
 @dataclasses.dataclass(frozen=True)
 class Finding:
     """A folder of a store that is not in order.

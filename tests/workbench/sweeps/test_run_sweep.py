@@ -92,6 +92,14 @@ def test_cells_side_by_side_are_those_one_after_another(tmp_path, monkeypatch):
     xr.testing.assert_allclose(loop, batch, rtol=1e-14)
 
 
+@pytest.mark.parametrize("study", ["toy-plane", "toy-dtype"])
+def test_cells_are_measured_in_float64_whatever_the_global_setting(tmp_path, study):
+    with jax.enable_x64(False):
+        run = sweep(tmp_path, study, grid={"gamma": (1.0,)})
+    assert run.results.ds["mean"].dtype == np.float64
+    assert run.results.ds["mean"].item() == plain(5, 1.0, 0).mean()
+
+
 def test_the_same_is_found_again_and_a_larger_grid_takes_over(tmp_path, calls):
     first = sweep(tmp_path, grid={"width": (3,), "gamma": (1, 2)}, seeds=2)
     assert sweep(tmp_path, grid={"width": "3", "gamma": [1.0, 2.0]}, seeds=2).directory == first.directory

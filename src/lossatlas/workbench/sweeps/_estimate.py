@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lossatlas._progress import ProgressLike, as_meter
+from lossatlas._show import shown
 from lossatlas.studies import find_study
 from lossatlas.workbench._folder import store_root
 from lossatlas.workbench._record import is_finished
@@ -24,6 +25,7 @@ from lossatlas.workbench.sweeps._worker import CellProcess, Limits
 _TIMED = 3
 
 
+@shown
 @dataclasses.dataclass(frozen=True)
 class SweepEstimate:
     """What a sweep will cost.

@@ -73,13 +73,16 @@ def measure_cells(task: Task, *, together: int = CAPACITY) -> Iterator[Started |
 
 
 def _one_by_one(base: Study, task: Task, measure: Any) -> Iterator[Started | Outcome]:
+    import jax
+
     for place, cell in enumerate(task.cells):
         yield Started(place, 1)
         study = dataclasses.replace(base, **dict(zip(task.names, cell.values, strict=True)))
         start = time.perf_counter()
         for attempt in range(task.retries + 1):
             try:
-                values, whole = measure(study, cell.seed)
+                with jax.enable_x64(True):
+                    values, whole = measure(study, cell.seed)
                 yield measured(cell.place, values, time.perf_counter() - start, whole)
                 break
             except Exception as error:  # noqa: BLE001
@@ -125,26 +128,27 @@ def _failed(cell: Cell, error: BaseException, seconds: float) -> Outcome:
 def _compiled(study: Study, task: Task, together: int) -> Iterator[Started | Outcome]:
     import jax
 
-    with jax.enable_x64(True):
-        place, count = 0, 1
-        yield Started(0, 1, compiles=True)
-        try:
+    place, count = 0, 1
+    yield Started(0, 1, compiles=True)
+    try:
+        with jax.enable_x64(True):
             run = _program(_with_values(study, task.names, task.cells[0].values), task.names)
-        except Exception as error:  # noqa: BLE001
-            yield from (_failed(cell, error, 0.0) for cell in task.cells)
-            return
-        while place < len(task.cells):
-            cells = task.cells[place : place + count]
-            yield Started(place, len(cells))
-            start = time.perf_counter()
+    except Exception as error:  # noqa: BLE001
+        yield from (_failed(cell, error, 0.0) for cell in task.cells)
+        return
+    while place < len(task.cells):
+        cells = task.cells[place : place + count]
+        yield Started(place, len(cells))
+        start = time.perf_counter()
+        with jax.enable_x64(True):
             outcomes = _call(run, task, cells, task.retries)
-            spent = time.perf_counter() - start
-            yield from (dataclasses.replace(outcome, seconds=spent / len(cells)) for outcome in outcomes)
-            place += len(cells)
-            if spent < _CALL / 2:
-                count = min(2 * count, together, CAPACITY)
-            elif spent > 2 * _CALL:
-                count = max(1, count // 2)
+        spent = time.perf_counter() - start
+        yield from (dataclasses.replace(outcome, seconds=spent / len(cells)) for outcome in outcomes)
+        place += len(cells)
+        if spent < _CALL / 2:
+            count = min(2 * count, together, CAPACITY)
+        elif spent > 2 * _CALL:
+            count = max(1, count // 2)
 
 
 def _call(run: Any, task: Task, cells: Sequence[Cell], retries: int) -> list[Outcome]:

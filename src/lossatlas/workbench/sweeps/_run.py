@@ -1,7 +1,6 @@
 """A stored sweep, finished or not: its grid, what was measured, and how its cells came out."""
 
 import functools as ft
-import html
 import os
 import pathlib
 from collections import Counter
@@ -9,6 +8,7 @@ from typing import TYPE_CHECKING, Any, final
 
 from lossatlas._errors import InputError
 from lossatlas._journal import Journal
+from lossatlas._show import html_page, in_words, shown
 from lossatlas.workbench._record import checksum, damaged, read_record, write_record
 from lossatlas.workbench._run import REPORT, stored_arrays
 from lossatlas.workbench._store import JOURNAL
@@ -24,6 +24,7 @@ KIND = "sweep"
 
 
 @final
+@shown
 class SweepRun:
     """A finished sweep in its folder.
 
@@ -98,7 +99,14 @@ class SweepRun:
         return f"SweepRun({str(self.directory)!r}): {self.name}, {words}"
 
     def _repr_html_(self) -> str:
-        return f"<p><b>{html.escape(repr(self))}</b></p>{self.results.ds._repr_html_()}"
+        rows = [{"setting": name, "values": in_words(values)} for name, values in self.axes.items()]
+        failed = [in_words(row) for row in self.failed()[:5]]
+        return html_page(repr(self), [*rows, {"setting": "seed", "values": f"0 to {self.seeds - 1}"}], more=failed)
+
+    def _figure(self) -> Any:
+        from lossatlas.workbench.sweeps._page import sweep_pictures
+
+        return next(iter(sweep_pictures(self.results).values())).draw(False)
 
     def write_report(self) -> pathlib.Path:
         """Draw figures and page anew from what is stored; nothing is computed again."""

@@ -3,7 +3,6 @@
 import dataclasses
 import os
 import pathlib
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -77,7 +76,7 @@ def run_sweep(
     kind = find_study(name)
     asked = make_grid(kind, grid, seeds, preset=preset, toml=toml, options=options)
     limits = check_limits(retries, cell_seconds, cell_memory)
-    meter = as_meter(progress or ("rich" if sys.stderr.isatty() else "none"))
+    meter = as_meter(progress)
     root = store_root(out)
     check_folder(root)
     place, header = sweep_place(root, kind, asked)
