@@ -4,7 +4,7 @@
 SHELL = /bin/sh
 .SUFFIXES:
 .DELETE_ON_ERROR:
-.PHONY: help survey test slow lint lint-format lint-code lint-types lint-layers format build clean distclean
+.PHONY: help survey test slow lint lint-format lint-code lint-types lint-layers format build docs docs-serve clean distclean
 
 # The first Python that is new enough.
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
@@ -23,6 +23,7 @@ help:
 	@echo 'make lint     format, lint, types, layers, as in CI'
 	@echo 'make format   let ruff format and mend what it can'
 	@echo 'make build    wheel and sdist, checked'
+	@echo 'make docs     the site of the documentation, in site/; docs-serve shows it while you write'
 	@echo 'make clean    remove what tests and builds leave; distclean: .venv too. Runs in ./lossatlas stay.'
 
 survey: $(STAMP)-base
@@ -58,8 +59,15 @@ build: $(STAMP)-dev
 	$(BIN)/python -m build
 	$(BIN)/twine check --strict dist/*
 
+docs: $(STAMP)-docs
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
+	@echo "docs: site/index.html"
+
+docs-serve: $(STAMP)-docs
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs serve
+
 clean:
-	rm -rf dist build .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf dist build site .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 	find $(wildcard src tests benchmarks) -name __pycache__ -type d -prune -exec rm -rf {} +
 
 distclean: clean
@@ -91,6 +99,10 @@ $(STAMP)-base: pyproject.toml constraints.txt | $(BIN)/python
 $(STAMP)-test: pyproject.toml constraints.txt | $(BIN)/python
 	@$(call install,.[test])
 	@touch $@ $(STAMP)-base
+
+$(STAMP)-docs: pyproject.toml constraints.txt | $(BIN)/python
+	@$(call install,.[docs])
+	@touch $@
 
 $(STAMP)-dev: pyproject.toml constraints.txt | $(BIN)/python
 	@$(call install,.[dev])

@@ -9,22 +9,18 @@ import sys
 
 import pytest
 
+from markdown_blocks import blocks, commands
+
 
 ROOT = pathlib.Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def blocks(language: str) -> list[tuple[str, bool]]:
-    """Fenced blocks of a language, and whether `<!-- test: slow -->` stands above them."""
-    found = re.findall(rf"(<!-- test: slow -->\n)?```{language}\n(.*?)```", README, re.DOTALL)
-    return [(code, bool(slow)) for slow, code in found]
-
-
 PYTHON = [
-    pytest.param(code, id=f"block-{i}", marks=[pytest.mark.slow] if slow else [])
-    for i, (code, slow) in enumerate(blocks("python"))
+    pytest.param(block.code, id=f"block-{i}", marks=[pytest.mark.slow] if block.slow else [])
+    for i, block in enumerate(blocks(README, "python"))
 ]
-COMMANDS = [line for code, _ in blocks("sh") for line in code.splitlines() if line.startswith("lossatlas ")]
+COMMANDS = commands(README)
 TARGETS = sorted(set(re.findall(r"\bmake ([a-z]+)", README)))
 
 

@@ -93,7 +93,9 @@ def take_units(array: Array, axis: Axis, size: int) -> Array:
 
 
 def put_units(array: Array, axis: Axis, size: int, block: Array) -> Array:
-    """The parameter with the space's block replaced by one of another size; inverse of [`take_units`][].
+    """The parameter with the space's block replaced by one of another size.
+
+    The inverse of [`lossatlas.networks.take_units`][].
 
     **Arguments:**
     - `array`: the parameter at `axis.path`, with `size` units.

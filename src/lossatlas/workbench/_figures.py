@@ -18,8 +18,8 @@ def figures_of(what: Any, *, compact: bool = False) -> "dict[str, go.Figure]":
     """Every figure of a run, a result or a page, by name.
 
     **Arguments:**
-    - `what`: a survey, a study or a sweep that was run, a reproduction, a shrinking, a diagnosis; the folder of a run; or
-      a page that one of them wrote (HTML). Of a reproduction those of its studies, their names before the figures'.
+    - `what`: a survey, a study or a sweep that was run, a reproduction, a shrinking, a diagnosis; the folder of a run;
+      or a page that one of them wrote (HTML). Of a reproduction those of its studies, their names before the figures'.
     - `compact`: as for narrow pages, which is also the form for one column of a journal.
 
     **Raises:** `InputError` for what has no figures.
