@@ -24,7 +24,8 @@ def test_one_setting_is_a_curve_of_means_with_a_band_and_gaps_that_show():
     band = traces["lowest to highest of 2 seeds"]
     assert (list(band.x), list(band.y)) == ([0.5, 1.5, 2.0], [1.0, 5.0, 7.0])
     assert list(traces["no finite number"].x) == [1.0]
-    assert (figure.layout.xaxis.title.text, figure.layout.yaxis.title.text) == ("rate", "final loss")
+    layout = figure.to_dict()["layout"]
+    assert (layout["xaxis"]["title"]["text"], layout["yaxis"]["title"]["text"]) == ("rate", "final loss")
 
 
 def test_two_settings_are_a_map_of_means_with_what_is_missing_crossed_out():
@@ -41,7 +42,7 @@ def test_more_settings_are_a_map_for_each_value_of_the_others():
     maps = [trace for trace in figure.data if trace.type == "heatmap"]
     assert [trace.z[0][0] for trace in maps] == [0.5, 2.5]
     assert {(trace.zmin, trace.zmax) for trace in maps} == {(0.5, 22.5)}
-    assert [annotation.text for annotation in figure.layout.annotations] == ["depth 0.5", "depth 1"]
+    assert [annotation["text"] for annotation in figure.to_dict()["layout"]["annotations"]] == ["depth 0.5", "depth 1"]
 
 
 def test_no_setting_is_a_point_for_each_seed():
