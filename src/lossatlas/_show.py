@@ -165,7 +165,7 @@ def in_notebook() -> bool:
     from IPython.core.getipython import get_ipython
 
     shell = get_ipython()
-    return shell is not None and "text/html" in shell.display_formatter.active_types
+    return shell is not None and "text/html" in shell.display_formatter.active_types  # pyright: ignore
 
 
 def _display(result: Any) -> None:
