@@ -14,9 +14,9 @@ from lossatlas.app._run import run_path
 from lossatlas.workbench import Jobs, Runs, Store, StoredRun
 
 
-_COLUMNS = ("name", "kind", "status", "claims", "created", "seconds", "key")
+_COLUMNS = ("name", "kind", "status", "outcome", "created", "seconds", "key")
 # Columns that narrower windows do without.
-_NARROW = {"kind": "gt-xs", "claims": "gt-xs", "created": "gt-sm", "seconds": "gt-sm", "key": "gt-sm"}
+_NARROW = {"kind": "gt-xs", "outcome": "gt-xs", "created": "gt-sm", "seconds": "gt-sm", "key": "gt-sm"}
 _ALL = "all"
 _STATUSES = (_ALL, "finished", "running", "interrupted", "failed", "killed", "replaced", "unreadable")
 _ROWS = 50
