@@ -240,7 +240,7 @@ def test_a_run_is_found_in_the_store_verified_and_removed(browser, application):
     run = lossatlas.run_study("steady-count", preset="smoke", seed=7, out=application.root, progress="none")
     key = run.directory.name.rpartition("-")[2]
     browser.get(f"{application.address}/store?kind=study&text={key}")
-    _click(browser, "//tr[.//*[contains(@class, 'chip-finished')]][contains(., '1 holds')]//a[contains(., 'steady-count')]")
+    _click(browser, "//tr[.//*[contains(@class, 'chip-finished')]][contains(., '1 holds')]//a[contains(., 'steady-')]")
     _click(browser, "//button[contains(., 'Verify')]")
     _find(browser, "//*[contains(@class, 'q-notification')][contains(., 'Every file is as it was written')]")
     _click(browser, "//button[normalize-space()='Remove']")
