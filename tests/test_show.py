@@ -29,7 +29,7 @@ NOT_RESULTS = {
     "studies": {"Parts", "Picture", "Study", "StudyKind", "Sweepable", "Verdict"},
     "theory": set(),
     "training": set(),
-    "workbench": {"Examples"},
+    "workbench": {"Examples", "Jobs"},
 }
 
 

@@ -20,6 +20,7 @@ from collections.abc import Mapping
 from typing import Any, final
 
 from lossatlas._errors import InputError, unknown_name
+from lossatlas._show import shown
 from lossatlas.workbench._folder import check_folder, store_root
 from lossatlas.workbench._job_events import Events
 from lossatlas.workbench._stored import JOBS
@@ -35,6 +36,7 @@ GRACE = 10.0
 _children: list[subprocess.Popen[bytes]] = []
 
 
+@shown
 @dataclasses.dataclass(frozen=True)
 class Job:
     """A job as it is now.
