@@ -17,11 +17,13 @@ class ToyPlane:
     """What is the mean of random numbers?
 
     - `width`: how many. `gamma`: their scale. `wait`: seconds that a compiled cell sleeps, on purpose.
+    - `deadly`: the scale that ends the process, in the middle of the compiled program.
     """
 
     width: int = 5
     gamma: float = 1.0
     wait: float = 0.0
+    deadly: float = 0.0
 
     presets: ClassVar = {"smoke": {"width": 3}, "quick": {}, "paper": {"width": 50}}
     traced: ClassVar = ("gamma",)
@@ -42,6 +44,8 @@ class ToyPlane:
         numbers = self.gamma * jax.random.normal(jax.random.key(seed), (self.width,))
         if self.wait:
             jax.debug.callback(lambda: time.sleep(self.wait))
+        if self.deadly:
+            jax.debug.callback(lambda gamma: os._exit(7) if gamma == self.deadly else None, self.gamma)
         mean = jnp.mean(numbers)
         return {"mean": mean, "largest": jnp.sort(numbers)[-2:], "root": jnp.sqrt(mean), "is_positive": mean > 0}
 

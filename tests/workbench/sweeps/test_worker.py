@@ -49,6 +49,13 @@ def test_a_cell_that_hangs_raises_or_kills_its_process_costs_no_other_cell(proce
     }
 
 
+def test_a_cell_that_ends_a_compiled_program_of_several_is_the_only_one_blamed(process):
+    asked = task(*(1.0 + i for i in range(9)), study=sweep_studies.ToyPlane(deadly=6.0), names=("gamma",))
+    found = outcomes(process, asked, retries=0)
+    assert {gamma for gamma, outcome in found.items() if outcome.status == "killed"} == {6.0}
+    assert {outcome.status for gamma, outcome in found.items() if gamma != 6.0} <= {"done", "non-finite"}
+
+
 def test_a_cell_that_takes_all_memory_is_ended_when_it_did_so_in_a_process_of_its_own(process):
     found = outcomes(process, task("well", "takes", "nan"), memory=int(0.7e9))
     assert {what: outcome.status for what, outcome in found.items()} == {
