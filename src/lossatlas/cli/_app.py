@@ -70,6 +70,13 @@ app.command(
 
 Writes a page (one HTML file that works offline) and the network after the best step; prints the verdict.""",
 )
+app.command(
+    "lossatlas.cli._spectrum:spectrum",
+    name="spectrum",
+    help="""Measure the curvature of the loss of a model: both ends of the spectrum of the Hessian, trace, density.
+
+Every eigenvalue comes with its residual, every random number with its error. Writes a page, JSON and arrays.""",
+)
 studies = cyclopts.App(name="study", help="List, explain and run the studies: the claims of papers, tested.")
 studies.command("lossatlas.cli._study:list_studies", name="list", help="List the studies.")
 studies.command(

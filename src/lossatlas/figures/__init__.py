@@ -27,6 +27,7 @@ from lossatlas.figures._plain import points_figure as points_figure
 from lossatlas.figures._reduction import reduction_figure as reduction_figure
 from lossatlas.figures._selection import selection_figure as selection_figure
 from lossatlas.figures._shrinking import shrinking_figure as shrinking_figure
+from lossatlas.figures._spectrum import spectrum_figure as spectrum_figure
 from lossatlas.figures._sweep import sweep_figure as sweep_figure
 from lossatlas.figures._sweep import sweep_status_figure as sweep_status_figure
 from lossatlas.figures._theme import dark_colours as dark_colours

@@ -4,6 +4,9 @@ from lossatlas.geometry._condensation import Cluster as Cluster
 from lossatlas.geometry._condensation import Condensation as Condensation
 from lossatlas.geometry._condensation import LayerCondensation as LayerCondensation
 from lossatlas.geometry._condensation import condensation as condensation
+from lossatlas.geometry._cost import ProductCost as ProductCost
+from lossatlas.geometry._cost import fitting_batch_size as fitting_batch_size
+from lossatlas.geometry._cost import product_cost as product_cost
 from lossatlas.geometry._critical import CriticalPoint as CriticalPoint
 from lossatlas.geometry._critical import find_critical_point as find_critical_point
 from lossatlas.geometry._critical import find_critical_points as find_critical_points

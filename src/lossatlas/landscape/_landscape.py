@@ -131,6 +131,23 @@ class Landscape(eqx.Module):
         object.__setattr__(new, "batch_size", _check_batch_size(batch_size, self.size))
         return new
 
+    def subset(self, index: Any) -> "Landscape":
+        """The landscape of some of the examples, all in one batch.
+
+        **Arguments:**
+        - `index`: a slice, or an array of positions or of booleans.
+
+        **Raises:** `InputError` where nothing is left.
+        """
+        batch = jax.tree.map(lambda a: a[index], self.batch)
+        new = self.with_batch_size(None)
+        object.__setattr__(new, "batch", batch)
+        object.__setattr__(new, "size", int(jax.tree.leaves(batch)[0].shape[0]))
+        if new.size == 0:
+            msg = f"The index {index!r} leaves none of the {self.size} examples."
+            raise InputError(msg)
+        return new
+
     # -- one batch ---------------------------------------------------------------------------------------------
 
     def _losses_of(self, network: Network, batch: PyTree[Array]) -> Float[Array, " b"]:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from lossatlas.workbench._figures import save_figures as save_figures
     from lossatlas.workbench._grow import Grown as Grown
     from lossatlas.workbench._grow import grow as grow
+    from lossatlas.workbench._instrument import Measured as Measured
     from lossatlas.workbench._job_events import read_partial as read_partial
     from lossatlas.workbench._job_run import run_job as run_job
     from lossatlas.workbench._jobs import Job as Job
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from lossatlas.workbench._shrink import covering as covering
     from lossatlas.workbench._shrink import shrink as shrink
     from lossatlas.workbench._shrink_page import write_shrink_page as write_shrink_page
+    from lossatlas.workbench._spectrum import spectrum as spectrum
     from lossatlas.workbench._stored import UPLOADS as UPLOADS
     from lossatlas.workbench._stored import StoredRun as StoredRun
     from lossatlas.workbench._study import StudyRun as StudyRun
@@ -64,6 +66,7 @@ _NAMES = {
     "Diagnosed": "lossatlas.workbench._diagnose",
     "Job": "lossatlas.workbench._jobs",
     "Jobs": "lossatlas.workbench._jobs",
+    "Measured": "lossatlas.workbench._instrument",
     "Model": "lossatlas.workbench._model",
     "Reproduction": "lossatlas.workbench._reproduce",
     "Runs": "lossatlas.workbench._runs",
@@ -97,6 +100,7 @@ _NAMES = {
     "settings_table": "lossatlas.workbench._report_tables",
     "shrink": "lossatlas.workbench._shrink",
     "study_place": "lossatlas.workbench._study",
+    "spectrum": "lossatlas.workbench._spectrum",
     "survey": "lossatlas.workbench._survey",
     "SweepEstimate": "lossatlas.workbench.sweeps",
     "SweepRun": "lossatlas.workbench.sweeps",

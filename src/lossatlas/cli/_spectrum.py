@@ -1,0 +1,72 @@
+"""`lossatlas spectrum`: the curvature of the loss of a model."""
+
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from lossatlas._process import prepare_jax
+from lossatlas.cli._instrument import InstrumentOptions, print_measured
+from lossatlas.cli._model import ModelOptions
+
+
+def spectrum(
+    model: str,
+    /,
+    *,
+    options: InstrumentOptions,
+    which: ModelOptions = ModelOptions(),  # noqa: B008
+    top: int = 10,
+    bottom: int = 10,
+    rtol: float = 1e-4,
+    only: str | None = None,
+    density: bool = True,
+    per_layer: Annotated[bool, Parameter(negative="")] = False,
+) -> None:
+    """Measure the curvature of the loss: the ends of the spectrum, its trace and density.
+
+    Parameters
+    ----------
+    model
+        The folder of a survey, a model file (.safetensors), or package.module:factory, a function without arguments
+        that returns an estimator or a network.
+    options
+        Data and files.
+    which
+        Which network, and what the model does not say itself.
+    top
+        How many of the largest eigenvalues.
+    bottom
+        How many of the smallest, the most negative first.
+    rtol
+        The residual at which a pair has converged, relative to the largest absolute eigenvalue.
+    only
+        A pattern of parameter names, like "layers[0].*": the block of these alone.
+    density
+        Whether to measure the density of all eigenvalues, too.
+    per_layer
+        The ends and the trace of the block of every parameter array, too.
+    """
+    prepare_jax()
+
+    from lossatlas.workbench import spectrum as measure
+
+    found = measure(
+        which.load(model),
+        options.data,
+        origin=model,
+        network=which.network,
+        num_top=top,
+        num_bottom=bottom,
+        rtol=rtol,
+        only=only,
+        has_density=density,
+        per_layer=per_layer,
+        target=options.target,
+        batch_size=options.examples_at_a_time,
+        precision=options.precision,
+        seed=options.seed,
+        out=options.out,
+        progress=options.meter,
+        announce=options.announce,
+    )
+    print_measured(found, found.facts["eigenvalues"], found.facts["blocks"], as_json=options.json)

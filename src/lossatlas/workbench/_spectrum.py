@@ -1,0 +1,300 @@
+"""The spectrum of a stored model on data: both ends, the trace, the density, layer by layer; as a page."""
+
+import os
+from collections.abc import Callable
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lossatlas._parameters import named_parameters, num_parameters
+from lossatlas._progress import ProgressLike, as_meter
+from lossatlas._status import Certificate
+from lossatlas._types import Network, Only
+from lossatlas.figures import format_number, spectrum_figure
+from lossatlas.workbench._instrument import (
+    BatchSize,
+    Measured,
+    Picture,
+    Section,
+    command_words,
+    facts_table,
+    instrument_folder,
+    open_point,
+    rows_table,
+    write_measured,
+)
+from lossatlas.workbench._model import Model
+
+
+KIND = "spectrum"
+_PAIR_PRODUCTS = 4  # that an eigenpair takes, as a rule, its verification included
+_DENSITY = {"num_probes": 5, "num_steps": 60}
+_TRACE_PROBES = 60
+_DENSE = 100  # parameters of a block whose Hessian is formed
+_TERMS = {
+    "Hessian": "The matrix of second derivatives of the mean loss in the parameters. Its eigenvalues are the "
+    "curvatures of the landscape here: large ones are steep walls, those near zero flat directions, negative ones "
+    "lead down on both sides.",
+    "Residual": "The length of Hv - λv. An eigenvalue lies within this distance of the value.",
+    "Complete": "Whether more eigenvalues could be hidden beyond the last one listed: searched for in the complement "
+    "of those found, with a chance below one in a million to miss any.",
+    "Density": "The share of all eigenvalues per unit of the axis, smoothed, by random probes. The band is two "
+    "standard errors of the mean over the probes on either side.",
+    "Largest stable step": "Gradient descent with a larger step than 2 over the largest eigenvalue grows along it.",
+}
+
+
+def spectrum(
+    model: Model | str | os.PathLike[str],
+    table: Any,
+    *,
+    num_top: int = 10,
+    num_bottom: int = 10,
+    rtol: float = 1e-4,
+    only: str | None = None,
+    has_density: bool = True,
+    per_layer: bool = False,
+    network: str = "recommended",
+    target: str | None = None,
+    batch_size: BatchSize = "auto",
+    precision: Literal["float64", "float32"] = "float64",
+    seed: int = 0,
+    origin: str | None = None,
+    out: str | os.PathLike[str] | None = None,
+    progress: ProgressLike = "none",
+    announce: Callable[[str], None] | None = None,
+) -> Measured:
+    """Measure the curvature of the loss of a stored model, and write a page, JSON and labelled arrays.
+
+    **Arguments:**
+    - `model`, `table`, `network`, `target`, `batch_size`, `precision`, `origin`: see `open_point`.
+    - `num_top`, `num_bottom`: eigenvalues from each end. `only`: a parameter filter; the Hessian is then its block.
+    - `rtol`: the residual at which a pair has converged, relative to the largest absolute eigenvalue; ten times as
+      much for blocks.
+    - `has_density`: whether to measure the density of all eigenvalues. `per_layer`: the ends and the trace of the
+      block of every parameter array, too.
+    - `seed`: of the probes. `out`: the folder to write into; default `spectrum` in the folder of runs.
+    - `progress`: a meter. `announce`: takes a line that says what it will cost, before it begins.
+
+    **Returns:** A [`lossatlas.workbench.Measured`][] with a [`lossatlas.geometry.Spectrum`][].
+
+    **Raises:** `InputError` for what cannot be read or written, before any long work; for more pairs than parameters.
+    """
+    from lossatlas import geometry
+
+    folder = instrument_folder(KIND, out)
+    with jax.enable_x64(True):
+        point = open_point(
+            model,
+            table,
+            network=network,
+            target=target,
+            batch_size=batch_size,
+            precision=precision,
+            origin=origin,
+            only=only,
+        )
+        net, landscape = point.network, point.landscape
+        size = num_parameters(net, only)
+        blocks = list(named_parameters(net)) if per_layer and only is None else []
+        expected = _PAIR_PRODUCTS * (num_top + num_bottom) + _TRACE_PROBES
+        expected += _DENSITY["num_probes"] * _DENSITY["num_steps"] if has_density else 0
+        cost = geometry.product_cost(net, landscape, only=only)
+        if announce is not None:
+            announce(f"about {cost.words(expected)}{' for the whole, as much again for each array' if blocks else ''}")
+        keys = jax.random.split(jax.random.key(seed), 3)
+        with as_meter(progress).task("spectrum", 3 + len(blocks)) as task:
+            found = geometry.spectrum(
+                net,
+                landscape,
+                num_top=min(num_top, size),
+                num_bottom=min(num_bottom, size - min(num_top, size)),
+                only=only,
+                key=keys[0],
+                rtol=rtol,
+            )
+            task.update(1, "trace")
+            trace = geometry.trace(keys[1], net, landscape, only=only, num_probes=_TRACE_PROBES)
+            task.update(2, "density" if has_density else "")
+            density = geometry.spectral_density(keys[2], net, landscape, only=only, **_DENSITY) if has_density else None
+            rows = []
+            for i, name in enumerate(blocks):
+                task.update(3 + i, name)
+                rows.append(_block(keys[1], net, landscape, name, 10 * rtol))
+            task.update(3 + len(blocks))
+        standing = _standing(net, landscape, only)
+    values, sharpness = np.asarray(found.values, float), float(found.sharpness)
+    facts = {
+        "loss": standing["loss"],
+        "gradient_norm": standing["gradient_norm"],
+        "sharpness": sharpness,
+        "lowest": float(values[-1]),
+        "largest_stable_step": 2 / sharpness if sharpness > 0 else None,
+        "trace": float(trace.value),
+        "trace_standard_error": float(trace.standard_error),
+        "complete": str(found.complete),
+        "eigenvalues": _pairs(found),
+        "blocks": rows,
+        "products": found.stats["products"] + trace.num_products + (density.num_products if density else 0),
+        "seconds_per_product": cost.seconds,
+        "memory_bytes": cost.memory_bytes,
+    }
+    drawn = None
+    if density is not None:
+        drawn = {name: np.asarray(getattr(density, name)) for name in ("grid", "density", "standard_error")}
+    picture = Picture(
+        "spectrum",
+        lambda compact: spectrum_figure(values, drawn, size=size, compact=compact),
+        "The density of all eigenvalues on a logarithmic axis, and the eigenvalues of both ends as marks below it."
+        if drawn
+        else "The eigenvalues of both ends.",
+        "Density of the eigenvalues; those of both ends are in the table below.",
+    )
+    words = {
+        "num_top": num_top,
+        "num_bottom": num_bottom,
+        "rtol": rtol,
+        "only": only,
+        "seed": seed,
+        "precision": precision,
+    }
+    asked = {"data": point.data, "target": target, "network": network}
+    asked |= {
+        _OPTIONS.get(name, name): value for name, value in words.items() if value not in (None, _DEFAULTS.get(name))
+    }
+    asked |= {"no_density": not has_density, "per_layer": per_layer}
+    import xarray as xr
+
+    arrays = {"pairs": found.to_xarray()} | ({} if density is None else {"density": density.to_xarray()})
+    return write_measured(
+        folder,
+        KIND,
+        found,
+        title="The curvature of the loss",
+        headline=_headline(facts, size, only),
+        point=point,
+        sections=_sections(facts, rows, picture),
+        facts=facts,
+        settings=words | {"eigenvalues": found.settings["method"], "density": _DENSITY if has_density else None},
+        regenerate=command_words(KIND, point.origin, **asked),
+        cautions=_cautions(found, standing),
+        terms=_TERMS,
+        arrays=xr.DataTree.from_dict(arrays),
+    )
+
+
+_OPTIONS = {"num_top": "top", "num_bottom": "bottom"}
+_DEFAULTS = {"num_top": 10, "num_bottom": 10, "rtol": 1e-4, "seed": 0, "precision": "float64"}
+
+
+def _block(key, network: Network, landscape, name: str, rtol: float) -> dict[str, Any]:
+    """The ends and the trace of the block of one parameter array."""
+    from lossatlas import geometry
+
+    size = num_parameters(network, name)
+    method = "exact" if size <= _DENSE else "lanczos"
+    ends = geometry.spectrum(
+        network, landscape, num_top=1, num_bottom=1 if size > 1 else 0, only=name, key=key, method=method, rtol=rtol
+    )
+    trace = geometry.trace(key, network, landscape, only=name, num_probes=min(_TRACE_PROBES, 3 * size + 3))
+    return {
+        "parameters": name,
+        "size": size,
+        "largest": float(ends.values[0]),
+        "smallest": float(ends.values[-1]),
+        "trace": float(trace.value),
+        "its error": float(trace.standard_error),
+    }
+
+
+def _standing(network: Network, landscape, only: Only) -> dict[str, float]:
+    value, gradient = landscape.value_and_gradient(network, only)
+    return {"loss": float(value), "gradient_norm": float(jnp.linalg.norm(gradient))}
+
+
+def _pairs(found) -> list[dict[str, Any]]:
+    rows = []
+    for i, (value, residual, converged) in enumerate(zip(found.values, found.residuals, found.converged, strict=True)):
+        side = "largest" if i < found.num_top else "smallest"
+        rank = i + 1 if side == "largest" else len(found.values) - i
+        rows.append(
+            {
+                "end": side,
+                "rank": rank,
+                "eigenvalue": float(value),
+                "residual": float(residual),
+                "converged": bool(converged),
+            }
+        )
+    return rows
+
+
+def _headline(facts: dict[str, Any], size: int, only: str | None) -> str:
+    where = "" if only is None else f" in {only}"
+    text = (
+        f"Curvatures{where} lie between {format_number(facts['lowest'])} and {format_number(facts['sharpness'])}; "
+        f"the trace is {format_number(facts['trace'])}"
+    )
+    error = facts["trace_standard_error"]
+    text += f" ± {format_number(error, 2)} (standard error)" if error else " (exact)"
+    text += f" over {size:,} parameters."
+    step = facts["largest_stable_step"]
+    return (
+        text if step is None else f"{text} Gradient descent is stable here with steps below {format_number(step, 3)}."
+    )
+
+
+def _cautions(found, standing: dict[str, float]) -> list[str]:
+    said = []
+    if found.complete is not Certificate.YES:
+        said.append("Not all pairs converged, or the search for hidden ones did not end: see the table.")
+    curvature = float(np.abs(np.asarray(found.values)).max())
+    if standing["gradient_norm"] > 0.1 * curvature:
+        said.append(
+            f"The gradient here has norm {format_number(standing['gradient_norm'], 3)}: this is no critical point, and "
+            "curvature alone does not say how the loss changes."
+        )
+    if curvature == 0:
+        said.append("All curvatures are zero: the loss does not depend on these parameters, or a gradient is stopped.")
+    return said
+
+
+def _sections(facts: dict[str, Any], rows: list[dict[str, Any]], picture: Picture) -> list[Section]:
+    summary = facts_table(
+        "Where it stands",
+        {
+            "loss": facts["loss"],
+            "length of the gradient": facts["gradient_norm"],
+            "largest eigenvalue": facts["sharpness"],
+            "smallest eigenvalue found": facts["lowest"],
+            "largest stable step": facts["largest_stable_step"],
+            "trace": facts["trace"],
+            "standard error of the trace": facts["trace_standard_error"],
+            "nothing hidden beyond the last": facts["complete"],
+            "products used": facts["products"],
+        },
+    )
+    heads = {
+        "end": "of the spectrum",
+        "rank": "counted from that end",
+        "eigenvalue": "of the Hessian of the mean loss",
+        "residual": "length of Hv - λv",
+        "converged": "residual within the tolerance",
+    }
+    sections = [
+        Section("The spectrum", (), (picture,), (summary, rows_table("Eigenvalues", facts["eigenvalues"], heads))),
+    ]
+    if rows:
+        heads = {
+            "parameters": "the array",
+            "size": "numbers in it",
+            "largest": "eigenvalue of its block",
+            "smallest": "eigenvalue of its block",
+            "trace": "of its block",
+            "its error": "standard error of the trace; 0 is exact",
+        }
+        sentence = "The block of each array: what curvature remains when the others stand still."
+        sections.append(Section("Layer by layer", (sentence,), (), (rows_table("Blocks", rows, heads),)))
+    return sections

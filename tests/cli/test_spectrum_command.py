@@ -1,0 +1,58 @@
+"""`lossatlas spectrum`: numbers, files, and what is refused."""
+
+import json
+import pathlib
+
+import jax
+import numpy as np
+import pytest
+
+from lossatlas.landscape import Landscape
+from lossatlas.networks import Dense
+from lossatlas.workbench import Model, save_model
+
+
+@pytest.fixture
+def files():
+    """A model of 17 parameters without preprocessing, and its data."""
+    network = Dense(jax.random.key(0), [2, 3, 2])
+    save_model("net.safetensors", Model(network, None, "cross_entropy", "a small network"))
+    rng = np.random.default_rng(0)
+    inputs, targets = rng.normal(size=(20, 2)), rng.integers(0, 2, 20)
+    np.savez("data.npz", inputs=inputs, targets=targets)
+    return network, Landscape(inputs, targets, loss="cross_entropy")
+
+
+def test_the_ends_agree_with_the_dense_hessian(lossatlas, files):
+    network, landscape = files
+    words = ["spectrum", "net.safetensors", "--data", "data.npz", "--top", "2", "--bottom", "1", "--per-layer"]
+    code, out, err = lossatlas(*words, "--json")
+    assert code == 0, err
+    assert "products of" in err  # the cost, before anything long
+    facts = json.loads(out)
+    exact = np.linalg.eigvalsh(np.asarray(landscape.hessian(network)))[::-1]
+    found = [row["eigenvalue"] for row in facts["eigenvalues"]]
+    np.testing.assert_allclose(found, exact[[0, 1, -1]], atol=1e-12)
+    np.testing.assert_allclose(facts["trace"], exact.sum(), atol=1e-10)
+    assert sum(row["size"] for row in facts["blocks"]) == facts["num_parameters"] == 17
+    np.testing.assert_allclose(sum(row["trace"] for row in facts["blocks"]), exact.sum(), atol=1e-10)
+    assert json.loads(pathlib.Path(facts["files"]["json"]).read_text())["headline"] == facts["headline"]
+    page = pathlib.Path(facts["files"]["page"]).read_text()
+    assert facts["headline"] in page
+    assert facts["regenerate"] == (
+        "lossatlas spectrum net.safetensors --data data.npz --network recommended --top 2 --bottom 1 --per-layer"
+    )
+
+
+def test_what_cannot_be_used_is_refused_in_one_line(lossatlas, files):
+    del files
+    base = ["spectrum", "net.safetensors", "--data", "data.npz"]
+    for words, said in (
+        (["--batch-size", "0"], "must be a number of examples, auto or all"),
+        (["--only", "nothing"], "selects no parameter"),
+        (["--top", "0", "--bottom", "0"], "at least one pair"),
+    ):
+        code, out, err = lossatlas(*base, *words)
+        assert (code, out) == (2, "")
+        assert said in err
+        assert not pathlib.Path("lossatlas").exists()
