@@ -10,6 +10,7 @@ Each is trained a little by Adam, so that its Hessian has outliers, as those of 
 
 import dataclasses
 import pathlib
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -40,7 +41,9 @@ class Problem:
     def write(self, folder: pathlib.Path) -> pathlib.Path:
         """Weights in the order of PyTorch's modules, and the data, as one NPZ file; see `_peer_torch.py`."""
         path = folder / f"{self.name}-{self.activation}.npz"
-        weights = {f"weight{i}": np.asarray(a) for i, a in enumerate(named_parameters(self.network).values())}
+        weights: dict[str, Any] = {
+            f"weight{i}": np.asarray(a) for i, a in enumerate(named_parameters(self.network).values())
+        }
         np.savez(
             path,
             kind=self.name,

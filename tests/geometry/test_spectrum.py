@@ -9,7 +9,7 @@ from lossatlas._errors import InputError
 from lossatlas._status import Certificate, Status
 from lossatlas.geometry import spectrum
 from lossatlas.geometry._krylov import KrylovBasis
-from lossatlas.geometry._products import HessianProducts
+from lossatlas.geometry._products import CurvatureProducts
 from lossatlas.landscape import Landscape
 from lossatlas.networks import Dense
 
@@ -234,7 +234,7 @@ def test_spectrum_of_the_digits_benchmark_reaches_the_reference():
     exact = Landscape(jnp.asarray(x), jnp.asarray(y), loss="cross_entropy")
     np.testing.assert_allclose(float(exact(double)), 0.0953222, rtol=2e-3)
     found = spectrum(double, exact, num_top=10, num_bottom=3)
-    products = HessianProducts(double, exact)
+    products = CurvatureProducts(double, exact)
     operator = aslinearoperator(_Counted(products))
     top = eigsh(operator, 10, which="LA", return_eigenvectors=False)
     bottom = eigsh(operator, 3, which="SA", return_eigenvectors=False)

@@ -63,7 +63,7 @@ def test_hutchinson_samples_have_the_closed_form_variance():
     assert abs(float(found.value) - np.trace(matrix)) < 5 * float(found.standard_error)
 
 
-@pytest.mark.parametrize("method", ["hutchinson", "hutch++"])
+@pytest.mark.parametrize("method", ["hutchinson", "hutch++", "xtrace"])
 def test_trace_intervals_cover_the_truth(method):
     matrix = symmetric(4, 60, np.concatenate([[20, 10, 5, -3], np.linspace(-0.2, 0.5, 56)]))
     point, landscape = of_matrix(matrix)
@@ -78,7 +78,7 @@ def test_trace_intervals_cover_the_truth(method):
 
 def test_hutch_plus_plus_is_exact_when_the_sketch_holds_the_range():
     matrix = symmetric(5, 80, np.concatenate([[9, 7, -4], np.zeros(77)]))
-    found = trace(jax.random.key(0), *of_matrix(matrix), num_probes=12)
+    found = trace(jax.random.key(0), *of_matrix(matrix), num_probes=12, method="hutch++")
     np.testing.assert_allclose(found.value, 12.0, rtol=1e-10)
     assert float(found.standard_error) < 1e-10
 
@@ -92,10 +92,82 @@ def test_hutch_plus_plus_beats_hutchinson_where_few_eigenvalues_dominate():
     assert errors["hutch++"] < 0.05 * errors["hutchinson"]
 
 
-@pytest.mark.parametrize(("method", "num_probes"), [("hutchinson", 1), ("hutch++", 5)])
+@pytest.mark.parametrize(("method", "num_probes"), [("hutchinson", 1), ("hutch++", 5), ("xtrace", 19)])
 def test_trace_refuses_too_few_probes_for_an_error_bar(method, num_probes):
     with pytest.raises(InputError, match="to have an error bar"):
-        trace(jax.random.key(0), *of_matrix(np.eye(4)), num_probes=num_probes, method=method)
+        trace(jax.random.key(0), *of_matrix(np.eye(40)), num_probes=num_probes, method=method)
+
+
+def test_xtrace_beats_hutch_plus_plus_and_its_error_is_what_it_says():
+    matrix = symmetric(6, 100, np.concatenate([np.geomspace(100, 1, 10), np.full(90, 0.01)]))
+    point, landscape = of_matrix(matrix)
+    off, stated = [], []
+    for seed in range(100):
+        found = trace(jax.random.key(seed), point, landscape, num_probes=24, method="xtrace")
+        off.append(float(found.value) - np.trace(matrix))
+        stated.append(float(found.standard_error))
+    assert abs(np.mean(off)) < 4 * np.std(off) / 10  # unbiased
+    assert 0.8 < np.sqrt(np.mean(np.square(stated))) / np.std(off) < 1.6
+    others = [
+        float(trace(jax.random.key(seed), point, landscape, num_probes=24, method="hutch++").value) - np.trace(matrix)
+        for seed in range(100)
+    ]
+    assert np.std(off) < 0.5 * np.std(others)
+
+
+def test_xtrace_of_a_matrix_of_low_rank_is_exact():
+    matrix = symmetric(5, 80, np.concatenate([[9, 7, -4], np.zeros(77)]))
+    found = trace(jax.random.key(0), *of_matrix(matrix), num_probes=40, method="xtrace")
+    np.testing.assert_allclose(found.value, 12.0, rtol=1e-10)
+    assert found.num_products == 7  # three pairs, and the probe that finds nothing new
+
+
+@pytest.mark.parametrize("method", ["hutchinson", "hutch++", "xtrace"])
+def test_a_trace_to_a_stated_error_ends_there_and_not_by_luck(method):
+    matrix = symmetric(4, 60, np.concatenate([[20, 10, 5, 3], np.linspace(0.0, 0.5, 56)]))
+    point, landscape = of_matrix(matrix)
+    off = []
+    for seed in range(30):
+        # A sketch of a third of many probes would span everything.
+        most = 60 if method == "hutch++" else 100 if method == "xtrace" else 5_000
+        found = trace(jax.random.key(seed), point, landscape, num_probes=most, rtol=0.05, method=method)
+        assert found.has_reached_rtol
+        off.append(abs(float(found.value) / np.trace(matrix) - 1))
+    assert np.mean(np.array(off) < 0.1) > 0.89  # two standard errors
+    short = trace(jax.random.key(0), point, landscape, num_probes=24, rtol=1e-9, method=method)
+    assert short.has_reached_rtol is False
+
+
+@pytest.mark.parametrize(
+    ("activation", "loss"), [("relu", "cross_entropy"), ("tanh", "mse"), ("hard_tanh", "logistic")]
+)
+def test_structured_trace_is_that_of_the_dense_hessian(activation, loss):
+    network = Dense(jax.random.key(1), [3, 5, 4, 2], activation=activation, init="he")
+    x = jax.random.normal(jax.random.key(2), (9, 3))
+    y = jax.random.randint(jax.random.key(3), (9,), 0, 2) if loss == "cross_entropy" else jnp.ones((9, 2)) * 0.3
+    landscape = Landscape(x, y, loss=loss)
+    for curvature, matrix in (("hessian", landscape.hessian), ("gauss_newton", landscape.gauss_newton)):
+        found = trace(jax.random.key(0), network, landscape, method="structured", curvature=curvature)
+        np.testing.assert_allclose(found.value, jnp.trace(eqx.filter_jit(matrix)(network)), rtol=1e-11)
+        assert found.num_products == 0
+    batched = trace(jax.random.key(0), network, landscape.with_batch_size(4), method="structured")
+    np.testing.assert_allclose(
+        batched.value, trace(jax.random.key(0), network, landscape, method="structured").value, rtol=1e-12
+    )
+
+
+def test_structured_trace_is_chosen_where_it_is_cheap_and_refused_elsewhere():
+    network = Dense(jax.random.key(1), [3, 50, 2], activation="relu")
+    landscape = Landscape(jnp.ones((4, 3)), jnp.ones((4, 2)))
+    assert trace(jax.random.key(0), network, landscape).settings["method"] == "structured"
+    smooth = Dense(jax.random.key(1), [3, 50, 2], activation="tanh")
+    for num_probes, method in ((10, "hutch++"), (20, "xtrace"), (90, "structured")):
+        found = trace(jax.random.key(0), smooth, landscape, num_probes=num_probes)
+        assert found.settings["method"] == method
+    with pytest.raises(InputError, match="use 'xtrace' here"):
+        trace(jax.random.key(0), *of_matrix(np.eye(4)), method="structured")
+    with pytest.raises(InputError, match="rtol must be positive"):
+        trace(jax.random.key(0), *of_matrix(np.eye(4)), rtol=0.0)
 
 
 # -- density -------------------------------------------------------------------------------------------------------

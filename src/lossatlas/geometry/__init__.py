@@ -12,6 +12,10 @@ from lossatlas.geometry._critical import find_critical_point as find_critical_po
 from lossatlas.geometry._critical import find_critical_points as find_critical_points
 from lossatlas.geometry._density import SpectralDensity as SpectralDensity
 from lossatlas.geometry._density import spectral_density as spectral_density
+from lossatlas.geometry._diagonal import DiagonalEstimate as DiagonalEstimate
+from lossatlas.geometry._diagonal import NormEstimate as NormEstimate
+from lossatlas.geometry._diagonal import diagonal as diagonal
+from lossatlas.geometry._diagonal import frobenius_norm as frobenius_norm
 from lossatlas.geometry._diversity import effective_neurons as effective_neurons
 from lossatlas.geometry._grouping import Grouping as Grouping
 from lossatlas.geometry._hessian import dense_hessian as dense_hessian

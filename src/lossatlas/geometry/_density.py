@@ -12,7 +12,14 @@ from lossatlas._errors import InputError
 from lossatlas._show import shown
 from lossatlas._types import Network, Only
 from lossatlas.geometry._krylov import KrylovBasis
-from lossatlas.geometry._products import HessianProducts, host_generator, random_signs
+from lossatlas.geometry._products import (
+    CURVATURES,
+    Curvature,
+    CurvatureProducts,
+    Loop,
+    host_generator,
+    random_signs,
+)
 from lossatlas.landscape import Landscape
 
 
@@ -60,8 +67,9 @@ class SpectralDensity(eqx.Module):
     def _figure(self) -> Any:
         from lossatlas.figures import curves_figure
 
+        matrix = CURVATURES[self.settings.get("curvature", "hessian")]
         curve = {"density": (np.asarray(self.grid), np.asarray(self.density))}
-        return curves_figure(curve, x="eigenvalue of the Hessian", y="density")
+        return curves_figure(curve, x=f"eigenvalue of the {matrix}", y="density")
 
 
 def spectral_density(
@@ -74,8 +82,10 @@ def spectral_density(
     width: float | None = None,
     num_grid: int = 512,
     only: Only = None,
+    curvature: Curvature = "hessian",
+    loop: Loop = "auto",
 ) -> SpectralDensity:
-    r"""The eigenvalue density of the Hessian by stochastic Lanczos quadrature.
+    r"""The eigenvalue density of the Hessian, or of a relative of it, by stochastic Lanczos quadrature.
 
     Each of `num_probes` random sign vectors gets `num_steps` Lanczos steps with full reorthogonalisation in two
     passes; its Ritz values and the squared first components of their vectors are a Gauss quadrature of the density
@@ -88,6 +98,7 @@ def spectral_density(
     - `width`: standard deviation of the smoothing Gaussian in units of the eigenvalues; default 1 % of the range.
     - `num_grid`: points of the grid, which spans the spectrum and five widths on either side.
     - `only`: a parameter filter; the density is then that of the block.
+    - `curvature`, `loop`: which matrix, and over batches; see [`lossatlas.geometry.spectrum`][].
 
     **Returns:**
     A [`lossatlas.geometry.SpectralDensity`][].
@@ -95,7 +106,6 @@ def spectral_density(
     **Raises:** `InputError` for fewer than 2 probes, no steps, and a width that is not positive.
     """
     begin = time.perf_counter()
-    products = HessianProducts(network, landscape, only)
     if num_probes < 2:
         msg = f"num_probes must be at least 2 to have an error band, got {num_probes}."
         raise InputError(msg)
@@ -105,6 +115,7 @@ def spectral_density(
     if width is not None and not width > 0:
         msg = f"width must be positive, got {width}."
         raise InputError(msg)
+    products = CurvatureProducts(network, landscape, only, curvature=curvature, key=key, loop=loop)
     steps = min(num_steps, products.size)
     rng = host_generator(key)
     nodes, weights = (
@@ -125,11 +136,17 @@ def spectral_density(
         width=width,
         num_products=products.count,
         stats={"seconds": time.perf_counter() - begin},
-        settings={"num_probes": num_probes, "num_steps": steps, "width": width, "convention": "mean over examples"},
+        settings={
+            "num_probes": num_probes,
+            "num_steps": steps,
+            "width": width,
+            "curvature": curvature,
+            "convention": "mean over examples",
+        },
     )
 
 
-def _quadrature(products: HessianProducts, steps: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+def _quadrature(products: CurvatureProducts, steps: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Nodes and weights of one probe, padded with its last node at weight 0, where functions of it are finite."""
     start = random_signs(rng, products)[None]
     nothing = np.zeros((0, products.size), products.dtype)

@@ -23,6 +23,7 @@ class KrylovBasis:
         self.free = size - len(locked)  # dimension of the complement
         self.limit = min(limit, self.free)
         self.rows = np.empty((self.limit + len(block), size), block.dtype)
+        self.images = np.empty((self.limit, size), block.dtype)  # of the rows of V, as they came
         self.projected = np.zeros((len(self.rows), len(self.rows)))
         self.coupling = np.zeros((0, 0))
         self.known = 0  # rows whose image is known: V
@@ -76,7 +77,7 @@ class KrylovBasis:
         start, stop = self.known, self.known + self.ahead
         images = []
         for i in range(start, stop):
-            image = self.product(self.rows[i])
+            image = self.images[i] = self.product(self.rows[i])
             self.scale = max(self.scale, float(np.linalg.norm(image)))
             image, coefficients = self._clean(image, stop)
             self.projected[i, :stop] = coefficients
@@ -104,11 +105,15 @@ class KrylovBasis:
         """The vectors (rows) of some coefficient columns."""
         return columns.T.astype(self.rows.dtype) @ self.rows[: self.known]
 
+    def vector_images(self, columns: np.ndarray) -> np.ndarray:
+        """What the whole operator, locked part included, makes of these vectors; without a product."""
+        return columns.T.astype(self.rows.dtype) @ self.images[: self.known]
+
     def restart(self, values: np.ndarray, columns: np.ndarray) -> None:
         """Keep only some Ritz pairs; the Krylov relation stays exact."""
         kept, known, ahead = len(values), self.known, self.ahead
         ahead_rows = self.rows[known : known + ahead].copy()
-        self.rows[:kept] = self.vectors(columns)
+        self.rows[:kept], self.images[:kept] = self.vectors(columns), self.vector_images(columns)
         self.rows[kept : kept + ahead] = ahead_rows
         self.coupling = self.coupling @ columns
         self.projected[:] = 0.0

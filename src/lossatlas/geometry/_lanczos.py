@@ -12,7 +12,8 @@ MISS_PROBABILITY = 1e-6
 """The probability of overlooking an eigenvalue that a verification run accepts."""
 
 _MAX_BLOCK = 8
-_BASIS_BYTES = 1e9
+_BASIS_BYTES = 1e9  # of the basis and its images
+_FEW = 48  # rows up to which the small eigenproblem costs little, so that it is solved after every step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,6 +59,8 @@ def extreme_pairs(
     rtol: float,
     max_products: int,
     rng: np.random.Generator,
+    start: np.ndarray | None = None,
+    verify: bool = True,
 ) -> ExtremePairs:
     r"""The largest and the smallest eigenvalues with vectors, by thick-restart Lanczos with verification.
 
@@ -68,11 +71,13 @@ def extreme_pairs(
     Wozniakowski 1992: $P \le 1.648 \sqrt n \exp(-\sqrt\epsilon (2k - 1))$ after k steps, with the spread of
     the Ritz values for that of the spectrum), or when the extreme pairs of the complement have converged to values
     that are not beyond it. What it finds is converged and locked too, and the verification is repeated in blocks of
-    1, 2, 4, 8 vectors. Residual norms are measured with one more product each.
+    1, 2, 4, 8 vectors. Residual norms are measured on the images of the basis, without further products.
 
     **Arguments:**
     - `rtol`: a pair has converged when its residual norm is at most `rtol` times the largest absolute eigenvalue.
-    - `max_products`: the products after which the search ends, without the final one a pair.
+    - `max_products`: the products after which the search ends.
+    - `start`: of the first run, such as a sum of vectors near the wanted ones; random by default.
+    - `verify`: whether to search the complement.
     """
     limit = min(size, _basis_limit(size, dtype, num_top + num_bottom))
     spent = 0
@@ -82,19 +87,22 @@ def extreme_pairs(
         spent += 1
         return product(vector)
 
-    locked = np.zeros((0, size), dtype)
+    locked, images = np.zeros((0, size), dtype), np.zeros((0, size), dtype)
     found = np.zeros(0)
     search = _Search(num_top, num_bottom, rtol)
     rounds, verified, block_size = 0, False, 1
     while spent < max_products and len(locked) < size:
         block_size = min(block_size, size - len(locked), limit)
         block = rng.standard_normal((block_size, size)).astype(dtype)
+        if start is not None and search.thresholds is None:
+            block = start[None].astype(dtype)
         basis = KrylovBasis(counted, size, limit, block, locked, rng)
         scale = float(np.abs(found).max()) if len(found) else 0.0
         values, columns, complete = _run(basis, search, lambda: max_products - spent, scale)
         locked = np.concatenate([locked, basis.vectors(columns)])
+        images = np.concatenate([images, basis.vector_images(columns)])
         found = np.concatenate([found, values])
-        if not complete:
+        if not complete or not verify:
             break
         if search.thresholds is not None:
             rounds += 1
@@ -104,7 +112,7 @@ def extreme_pairs(
             block_size = min(2 * block_size, _MAX_BLOCK)
         search.thresholds = _thresholds(found, num_top, num_bottom)
     verified = verified or len(locked) == size
-    values, vectors, residuals = _rayleigh_ritz(product, locked)
+    values, vectors, residuals = _rayleigh_ritz(locked, images)
     chosen = chosen_ends(len(values), num_top, num_bottom)
     return ExtremePairs(values[chosen], vectors[chosen], residuals[chosen], verified, rounds)
 
@@ -117,7 +125,7 @@ def chosen_ends(size: int, num_top: int, num_bottom: int) -> np.ndarray:
 
 
 def _basis_limit(size: int, dtype: np.dtype, wanted: int) -> int:
-    rows = int(_BASIS_BYTES / (dtype.itemsize * size))
+    rows = int(_BASIS_BYTES / (2 * dtype.itemsize * size))
     return max(wanted + 20, min(rows, 2 * wanted + 80))
 
 
@@ -135,7 +143,9 @@ def _run(basis: KrylovBasis, search: _Search, left, scale: float) -> tuple[np.nd
     while True:
         basis.expand()
         steps += 1
-        if not (basis.is_full or basis.is_exhausted or steps % 4 == 0 or left() <= 0):
+        is_early = basis.known < (search.num_top + search.num_bottom if search.thresholds is None else 1)
+        is_due = steps % 4 == 0 or (basis.known <= _FEW and not is_early)
+        if not (basis.is_full or basis.is_exhausted or is_due or left() <= 0):
             continue
         values, columns, residuals = basis.ritz()
         scale = max(scale, float(np.abs(values).max()))
@@ -187,9 +197,8 @@ def _thick_restart(basis: KrylovBasis, search: _Search, values: np.ndarray, colu
     basis.restart(values[keep], columns[:, keep])
 
 
-def _rayleigh_ritz(product: Product, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Eigenpairs in the span of orthonormal rows, descending, with measured residual norms; one product a row."""
-    images = np.stack([product(row) for row in rows]) if len(rows) else rows
+def _rayleigh_ritz(rows: np.ndarray, images: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Eigenpairs in the span of orthonormal rows, descending, with measured residual norms."""
     projected = rows.astype(float) @ images.astype(float).T
     values, columns = np.linalg.eigh(0.5 * (projected + projected.T))
     values, columns = values[::-1], columns[:, ::-1]

@@ -10,11 +10,12 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from lossatlas._errors import InputError, unknown_name
+from lossatlas._parameters import num_parameters
 from lossatlas._show import shown
 from lossatlas._status import Certificate, Status
 from lossatlas._types import Network, Only
 from lossatlas.geometry._lanczos import chosen_ends, extreme_pairs
-from lossatlas.geometry._products import HessianProducts, host_generator
+from lossatlas.geometry._products import CURVATURES, Curvature, CurvatureProducts, Loop, host_generator
 from lossatlas.landscape import Landscape
 
 
@@ -24,7 +25,7 @@ _DEFAULT_NUM = 10
 
 @shown
 class Spectrum(eqx.Module):
-    r"""Eigenpairs of the Hessian of the mean loss, in descending order, from both ends.
+    r"""Eigenpairs of a curvature matrix of the mean loss, in descending order, from both ends.
 
     - `values`, `vectors` (rows, in `ravel_pytree` order of the selected parameters).
     - `residuals`: $\|Hv - \lambda v\|$, measured; an eigenvalue lies within this distance of each value.
@@ -78,7 +79,8 @@ class Spectrum(eqx.Module):
         values = np.asarray(self.values if self.all_values is None else self.all_values)
         texts = [f"{value:.6g}" for value in values]
         groups = {"eigenvalues": (np.arange(1, len(values) + 1), values, texts)}
-        return points_figure(groups, x="index, the largest first", y="eigenvalue of the Hessian")
+        matrix = CURVATURES[self.settings.get("curvature", "hessian")]
+        return points_figure(groups, x="index, the largest first", y=f"eigenvalue of the {matrix}")
 
 
 def spectrum(
@@ -89,42 +91,54 @@ def spectrum(
     num_bottom: int | None = None,
     only: Only = None,
     key: PRNGKeyArray | None = None,
+    curvature: Curvature = "hessian",
+    num_samples: int = 1,
     method: Literal["auto", "exact", "lanczos"] = "auto",
     rtol: float | None = None,
     max_products: int = 2000,
+    start: Spectrum | None = None,
+    verify: bool = True,
+    loop: Loop = "auto",
 ) -> Spectrum:
-    r"""The largest and the smallest eigenvalues of the Hessian of the mean loss, with vectors.
+    r"""The largest and the smallest eigenvalues of the Hessian of the mean loss, or of a relative of it, with vectors.
 
     Up to 1,500 parameters the dense matrix is diagonalised (p products, $p^2$ numbers). Above, thick-restart
     Lanczos from one random start, with full reorthogonalisation in two passes, runs until every wanted pair has
     converged; then verification runs with fresh random starts search the complement of what was found, until
     nothing beyond the last wanted value of each end is left. So multiple eigenvalues and close neighbours are all
-    found, and no eigenvalue is passed off as an earlier one. Typical cost: 3 to 6 products a pair, plus the
-    verification, plus one a pair for the measured residual; memory at most 1 GB of vectors, or k + 20 of them.
+    found, and no eigenvalue is passed off as an earlier one. Typical cost: 2 to 6 products a pair, and about as many
+    again for the verification; memory at most 1 GB of vectors and their images, or k + 20 of them.
 
     **Arguments:**
     - `network`, `landscape`: the point and the data; the convention is the mean over the examples.
     - `num_top`, `num_bottom`: pairs of each end; default 10, or all of a smaller problem. 0 leaves an end out.
     - `only`: a parameter filter; the Hessian is then the block of these parameters.
-    - `key`: of the random starts; default `jax.random.key(0)`. Unused by the dense method.
+    - `key`: of the random starts, and of the targets of the sampled Fisher matrix; default `jax.random.key(0)`.
+    - `curvature`: `"hessian"`; `"gauss_newton"`, $\frac1n \sum_i J_i^\top \ell''(f_i) J_i$; or a Fisher matrix,
+      $\frac1n \sum_i J_i^\top F_i J_i$, see [`lossatlas.landscape.Landscape.fisher_operator`][]: `"fisher"`,
+      `"sampled_fisher"` with `num_samples` targets an example, `"empirical_fisher"`.
     - `method`: `"exact"`, `"lanczos"`, or `"auto"` (exact up to 1,500 parameters).
     - `rtol`: a pair has converged when its residual is at most `rtol` times the largest absolute eigenvalue. Default
       1e-6 in float64, 1e-5 in float32. The error of an isolated eigenvalue is about the residual squared over its gap.
     - `max_products`: where Lanczos gives up; unconverged pairs are then reported as such.
+    - `start`: an earlier spectrum of a network nearby, for instance of the snapshot before: the search begins with the
+      sum of its vectors, which saves a few products. It cannot mislead: verification starts at random.
+    - `verify`: whether to search for hidden pairs; without it the result is not certified to be complete.
+    - `loop`: over the batches of a landscape that has some: on the `"host"`, on the `"device"`, or what is faster.
 
     **Returns:**
     A [`lossatlas.geometry.Spectrum`][].
 
     **Raises:** `InputError` for more pairs than parameters, none at all, a tolerance below the precision, and
-    Hessian products that are not finite.
+    products that are not finite, a start of another size, and a Fisher matrix of a loss without a likelihood.
 
     !!! cite
         Wu and Simon 2000 (thick restart); Kuczynski and Wozniakowski 1992, SIAM J. Matrix Anal. Appl. 13
         (the probability bound of the verification).
     """
     begin = time.perf_counter()
-    products = HessianProducts(network, landscape, only)
-    size = products.size
+    key = jax.random.key(0) if key is None else key
+    size = num_parameters(network, only)
     num_top = _check_num("num_top", num_top, size)
     num_bottom = _check_num("num_bottom", num_bottom, size)
     if num_top + num_bottom == 0:
@@ -132,14 +146,21 @@ def spectrum(
         raise InputError(msg)
     if method not in ("auto", "exact", "lanczos"):
         raise unknown_name("method", method, ("auto", "exact", "lanczos"))
-    rtol = _check_rtol(rtol, products.dtype)
     if max_products < 1:
         msg = f"max_products must be at least 1, got {max_products}."
         raise InputError(msg)
+    if start is not None and start.vectors.shape[1] != size:
+        msg = f"start holds vectors of {start.vectors.shape[1]} parameters; {size} are selected here."
+        raise InputError(msg)
+    products = CurvatureProducts(
+        network, landscape, only, curvature=curvature, key=key, num_samples=num_samples, loop=loop
+    )
+    rtol = _check_rtol(rtol, products.dtype)
     exact = method == "exact" or (method == "auto" and size <= _MAX_EXACT) or num_top + num_bottom >= size
     settings: dict[str, Any] = {
         "method": "exact" if exact else "lanczos",
         "rtol": rtol,
+        "curvature": curvature,
         "convention": "mean over examples",
     }
     verifications = 0
@@ -156,13 +177,15 @@ def spectrum(
             num_bottom=num_bottom,
             rtol=rtol,
             max_products=max_products,
-            rng=host_generator(jax.random.key(0) if key is None else key),
+            rng=host_generator(key),
+            start=None if start is None else np.asarray(start.vectors).sum(axis=0),
+            verify=verify,
         )
         values, vectors, residuals, everything = found.values, found.vectors, found.residuals, None
         complete = Certificate.YES if found.is_verified else Certificate.NOT_CERTIFIED
         verifications = found.num_verifications
     converged = residuals <= rtol * np.abs(values).max()
-    done = bool(converged.all()) and complete is Certificate.YES
+    done = bool(converged.all()) and (complete is Certificate.YES or not verify)
     return Spectrum(
         values=jnp.asarray(values),
         vectors=jnp.asarray(vectors),
@@ -183,7 +206,7 @@ def spectrum(
     )
 
 
-def _dense_pairs(products: HessianProducts, num_top: int, num_bottom: int):
+def _dense_pairs(products: CurvatureProducts, num_top: int, num_bottom: int):
     matrix = products.dense()
     ascending, columns = np.linalg.eigh(matrix)
     everything, rows = ascending[::-1], columns.T[::-1]

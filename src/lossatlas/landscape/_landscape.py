@@ -1,23 +1,24 @@
 """A landscape is data plus a loss; a point on it is a network."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import lineax as lx
 import numpy as np
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from lossatlas._errors import InputError
 from lossatlas._parameters import Unravel, ravel
 from lossatlas._types import LossFn, Network, Only, Vector
+from lossatlas.landscape._checks import check_batch_size, check_data, is_one_hot
+from lossatlas.landscape._fisher import fisher_information, loss_curvature, require_likelihood, sampled_slopes
 from lossatlas.landscape._loss import Loss, as_loss
 
 
 _MAX_DENSE = 4000
-_PROBABILITY = 1e-6  # how far the sum of a row of probabilities may be from one
 
 
 class Landscape(eqx.Module):
@@ -63,12 +64,12 @@ class Landscape(eqx.Module):
         self.loss = as_loss(loss)
         if self.loss.name == "mse" and not jnp.issubdtype(targets.dtype, jnp.inexact):
             targets = targets.astype(inputs.dtype)  # whole numbers are values too
-        if self.loss.name == "cross_entropy" and _is_one_hot(targets):
+        if self.loss.name == "cross_entropy" and is_one_hot(targets):
             targets = targets.astype(inputs.dtype)  # rows of probabilities, written in whole numbers
-        self._num_labels = _check_data(inputs, targets, self.loss)
+        self._num_labels = check_data(inputs, targets, self.loss)
         self.batch = (inputs, targets)
         self.size = inputs.shape[0]
-        self.batch_size = _check_batch_size(batch_size, self.size)
+        self.batch_size = check_batch_size(batch_size, self.size)
         self._example_losses = None
         self._predict = None
 
@@ -104,7 +105,7 @@ class Landscape(eqx.Module):
             "batch": jax.tree.map(jnp.asarray, batch),
             "size": size,
             "loss": None if loss is None else as_loss(loss),
-            "batch_size": _check_batch_size(batch_size, size),
+            "batch_size": check_batch_size(batch_size, size),
             "_example_losses": fn,
             "_predict": predict,
             "_num_labels": 0,
@@ -128,7 +129,7 @@ class Landscape(eqx.Module):
         new = object.__new__(type(self))
         for name in self.__dataclass_fields__:
             object.__setattr__(new, name, getattr(self, name))
-        object.__setattr__(new, "batch_size", _check_batch_size(batch_size, self.size))
+        object.__setattr__(new, "batch_size", check_batch_size(batch_size, self.size))
         return new
 
     def subset(self, index: Any) -> "Landscape":
@@ -140,12 +141,15 @@ class Landscape(eqx.Module):
         **Raises:** `InputError` where nothing is left.
         """
         batch = jax.tree.map(lambda a: a[index], self.batch)
-        new = self.with_batch_size(None)
-        object.__setattr__(new, "batch", batch)
-        object.__setattr__(new, "size", int(jax.tree.leaves(batch)[0].shape[0]))
-        if new.size == 0:
+        if jax.tree.leaves(batch)[0].shape[0] == 0:
             msg = f"The index {index!r} leaves none of the {self.size} examples."
             raise InputError(msg)
+        return self.with_batch_size(None)._with_batch(batch)
+
+    def _with_batch(self, batch: PyTree[Array]) -> "Landscape":
+        new = self.with_batch_size(self.batch_size)
+        object.__setattr__(new, "batch", batch)
+        object.__setattr__(new, "size", int(jax.tree.leaves(batch)[0].shape[0]))
         return new
 
     # -- one batch ---------------------------------------------------------------------------------------------
@@ -299,21 +303,77 @@ class Landscape(eqx.Module):
 
     def gauss_newton_operator(self, network: Network, only: Only = None) -> lx.AbstractLinearOperator:
         r"""The generalised Gauss-Newton matrix $\frac1n \sum_i J_i^\top \ell''(f_i) J_i$ as an operator."""
-        vector, unravel = ravel(network, only)
         loss = self._require_loss()
 
-        def product(tangent):
-            def of_batch(batch, weights):
-                predict = lambda v: self._predictions_of(unravel(v), batch)  # noqa: E731
-                predictions, pushed = jax.jvp(predict, (vector,), (tangent,))
-                _, pull = jax.vjp(predict, vector)
-                slope = jax.vmap(jax.grad(loss.fn))
-                _, curved = jax.jvp(lambda p: slope(p, batch[-1]), (predictions,), (pushed,))
-                keep = weights.reshape(-1, *([1] * (curved.ndim - 1))) > 0
-                return pull(jnp.where(keep, curved, 0.0))[0]
+        def product(push, pull, predictions, batch, tangent):
+            return pull(loss_curvature(loss, predictions, batch[-1])(push(tangent)))
 
-            return self._mean(of_batch)
+        return self._jacobian_operator(network, only, product)
 
+    def fisher_operator(
+        self,
+        network: Network,
+        only: Only = None,
+        *,
+        kind: Literal["fisher", "sampled_fisher", "empirical_fisher"] = "fisher",
+        key: PRNGKeyArray | None = None,
+        num_samples: int = 1,
+    ) -> lx.AbstractLinearOperator:
+        r"""A Fisher matrix $\frac1n \sum_i J_i^\top F_i J_i$ as an operator.
+
+        **Arguments:**
+        - `kind`: `"fisher"`: $F = E[s s^\top]$ with $s = \nabla_f \ell$ at targets of the network's own likelihood
+          (equal to Gauss-Newton for the losses known by name); `"sampled_fisher"`: the mean over `num_samples` targets
+          drawn by `key`, the same ones in every product; `"empirical_fisher"`: s at the targets of the data.
+        - `num_samples`: targets drawn for each example.
+
+        **Raises:** `InputError` for a loss without a known likelihood, and for samples without a key.
+        """
+        if kind == "fisher":
+            loss = self._require_loss()
+            require_likelihood(loss)
+            exact = lambda push, pull, f, _, t: pull(fisher_information(loss, f)(push(t)))  # noqa: E731
+            return self._jacobian_operator(network, only, exact)
+        return self._slope_operator(network, only, self._slopes(network, kind, key, num_samples))
+
+    def _slopes(self, network: Network, kind: str, key: PRNGKeyArray | None, num_samples: int) -> Array:
+        """Vectors s of every example, shape (n, samples, ...), of which F is the mean of s s^T."""
+        if kind == "empirical_fisher":
+            return self.residuals(network)[:, None]
+        if key is None or num_samples < 1:
+            msg = f"A sampled Fisher matrix needs a key and num_samples of at least 1, got {key} and {num_samples}."
+            raise InputError(msg)
+        return sampled_slopes(key, self._require_loss(), self.predictions(network), num_samples)
+
+    def _slope_operator(self, network: Network, only: Only, slopes: Array) -> lx.AbstractLinearOperator:
+        def product(push, pull, predictions, batch, tangent):
+            del predictions
+            slopes = batch[1].reshape(*batch[1].shape[:2], -1)
+            pushed = push(tangent)
+            along = jnp.einsum("nso,no->ns", slopes, pushed.reshape(len(pushed), -1))
+            return pull((jnp.einsum("ns,nso->no", along, slopes) / slopes.shape[1]).reshape(pushed.shape))
+
+        return self._jacobian_operator(network, only, product, slopes)
+
+    def _jacobian_operator(self, network: Network, only: Only, of_batch: Callable, extra: Array | None = None):
+        """The operator of products J^T F J. `of_batch(push, pull, predictions, batch, tangent)` makes one batch's part;
+        with `extra`, an array of the examples, its batch is (batch, part of extra).
+        """
+        vector, unravel = ravel(network, only)
+        data = self if extra is None else self._with_batch((self.batch, extra))
+
+        def part(tangent, batch, weights):
+            own = batch if extra is None else batch[0]
+            predict = lambda v: self._predictions_of(unravel(v), own)  # noqa: E731
+            predictions, push = jax.linearize(predict, vector)
+
+            def pull(pulled):
+                keep = weights.reshape(-1, *([1] * (pulled.ndim - 1))) > 0
+                return jax.linear_transpose(push, vector)(jnp.where(keep, pulled, 0.0))[0]
+
+            return of_batch(push, pull, predictions, batch, tangent)
+
+        product = lambda tangent: data._mean(lambda batch, weights: part(tangent, batch, weights))  # noqa: E731
         structure = jax.ShapeDtypeStruct(vector.shape, vector.dtype)
         return lx.FunctionLinearOperator(product, structure, lx.positive_semidefinite_tag)
 
@@ -373,71 +433,3 @@ def _dense(operator: lx.AbstractLinearOperator, max_size: int, what: str) -> Flo
     if size <= 256:
         return jax.vmap(operator.mv)(basis)
     return jax.lax.map(operator.mv, basis, batch_size=64)
-
-
-def _check_batch_size(batch_size: int | None, size: int) -> int | None:
-    if batch_size is None or batch_size >= size:
-        return None
-    if batch_size < 1:
-        msg = f"batch_size must be at least 1, got {batch_size}."
-        raise InputError(msg)
-    return int(batch_size)
-
-
-def _check_data(inputs: Array, targets: Array, loss: Loss) -> int:
-    """Raise for data that cannot be used; otherwise how many outputs integer labels need."""
-    if inputs.ndim == 0 or inputs.shape[0] == 0:
-        msg = f"The data is empty: inputs have shape {inputs.shape}."
-        raise InputError(msg)
-    if targets.ndim == 0 or targets.shape[0] != inputs.shape[0]:
-        msg = f"inputs and targets must have as many examples, got shapes {inputs.shape} and {targets.shape}."
-        raise InputError(msg)
-    if not jnp.issubdtype(inputs.dtype, jnp.floating):
-        msg = f"inputs must be floating point, got {inputs.dtype}; convert with inputs.astype(float)."
-        raise InputError(msg)
-    try:
-        np.asarray(inputs)
-        np.asarray(targets)
-    except jax.errors.TracerArrayConversionError:
-        return 0  # made inside a jitted function: the values are not known yet
-    for name, array in (("inputs", inputs), ("targets", targets)):
-        if jnp.issubdtype(array.dtype, jnp.floating) and not bool(jnp.isfinite(array).all()):
-            row = int(np.argwhere(~np.isfinite(np.asarray(array)))[0][0])
-            msg = f"{name} contain NaN or infinity (first in row {row}); remove or impute those rows."
-            raise InputError(msg)
-    if loss.name == "cross_entropy":
-        return _check_classes(np.asarray(targets))
-    if loss.name == "logistic" and (float(targets.min()) < 0 or float(targets.max()) > 1):
-        msg = f"logistic needs targets in [0, 1], got [{float(targets.min())}, {float(targets.max())}]."
-        raise InputError(msg)
-    return 0
-
-
-def _is_one_hot(targets: Array) -> bool:
-    """Whether the shape is that of one-hot rows of whole numbers; the values are checked with other probabilities."""
-    return targets.ndim == 2 and targets.shape[1] > 1 and not jnp.issubdtype(targets.dtype, jnp.inexact)
-
-
-def _check_classes(targets: np.ndarray) -> int:
-    """Raise for targets that cross-entropy cannot use; otherwise how many outputs integer labels need."""
-    if np.issubdtype(targets.dtype, np.integer) and targets.size == len(targets):
-        if targets.min() < 0:
-            msg = f"Class labels must be 0, 1, ..., got {targets.min()}."
-            raise InputError(msg)
-        return int(targets.max()) + 1
-    if targets.ndim != 2:
-        msg = (
-            "cross_entropy needs integer labels of shape (n,) or rows of probabilities of shape (n, classes), "
-            f"got {targets.dtype} of shape {targets.shape}."
-        )
-        raise InputError(msg)
-    rows = np.asarray(targets, dtype=float)
-    bad = np.flatnonzero((rows.min(axis=1) < 0) | (np.abs(rows.sum(axis=1) - 1) > _PROBABILITY))
-    if len(bad):
-        msg = (
-            f"Rows of probabilities must be non-negative and sum to one; row {bad[0]} has the smallest entry "
-            f"{rows[bad[0]].min():g} and the sum {rows[bad[0]].sum():g}. Normalise the rows, or give integer labels "
-            "of shape (n,)."
-        )
-        raise InputError(msg)
-    return 0
