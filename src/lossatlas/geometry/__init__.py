@@ -23,6 +23,8 @@ from lossatlas.geometry._inertia import Inertia as Inertia
 from lossatlas.geometry._inertia import inertia as inertia
 from lossatlas.geometry._infinity import Runaway as Runaway
 from lossatlas.geometry._infinity import classify_escape as classify_escape
+from lossatlas.geometry._inverse import CurvatureSolution as CurvatureSolution
+from lossatlas.geometry._inverse import curvature_solve as curvature_solve
 from lossatlas.geometry._linear_units import effective_linear_units as effective_linear_units
 from lossatlas.geometry._linearization import LayerLinearization as LayerLinearization
 from lossatlas.geometry._linearization import Linearization as Linearization
