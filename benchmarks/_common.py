@@ -82,9 +82,14 @@ def alternate(
     """
     first, second = [], []
     for _ in range(repeats):
-        first.append(_seconds(ours, per_ours))
-        second.append(_seconds(peer, per_peer))
-    (wall, cpu), (peer_wall, peer_cpu) = zip(*first, strict=True), zip(*second, strict=True)
+        first.append(seconds(ours, per_ours))
+        second.append(seconds(peer, per_peer))
+    return compare(first, second)
+
+
+def compare(ours: Sequence[tuple[float, float]], peer: Sequence[tuple[float, float]]) -> dict[str, Any]:
+    """The timed fields of a `Row` from seconds on the clock and of the processor, measured in turn."""
+    (wall, cpu), (peer_wall, peer_cpu) = zip(*ours, strict=True), zip(*peer, strict=True)
     pairs = [b / a for a, b in zip(wall, peer_wall, strict=True)]
     return {
         "ours": Times.of(wall),
@@ -95,7 +100,7 @@ def alternate(
     }
 
 
-def _seconds(fn: Callable[[], object], units: int) -> tuple[float, float]:
+def seconds(fn: Callable[[], object], units: int = 1) -> tuple[float, float]:
     """Time on the clock and processor time of one unit."""
     wall, cpu = time.perf_counter(), time.process_time()
     fn()

@@ -13,12 +13,14 @@ import os
 import pathlib
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+
+import _common
 
 
 _FOLDER = pathlib.Path(__file__).parent
-_INSTALL_SECONDS, _ANSWER_SECONDS = 1200, 3600
+_INSTALL_SECONDS = 1200
 
 
 class NotRun(Exception):
@@ -37,13 +39,15 @@ def cache_folder() -> pathlib.Path:
 class Peer:
     """A peer in an environment of its own.
 
-    - `requirements`: what pip installs. `python`: the interpreter of the environment to be, by default this one.
-    - `script`: a file of this folder. `source`: a folder with the peer's source, put first on its path.
+    - `requirements`: what pip installs, in an environment of this interpreter.
+    - `script`: a file of this folder. `arguments`: of the script.
+    - `source`: a folder with the peer's source, put first on its path.
     """
 
     name: str
     requirements: Sequence[str]
     script: str
+    arguments: Sequence[str] = ()
     source: pathlib.Path | None = None
     process: Any = None
 
@@ -76,7 +80,7 @@ class Peer:
             raise NotRun(msg)
         path = os.pathsep.join(map(str, [*([self.source] if self.source else []), _FOLDER]))
         self.process = subprocess.Popen(
-            [str(python), str(_FOLDER / self.script)],
+            [str(python), str(_FOLDER / self.script), *self.arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -112,6 +116,20 @@ class Peer:
             self.process.stdin.close()
             self.process.wait(timeout=60)
             self.process = None
+
+
+def alternate(ours: Callable[[], object], ask: Callable[[], dict[str, Any]], repeats: int) -> dict[str, Any]:
+    """Time both sides in turn, ours in this process and a task of a peer in its own; the timed fields of a `Row`.
+
+    **Arguments:**
+    - `ask`: asks a peer for a task; the seconds are those that it measured around the task.
+    """
+    mine, theirs = [], []
+    for _ in range(repeats):
+        mine.append(_common.seconds(ours))
+        answer = ask()
+        theirs.append((answer["seconds"], answer["processor"]))
+    return _common.compare(mine, theirs)
 
 
 def _command(words: Sequence[str]) -> None:

@@ -1,6 +1,6 @@
 """`lossatlas spectrum`: the curvature of the loss of a model."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
@@ -19,6 +19,7 @@ def spectrum(
     bottom: int = 10,
     rtol: float = 1e-4,
     only: str | None = None,
+    curvature: Literal["hessian", "gauss_newton", "fisher", "sampled_fisher", "empirical_fisher"] = "hessian",
     density: bool = True,
     per_layer: Annotated[bool, Parameter(negative="")] = False,
 ) -> None:
@@ -41,6 +42,8 @@ def spectrum(
         The residual at which a pair has converged, relative to the largest absolute eigenvalue.
     only
         A pattern of parameter names, like "layers[0].*": the block of these alone.
+    curvature
+        Which matrix: the Hessian, Gauss-Newton, or a Fisher matrix (exact, of one sampled target, of the data's own).
     density
         Whether to measure the density of all eigenvalues, too.
     per_layer
@@ -59,6 +62,7 @@ def spectrum(
         num_bottom=bottom,
         rtol=rtol,
         only=only,
+        curvature=curvature,
         has_density=density,
         per_layer=per_layer,
         target=options.target,

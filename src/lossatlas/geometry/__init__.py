@@ -30,6 +30,8 @@ from lossatlas.geometry._linearization import LayerLinearization as LayerLineari
 from lossatlas.geometry._linearization import Linearization as Linearization
 from lossatlas.geometry._linearization import linearization as linearization
 from lossatlas.geometry._planted import plant_landscape as plant_landscape
+from lossatlas.geometry._products import CURVATURES as CURVATURES
+from lossatlas.geometry._products import Curvature as Curvature
 from lossatlas.geometry._residual_curvature import ResidualCurvature as ResidualCurvature
 from lossatlas.geometry._residual_curvature import residual_curvature as residual_curvature
 from lossatlas.geometry._spectrum import Spectrum as Spectrum

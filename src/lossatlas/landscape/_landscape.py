@@ -1,6 +1,6 @@
 """A landscape is data plus a loss; a point on it is a network."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import equinox as eqx
@@ -145,6 +145,26 @@ class Landscape(eqx.Module):
             msg = f"The index {index!r} leaves none of the {self.size} examples."
             raise InputError(msg)
         return self.with_batch_size(None)._with_batch(batch)
+
+    def sharded(self, devices: Sequence[Any] | None = None) -> "Landscape":
+        """The same landscape with its examples spread over devices, on which everything measured on it is computed.
+
+        **Arguments:**
+        - `devices`: of one platform; default all of `jax.devices()`.
+
+        **Raises:** `InputError` where the examples cannot be shared out equally.
+        """
+        devices = list(jax.devices()) if devices is None else list(devices)
+        if self.size % len(devices):
+            msg = (
+                f"{self.size} examples cannot be shared out equally among {len(devices)} devices; leave "
+                f"{self.size % len(devices)} of them out by landscape.subset(slice({len(devices)} * "
+                f"{self.size // len(devices)})), or give fewer devices."
+            )
+            raise InputError(msg)
+        mesh = jax.sharding.Mesh(np.array(devices), ("examples",))
+        spread = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("examples"))
+        return self._with_batch(jax.tree.map(lambda a: jax.device_put(a, spread), self.batch))
 
     def _with_batch(self, batch: PyTree[Array]) -> "Landscape":
         new = self.with_batch_size(self.batch_size)

@@ -13,6 +13,7 @@ from lossatlas._progress import ProgressLike, as_meter
 from lossatlas._status import Certificate
 from lossatlas._types import Network, Only
 from lossatlas.figures import format_number, spectrum_figure
+from lossatlas.geometry import CURVATURES, Curvature
 from lossatlas.workbench._instrument import (
     BatchSize,
     Measured,
@@ -54,6 +55,7 @@ def spectrum(
     num_bottom: int = 10,
     rtol: float = 1e-4,
     only: str | None = None,
+    curvature: Curvature = "hessian",
     has_density: bool = True,
     per_layer: bool = False,
     network: str = "recommended",
@@ -73,6 +75,7 @@ def spectrum(
     - `num_top`, `num_bottom`: eigenvalues from each end. `only`: a parameter filter; the Hessian is then its block.
     - `rtol`: the residual at which a pair has converged, relative to the largest absolute eigenvalue; ten times as
       much for blocks.
+    - `curvature`: which matrix; see [`lossatlas.geometry.spectrum`][].
     - `has_density`: whether to measure the density of all eigenvalues. `per_layer`: the ends and the trace of the
       block of every parameter array, too.
     - `seed`: of the probes. `out`: the folder to write into; default `spectrum` in the folder of runs.
@@ -113,16 +116,20 @@ def spectrum(
                 num_bottom=min(num_bottom, size - min(num_top, size)),
                 only=only,
                 key=keys[0],
+                curvature=curvature,
                 rtol=rtol,
             )
             task.update(1, "trace")
-            trace = geometry.trace(keys[1], net, landscape, only=only, num_probes=_TRACE_PROBES)
+            measured = {"only": only, "curvature": curvature}
+            trace = geometry.trace(keys[1], net, landscape, num_probes=_TRACE_PROBES, **measured)
             task.update(2, "density" if has_density else "")
-            density = geometry.spectral_density(keys[2], net, landscape, only=only, **_DENSITY) if has_density else None
+            density = (
+                geometry.spectral_density(keys[2], net, landscape, **measured, **_DENSITY) if has_density else None
+            )
             rows = []
             for i, name in enumerate(blocks):
                 task.update(3 + i, name)
-                rows.append(_block(keys[1], net, landscape, name, 10 * rtol))
+                rows.append(_block(keys[1], net, landscape, name, curvature, 10 * rtol))
             task.update(3 + len(blocks))
         standing = _standing(net, landscape, only)
     values, sharpness = np.asarray(found.values, float), float(found.sharpness)
@@ -146,7 +153,7 @@ def spectrum(
         drawn = {name: np.asarray(getattr(density, name)) for name in ("grid", "density", "standard_error")}
     picture = Picture(
         "spectrum",
-        lambda compact: spectrum_figure(values, drawn, size=size, compact=compact),
+        lambda compact: spectrum_figure(values, drawn, size=size, name=CURVATURES[curvature], compact=compact),
         "The density of all eigenvalues on a logarithmic axis, and the eigenvalues of both ends as marks below it."
         if drawn
         else "The eigenvalues of both ends.",
@@ -156,6 +163,7 @@ def spectrum(
         "num_top": num_top,
         "num_bottom": num_bottom,
         "rtol": rtol,
+        "curvature": curvature,
         "only": only,
         "seed": seed,
         "precision": precision,
@@ -173,7 +181,7 @@ def spectrum(
         KIND,
         found,
         title="The curvature of the loss",
-        headline=_headline(facts, size, only),
+        headline=_headline(facts, size, only, CURVATURES[curvature]),
         point=point,
         sections=_sections(facts, rows, picture),
         facts=facts,
@@ -186,19 +194,28 @@ def spectrum(
 
 
 _OPTIONS = {"num_top": "top", "num_bottom": "bottom"}
-_DEFAULTS = {"num_top": 10, "num_bottom": 10, "rtol": 1e-4, "seed": 0, "precision": "float64"}
+_DEFAULTS = {"num_top": 10, "num_bottom": 10, "rtol": 1e-4, "curvature": "hessian", "seed": 0, "precision": "float64"}
 
 
-def _block(key, network: Network, landscape, name: str, rtol: float) -> dict[str, Any]:
+def _block(key, network: Network, landscape, name: str, curvature: Curvature, rtol: float) -> dict[str, Any]:
     """The ends and the trace of the block of one parameter array."""
     from lossatlas import geometry
 
     size = num_parameters(network, name)
     method = "exact" if size <= _DENSE else "lanczos"
     ends = geometry.spectrum(
-        network, landscape, num_top=1, num_bottom=1 if size > 1 else 0, only=name, key=key, method=method, rtol=rtol
+        network,
+        landscape,
+        num_top=1,
+        num_bottom=1 if size > 1 else 0,
+        only=name,
+        key=key,
+        curvature=curvature,
+        method=method,
+        rtol=rtol,
     )
-    trace = geometry.trace(key, network, landscape, only=name, num_probes=min(_TRACE_PROBES, 3 * size + 3))
+    num_probes = min(_TRACE_PROBES, 3 * size + 3)
+    trace = geometry.trace(key, network, landscape, only=name, curvature=curvature, num_probes=num_probes)
     return {
         "parameters": name,
         "size": size,
@@ -231,12 +248,10 @@ def _pairs(found) -> list[dict[str, Any]]:
     return rows
 
 
-def _headline(facts: dict[str, Any], size: int, only: str | None) -> str:
+def _headline(facts: dict[str, Any], size: int, only: str | None, matrix: str) -> str:
     where = "" if only is None else f" in {only}"
-    text = (
-        f"Curvatures{where} lie between {format_number(facts['lowest'])} and {format_number(facts['sharpness'])}; "
-        f"the trace is {format_number(facts['trace'])}"
-    )
+    low, high, trace = (format_number(facts[name]) for name in ("lowest", "sharpness", "trace"))
+    text = f"The eigenvalues of the {matrix}{where} lie between {low} and {high}; the trace is {trace}"
     error = facts["trace_standard_error"]
     text += f" ± {format_number(error, 2)} (standard error)" if error else " (exact)"
     text += f" over {size:,} parameters."
@@ -279,7 +294,7 @@ def _sections(facts: dict[str, Any], rows: list[dict[str, Any]], picture: Pictur
     heads = {
         "end": "of the spectrum",
         "rank": "counted from that end",
-        "eigenvalue": "of the Hessian of the mean loss",
+        "eigenvalue": "of the matrix",
         "residual": "length of Hv - λv",
         "converged": "residual within the tolerance",
     }
