@@ -20,6 +20,7 @@ from lossatlas.figures._export import save as save
 from lossatlas.figures._export import save_all as save_all
 from lossatlas.figures._numbers import format_number as format_number
 from lossatlas.figures._numbers import format_steps as format_steps
+from lossatlas.figures._path import path_figure as path_figure
 from lossatlas.figures._plain import counts_figure as counts_figure
 from lossatlas.figures._plain import curves_figure as curves_figure
 from lossatlas.figures._plain import matrix_figure as matrix_figure

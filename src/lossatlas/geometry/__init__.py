@@ -1,5 +1,9 @@
 """Measure the landscape at a point."""
 
+from lossatlas.geometry._attribution import BarrierAttribution as BarrierAttribution
+from lossatlas.geometry._attribution import attribute_barrier as attribute_barrier
+from lossatlas.geometry._barrier import Barrier as Barrier
+from lossatlas.geometry._barrier import barrier as barrier
 from lossatlas.geometry._condensation import Cluster as Cluster
 from lossatlas.geometry._condensation import Condensation as Condensation
 from lossatlas.geometry._condensation import LayerCondensation as LayerCondensation
@@ -17,6 +21,7 @@ from lossatlas.geometry._diagonal import NormEstimate as NormEstimate
 from lossatlas.geometry._diagonal import diagonal as diagonal
 from lossatlas.geometry._diagonal import frobenius_norm as frobenius_norm
 from lossatlas.geometry._diversity import effective_neurons as effective_neurons
+from lossatlas.geometry._find_curve import find_curve as find_curve
 from lossatlas.geometry._grouping import Grouping as Grouping
 from lossatlas.geometry._hessian import dense_hessian as dense_hessian
 from lossatlas.geometry._inertia import Inertia as Inertia
@@ -25,10 +30,18 @@ from lossatlas.geometry._infinity import Runaway as Runaway
 from lossatlas.geometry._infinity import classify_escape as classify_escape
 from lossatlas.geometry._inverse import CurvatureSolution as CurvatureSolution
 from lossatlas.geometry._inverse import curvature_solve as curvature_solve
+from lossatlas.geometry._last_layer import LastLayerCertificate as LastLayerCertificate
+from lossatlas.geometry._last_layer import last_layer_certificate as last_layer_certificate
 from lossatlas.geometry._linear_units import effective_linear_units as effective_linear_units
 from lossatlas.geometry._linearization import LayerLinearization as LayerLinearization
 from lossatlas.geometry._linearization import Linearization as Linearization
 from lossatlas.geometry._linearization import linearization as linearization
+from lossatlas.geometry._path import BatchStatistics as BatchStatistics
+from lossatlas.geometry._path import MovingBuffers as MovingBuffers
+from lossatlas.geometry._path import Path as Path
+from lossatlas.geometry._path import Refresh as Refresh
+from lossatlas.geometry._path_verification import PathVerification as PathVerification
+from lossatlas.geometry._path_verification import SegmentVerification as SegmentVerification
 from lossatlas.geometry._planted import plant_landscape as plant_landscape
 from lossatlas.geometry._products import CURVATURES as CURVATURES
 from lossatlas.geometry._products import Curvature as Curvature
@@ -43,3 +56,4 @@ from lossatlas.geometry._unit_outputs import find_taps as find_taps
 from lossatlas.geometry._unit_outputs import slope_products as slope_products
 from lossatlas.geometry._unit_outputs import unit_batches as unit_batches
 from lossatlas.geometry._unit_outputs import unit_outputs as unit_outputs
+from lossatlas.geometry._verify_path import verify_path as verify_path

@@ -1,5 +1,7 @@
 """Carry a point along the landscape: optimisers, ensembles, flows."""
 
+from lossatlas.training._curve import CurveTraining as CurveTraining
+from lossatlas.training._curve import train_curve as train_curve
 from lossatlas.training._ensemble import train_ensemble as train_ensemble
 from lossatlas.training._flow import gradient_flow as gradient_flow
 from lossatlas.training._result import Ensemble as Ensemble

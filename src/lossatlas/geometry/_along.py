@@ -1,0 +1,158 @@
+"""Measure the loss along a path: one compiled program, called piece by piece."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float
+
+from lossatlas._types import Network
+from lossatlas.geometry._path import Path, check_statistics, point
+from lossatlas.landscape import Landscape
+from lossatlas.numerics import flat_jaxpr
+
+
+_CHUNK = 16  # points that one call of the program measures at most
+
+
+class Along(NamedTuple):
+    """Values at places along a path; None for what the landscape does not have."""
+
+    loss: Float[np.ndarray, " n"]
+    accuracy: Float[np.ndarray, " n"] | None
+    change: Float[np.ndarray, " n"] | None
+
+
+class Measure:
+    """The loss, the accuracy and the change of the outputs since the start, at places along a path.
+
+    On the CPU up to 16 places of a segment go into one call of a compiled loop, whose number is no part of the program.
+    Convolutions are slow inside a loop there, so networks that have some are measured place by place.
+
+    **Arguments:**
+    - `wants_change`: whether outputs are compared with those at the start of the path.
+
+    **Raises:** `InputError` for running statistics that do not interpolate.
+    """
+
+    def __init__(self, path: Path, landscape: Landscape, *, wants_change: bool = False):
+        check_statistics(path)
+        self.path, self.landscape = path, landscape
+        self.origin = None
+        self.count = 0
+        if wants_change and has_predictions(landscape):
+            self.origin = predictions(landscape, path(0.0))
+        self.chunk = 1 if _has_convolution(path, landscape) else _CHUNK
+
+    def __call__(self, t: Float[np.ndarray, " n"]) -> Along:
+        """The values at places t, each between 0 and 1, increasing."""
+        rows: list[np.ndarray] = []
+        start = 0
+        while start < len(t):
+            controls, _ = self.path.piece(t[start])
+            stop = start + 1
+            while stop < min(len(t), start + self.chunk) and self.path.piece(t[stop])[0][0] is controls[0]:
+                stop += 1
+            local = np.zeros((2, self.chunk))
+            local[:, : stop - start] = [self.path.piece(at)[1] for at in t[start:stop]], t[start:stop]
+            values = _values(
+                controls,
+                self.path.kind,
+                self.path.refresh,
+                self.landscape,
+                self.origin,
+                jnp.asarray(local),
+                jnp.asarray(stop - start) if self.chunk > 1 else None,
+            )
+            rows.append(np.asarray(values, float)[: stop - start])
+            start = stop
+        self.count += len(t)
+        table = np.concatenate(rows) if rows else np.zeros((0, 3))
+        return Along(
+            table[:, 0],
+            table[:, 1] if has_accuracy(self.landscape) else None,
+            None if self.origin is None else table[:, 2],
+        )
+
+
+def has_predictions(landscape: Landscape) -> bool:
+    """Whether there are outputs to compare."""
+    return landscape._example_losses is None or landscape._predict is not None
+
+
+def has_accuracy(landscape: Landscape) -> bool:
+    """Whether the loss is one of classification, and there are predictions."""
+    return has_predictions(landscape) and landscape.loss is not None and landscape.loss.name in _CORRECT
+
+
+@eqx.filter_jit
+def predictions(landscape: Landscape, network: Network) -> Array:
+    """The outputs on all data, compiled."""
+    return landscape.predictions(network)
+
+
+@eqx.filter_jit
+def _values(controls, kind, refresh, landscape, origin, places, count) -> Float[Array, "chunk 3"]:
+    def at(i) -> Float[Array, " 3"]:
+        network = point(controls, kind, places[0, i])
+        if refresh is not None:
+            network = refresh(network, places[1, i])
+        loss, accuracy = _loss_and_accuracy(landscape, network)
+        change = jnp.zeros(()) if origin is None else jnp.max(jnp.abs(landscape.predictions(network) - origin))
+        return jnp.stack([jnp.asarray(v, places.dtype) for v in (loss, accuracy, change)])
+
+    if count is None:
+        return at(0)[None]
+    rows = jnp.zeros((places.shape[1], 3), places.dtype)
+    return jax.lax.fori_loop(0, count, lambda i, rows: rows.at[i].set(at(i)), rows)
+
+
+def _loss_and_accuracy(landscape: Landscape, network: Network) -> tuple[Array, Array]:
+    if not has_accuracy(landscape):
+        return landscape(network), jnp.zeros(())
+    correct = _CORRECT[landscape._require_loss().name]
+
+    def sums(batch, weights):
+        losses = landscape._losses_of(network, batch)
+        right = correct(landscape._predictions_of(network, batch), batch[-1])
+        return (
+            jnp.sum(jnp.where(weights > 0, losses, 0.0)),
+            jnp.sum(jnp.where(weights > 0, right, False).astype(losses.dtype)),
+        )
+
+    return landscape._mean(sums)
+
+
+def _right_class(predicted: Array, targets: Array) -> Bool[Array, " n"]:
+    wanted = targets if jnp.issubdtype(targets.dtype, jnp.integer) else jnp.argmax(targets, -1)
+    return jnp.argmax(predicted, -1) == wanted.reshape(len(predicted)).astype(int)
+
+
+def _right_side(predicted: Array, targets: Array) -> Bool[Array, " n"]:
+    wanted = targets.reshape(predicted.shape) > 0.5
+    return jnp.all(((predicted > 0) == wanted).reshape(len(predicted), -1), 1)
+
+
+_CORRECT: dict[str, Callable[[Array, Array], Array]] = {"cross_entropy": _right_class, "logistic": _right_side}
+
+
+def _has_convolution(path: Path, landscape: Landscape) -> bool:
+    if jax.default_backend() != "cpu":
+        return False
+    arrays, rest = eqx.partition((path.vertices[0], landscape), eqx.is_array)
+
+    def loss(arrays: Any) -> Array:
+        network, data = eqx.combine(arrays, rest)
+        return data(network)
+
+    flat = flat_jaxpr(loss, arrays)
+    return any(_is_convolution(eqn) for eqn in flat.jaxpr.eqns)
+
+
+def _is_convolution(eqn: Any) -> bool:
+    if eqn.primitive.name == "conv_general_dilated":
+        return True
+    return eqn.primitive.name in ("scan", "while", "cond") and "conv_general_dilated" in str(eqn.params)
