@@ -7,8 +7,8 @@ from jaxtyping import Array
 
 from lossatlas._parameters import named_arrays
 from lossatlas._types import Network
+from lossatlas.embedding._alignment import can_reflect, degree_of
 from lossatlas.embedding._condensed import copies, merge_maps
-from lossatlas.embedding._match import can_reflect, degree_of
 from lossatlas.embedding._unit_map import ShiftReaders, UnitMap, reader_biases_hold, reader_norms
 from lossatlas.geometry import unit_outputs
 from lossatlas.networks import Activation, UnitSpace, take_units

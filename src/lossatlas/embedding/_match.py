@@ -1,6 +1,7 @@
 """Match two networks of one shape up to the symmetries of their units."""
 
 import math
+from typing import Literal
 
 import equinox as eqx
 import jax
@@ -8,20 +9,17 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from lossatlas._errors import InputError
+from lossatlas._errors import InputError, unknown_name
 from lossatlas._parameters import named_arrays
 from lossatlas._show import shown
 from lossatlas._types import Network
+from lossatlas.embedding._alignment import Alignment, Gauge, common_spaces, in_gauge, scaled
 from lossatlas.embedding._record import Data, outputs
-from lossatlas.embedding._selection import Selection
-from lossatlas.embedding._unit_map import on_axis, require_unit_spaces
-from lossatlas.networks import Axis, Conv, Dense, UnitSpace, apply_reflection, put_units, replace_parameters, take_units
 
 
 _SAME = 1e-9
-_GAIN = 100  # in units of rounding
-_MAX_SWEEPS = 100
-_BLOCK = 128  # rows, which stay in the cache
+_STARTS = ("ordered", "identity")
+_KEPT = 1e-4  # of the largest output: a symmetry changes none by more, in any precision
 
 
 @shown
@@ -34,6 +32,10 @@ class Match(eqx.Module):
     - `distance`: the Euclidean distance of all of them, relative to the norm of the reference.
     - `output_difference`: the largest difference of an output on the data; None without data.
     - `sweeps`: how many sweeps over the spaces it took.
+    - `method`: by what it was matched. `objectives`: the sum of products of all arrays with those of the reference,
+      homogeneous units at common scales, at the start and after every sweep; it never falls.
+    - `function_change`: the largest change of an output by the matching itself, which is rounding; None without data.
+    - `closed`: the spaces that were left alone, and why.
     """
 
     orders: dict[str, Int[np.ndarray, " units"]]
@@ -43,6 +45,10 @@ class Match(eqx.Module):
     distance: float
     output_difference: float | None
     sweeps: int
+    method: str = eqx.field(static=True, default="weights")
+    objectives: tuple[float, ...] = ()
+    function_change: float | None = None
+    closed: dict[str, str] = eqx.field(default_factory=dict)
 
     @property
     def is_same(self) -> bool:
@@ -58,7 +64,14 @@ class Match(eqx.Module):
         return f"different networks: relative distance {self.distance:.3g} after matching"
 
 
-def match(network: Network, reference: Network, *, landscape: Data = None) -> tuple[Network, Match]:
+def match(
+    network: Network,
+    reference: Network,
+    *,
+    landscape: Data = None,
+    start: Literal["ordered", "identity"] | Match = "ordered",
+    balance: bool = False,
+) -> tuple[Network, Match]:
     r"""Bring a network as near to a reference as the symmetries of its units allow; its function stays.
 
     Units are permuted in every unit space, reflected where the activation is odd (or $\sigma(-t) = c - \sigma(t)$) and
@@ -68,73 +81,89 @@ def match(network: Network, reference: Network, *, landscape: Data = None) -> tu
 
     Equal networks are recognised unless units are copies of each other, do nothing, or mix freely (linear units,
     coordinates within an attention head): reduce both first. For networks from different trainings it is weight
-    matching, a local optimum.
+    matching, a local optimum; see [`lossatlas.embedding.rebasin`][].
 
     **Arguments:**
     - `network`, `reference`: of one architecture and shape, with unit spaces.
     - `landscape`: what outputs are compared on: a `Landscape`, inputs alone, or None.
+    - `start`: `"ordered"`, by what is settled; `"identity"`, the units as they stand and spaces in random
+      order, as published; or an earlier `Match` of the two.
+    - `balance`: compare homogeneous units at the scales where writers and readers have one norm, so that weight on
+      either side counts; default by the direction of their writers.
 
     **Returns:** the matched network and a [`lossatlas.embedding.Match`][]. Cost: for each sweep and space of n units
     n^3 operations and a product of its parameters.
 
-    **Raises:** `InputError` for networks of different architectures or shapes.
+    **Raises:** `InputError` for networks of different architectures, shapes or activations, and parameters that are
+    not finite.
 
     !!! cite
         Weight matching: Ainsworth, Hayase, Srinivasa 2023, arXiv 2209.04836; signs, scales and the start by what is
         settled are added.
     """
-    spaces = _common_spaces(network, reference)
-    # At unit writers, homogeneous units are compared by direction; the reference's scales come back in the end.
-    moved, own_scales = _normalised(network, spaces)
-    target, scales = _normalised(reference, spaces)
-    orders = {name: np.arange(space.size) for name, space in spaces.items()}
-    signs = {name: np.ones(space.size) for name, space in spaces.items()}
-    wanted = named_arrays(target)
-    settled: set[str] = set()
-    sweeps = 0
-    for sweeps in range(1, _MAX_SWEEPS + 1):
-        changed = False
-        for name, space in spaces.items():
-            axes = [a for a in _axes(space) if sweeps > 1 or _others(a, name, spaces) <= settled]
-            if axes:
-                settled.add(name)
-            arrays = named_arrays(moved)
-            # Equal rows match best as they stand: sum |w_i - f_j|^2 is 0.
-            if all(np.array_equal(arrays[axis.path], wanted[axis.path]) for axis in _axes(space)):
-                continue
-            twins = _twins(arrays, wanted, axes, space.size, reflects=can_reflect(moved, space))
-            if twins is None:
-                score = _score(arrays, wanted, axes, space.size)
-                order, sign = _assign(score, can_reflect(moved, space))
-                gain = np.sum(sign * score[np.arange(space.size), order]) - np.trace(score)
-                if gain <= _GAIN * np.finfo(score.dtype).eps * np.abs(score).sum():
-                    continue
-            else:
-                order, sign = twins
-            moved = _reflected(_permuted(moved, space, order), space, sign)
-            orders[name], signs[name] = orders[name][order], signs[name][order] * sign
-            changed = True
-        if not changed and sweeps > 1:
-            break
-    for name, space in spaces.items():
-        moved = _scaled(moved, space, scales[name])
-    factors = {name: scales[name] / own_scales[name][orders[name]] for name in spaces}
-    found, wanted = named_arrays(moved), named_arrays(reference)
-    sizes = [_size(array) for array in wanted.values()]
-    differences = [_size(found[path], array) for path, array in wanted.items()]
-    (largest, norm), (apart, distance) = (_joined(parts) for parts in (sizes, differences))
-    result = Match(
-        orders,
-        signs,
-        factors,
-        residual=apart / max(largest, 1e-300),
-        distance=distance / max(norm, 1e-300),
-        output_difference=None
-        if landscape is None
-        else float(jnp.abs(outputs(network, landscape) - outputs(reference, landscape)).max()),
-        sweeps=sweeps,
-    )
-    return moved, result
+    if isinstance(start, str) and start not in _STARTS:
+        raise unknown_name("start", start, _STARTS)
+    pair = Pair(network, reference, "balanced" if balance else "direction")
+    alignment = pair.alignment(start if isinstance(start, Match) else None)
+    if start == "ordered":
+        alignment.ordered_start()
+    alignment.ascend(shuffled=start == "identity")
+    return pair.finish(alignment, "weights", landscape)
+
+
+class Pair:
+    """Two networks with their homogeneous units at common scales, and the way back to the scales of the reference."""
+
+    def __init__(self, network: Network, reference: Network, gauge: Gauge):
+        self.network, self.reference = network, reference
+        self.spaces, self.closed = common_spaces(network, reference)
+        self.source, self.own_scales = in_gauge(network, self.spaces, gauge)
+        self.target, self.scales = in_gauge(reference, self.spaces, gauge)
+
+    def alignment(self, start: Match | None = None, target: Network | None = None) -> Alignment:
+        """The network as it stands, or as an earlier match left it, next to the reference or another target."""
+        made = Alignment(self.source, self.target if target is None else target, self.spaces)
+        if start is not None:
+            for name, order in start.orders.items():
+                made.move(name, order, start.signs[name])
+        return made
+
+    def finish(self, alignment: Alignment, method: str, data: Data) -> tuple[Network, Match]:
+        """The aligned network at the scales of the reference, and what was done.
+
+        **Raises:** `InputError` where the outputs on the data change: then the unit spaces are no symmetries.
+        """
+        moved = alignment.moved
+        for name, space in self.spaces.items():
+            moved = scaled(moved, space, self.scales[name])
+        factors = {name: self.scales[name] / self.own_scales[name][alignment.orders[name]] for name in self.spaces}
+        found, wanted = named_arrays(moved), named_arrays(self.reference)
+        sizes = [_size(array) for array in wanted.values()]
+        differences = [_size(found[path], array) for path, array in wanted.items()]
+        (largest, norm), (apart, distance) = (_joined(parts) for parts in (sizes, differences))
+        change, difference = None, None
+        if data is not None:
+            before, after, others = (outputs(net, data) for net in (self.network, moved, self.reference))
+            change, difference = (float(jnp.abs(before - other).max()) for other in (after, others))
+            if change > _KEPT * float(jnp.abs(before).max()):
+                msg = (
+                    f"Matching changed the outputs by {change:.1e}, so the unit spaces of {type(moved).__name__} are "
+                    "no symmetries of it. Check what unit_spaces() says of its writers and readers."
+                )
+                raise InputError(msg)
+        return moved, Match(
+            alignment.orders,
+            alignment.signs,
+            factors,
+            residual=apart / max(largest, 1e-300),
+            distance=distance / max(norm, 1e-300),
+            output_difference=difference,
+            sweeps=alignment.sweeps,
+            method=method,
+            objectives=tuple(alignment.objectives),
+            function_change=change,
+            closed=self.closed,
+        )
 
 
 @jax.jit
@@ -146,152 +175,3 @@ def _size(array: Array, other: Array | float = 0.0) -> tuple[Array, Array]:
 
 def _joined(parts: list[tuple[Array, Array]]) -> tuple[float, float]:
     return max((float(largest) for largest, _ in parts), default=0.0), math.hypot(*(float(norm) for _, norm in parts))
-
-
-def _common_spaces(network: Network, reference: Network) -> dict[str, UnitSpace]:
-    spaces = require_unit_spaces(network)
-    shapes, wanted = ({n: a.shape for n, a in named_arrays(net).items()} for net in (network, reference))
-    if type(network) is not type(reference) or shapes != wanted:
-        different = sorted(n for n in shapes.keys() | wanted.keys() if shapes.get(n) != wanted.get(n))
-        where = f": {different[0]} is {shapes.get(different[0])} and {wanted.get(different[0])}" if different else ""
-        msg = (
-            f"Only networks of one architecture and shape can be matched, got {type(network).__name__} and "
-            f"{type(reference).__name__}{where}. Reduce both first."
-        )
-        raise InputError(msg)
-    return {name: space for name, space in spaces.items() if space.size}
-
-
-def _axes(space: UnitSpace) -> list[Axis]:
-    return [*space.writers, *space.readers]
-
-
-def _others(axis: Axis, name: str, spaces: dict[str, UnitSpace]) -> set[str]:
-    """Spaces that touch other axes of the same parameter; the space itself where it touches two."""
-    touching = {n for n, space in spaces.items() for a in _axes(space) if a.path == axis.path and a != axis}
-    return touching if sum(a.path == axis.path for a in _axes(spaces[name])) > 1 else touching - {name}
-
-
-def _rows(arrays: dict[str, Array], axis: Axis, size: int) -> Float[np.ndarray, "units _"]:
-    lead = np.moveaxis(np.asarray(arrays[axis.path]), axis.axis, 0)
-    block = lead[axis.offset : axis.offset + axis.outer * size * axis.inner]
-    return np.moveaxis(block.reshape(axis.outer, size, -1), 1, 0).reshape(size, -1)
-
-
-def _twins(
-    found: dict[str, Array], wanted: dict[str, Array], axes: list[Axis], size: int, *, reflects: bool
-) -> tuple[np.ndarray, np.ndarray] | None:
-    """Order and signs where each unit of the reference has an equal one in the network, else None.
-
-    Units are sorted by their products with one random vector, so this costs a few readings of the weights, and then
-    compared whole. Nothing can match better.
-    """
-    generator = np.random.default_rng(0)
-    pairs = [(_rows(wanted, axis, size), _rows(found, axis, size)) for axis in axes]
-    marks = np.zeros((2, size))
-    for pair in pairs:
-        vector = generator.normal(size=pair[0].shape[1])
-        marks += [_products(rows, vector) for rows in pair]
-    signs = np.where(marks < 0, -1.0, 1.0) if reflects else np.ones_like(marks)
-    first, second = np.argsort(signs * marks, axis=1)
-    order, sign = np.empty(size, int), np.empty(size)
-    order[first], sign[first] = second, signs[0][first] * signs[1][second]
-    for ours, theirs in pairs:
-        rounding = 8 * np.finfo(ours.dtype).eps * np.abs(ours).max(initial=0.0)
-        if any(
-            (np.abs(ours[i] - sign[i, None].astype(ours.dtype) * theirs[order[i]]) > rounding).any()
-            for i in _blocks(size)
-        ):
-            return None
-    return order, sign
-
-
-def _products(rows: np.ndarray, vector: np.ndarray) -> np.ndarray:
-    """In float64, so that few units agree by chance, without a copy of all rows."""
-    return np.concatenate([rows[i] @ vector for i in _blocks(len(rows))])
-
-
-def _blocks(size: int) -> list[slice]:
-    return [slice(start, start + _BLOCK) for start in range(0, size, _BLOCK)]
-
-
-def _score(
-    found: dict[str, Array], wanted: dict[str, Array], axes: list[Axis], size: int
-) -> Float[np.ndarray, "units units"]:
-    """How well unit j of the network stands for unit i of the reference."""
-    products = [_rows(wanted, axis, size) @ _rows(found, axis, size).T for axis in axes]
-    return sum(products, start=np.zeros((size, size), products[0].dtype if products else float))
-
-
-def _assign(score: np.ndarray, can_reflect: bool) -> tuple[np.ndarray, np.ndarray]:
-    from scipy.optimize import linear_sum_assignment
-
-    _, order = linear_sum_assignment(np.abs(score) if can_reflect else score, maximize=True)
-    chosen = score[np.arange(len(order)), order]
-    return order, np.where(chosen < 0, -1.0, 1.0) if can_reflect else np.ones(len(order))
-
-
-def can_reflect(network: Network, space: UnitSpace) -> bool:
-    """Whether the sign of a unit is a symmetry."""
-    act = space.activation
-    if space.kind == "linear":
-        return True
-    if act is None or space.is_normalised or space.kind not in ("neuron", "channel"):
-        return False
-    if isinstance(network, Conv) and space.kind == "channel" and network.pool == "max":
-        return False  # the largest of some values does not turn with their sign
-    return act.parity == "odd" or (isinstance(network, Dense) and act.reflection is not None and space.bias is not None)
-
-
-def _permuted(network: Network, space: UnitSpace, order: np.ndarray) -> Network:
-    units = Selection(jnp.asarray(order), jnp.ones(space.size), space.size)
-    arrays = named_arrays(network)
-    for axis in _axes(space):
-        arrays[axis.path] = on_axis(units, arrays[axis.path], axis, space.size)
-    return replace_parameters(network, arrays)
-
-
-def _reflected(network: Network, space: UnitSpace, signs: np.ndarray) -> Network:
-    if (signs > 0).all():
-        return network
-    if isinstance(network, Dense):
-        return apply_reflection(network, space.name, jnp.asarray(signs))
-    return _multiplied(network, space, signs, signs)
-
-
-def _multiplied(network: Network, space: UnitSpace, writers: np.ndarray, readers: np.ndarray) -> Network:
-    arrays = named_arrays(network)
-    for axes, factors in ((space.writers, writers), (space.readers, readers)):
-        for axis in axes:
-            block = take_units(arrays[axis.path], axis, space.size)
-            scaled = block * jnp.expand_dims(jnp.asarray(factors, block.dtype), (*range(block.ndim - 2), -1))
-            arrays[axis.path] = put_units(arrays[axis.path], axis, space.size, scaled)
-    return replace_parameters(network, arrays)
-
-
-def degree_of(space: UnitSpace) -> float | None:
-    """The degree p of homogeneous units; None where a scale is no symmetry."""
-    if space.kind == "linear":
-        return 1.0
-    if space.activation is None or space.is_normalised or space.kind not in ("neuron", "channel"):
-        return None
-    return space.activation.degree
-
-
-def _scaled(network: Network, space: UnitSpace, factors: np.ndarray) -> Network:
-    degree = degree_of(space)
-    return network if degree is None else _multiplied(network, space, factors, factors**-degree)
-
-
-def _normalised(network: Network, spaces: dict[str, UnitSpace]) -> tuple[Network, dict[str, np.ndarray]]:
-    """Homogeneous units with writers of norm 1, space after space, and the norms before."""
-    norms = {}
-    for name, space in spaces.items():
-        norms[name] = np.ones(space.size)
-        if degree_of(space) is None:
-            continue
-        arrays = named_arrays(network)
-        squares = sum(np.sum(_rows(arrays, axis, space.size) ** 2, axis=1) for axis in space.writers)
-        norms[name] = np.where(squares > 0, np.sqrt(squares), 1.0)
-        network = _scaled(network, space, 1 / norms[name])
-    return network, norms
