@@ -2,16 +2,15 @@
 
 from typing import Literal
 
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
 from lossatlas._errors import InputError
 from lossatlas._parameters import named_arrays
 from lossatlas._types import Network
-from lossatlas.embedding._selection import Selection
-from lossatlas.embedding._unit_map import on_axis, require_unit_spaces
-from lossatlas.networks import Axis, Conv, Dense, UnitSpace, apply_reflection, put_units, replace_parameters, take_units
+from lossatlas.embedding._unit_arrays import Arrays, axes_of, multiplied, permuted, rows_of, to_arrays
+from lossatlas.embedding._unit_map import require_unit_spaces
+from lossatlas.networks import Axis, Conv, Dense, UnitSpace
 
 
 _GAIN = 100  # in units of rounding
@@ -25,15 +24,16 @@ Gauge = Literal["direction", "balanced"]
 
 
 class Alignment:
-    """A network on its way to a target: space by space its units are permuted and reflected.
+    r"""A network on its way to a target: space by space its units are permuted and reflected.
 
-    - `moved`: the network so far. `orders`, `signs`: what was done, as in [`lossatlas.embedding.Match`][].
+    - `arrays`: of the network so far; `wanted`: those of the target. `orders`, `signs`: what was done, as in
+      [`lossatlas.embedding.Match`][].
+    - `reflections`: by space whose signs are free, the constant c of $\sigma(-t) = c - \sigma(t)$.
     - `objectives`: the sum of products of all arrays with those of the target, after the start and after every sweep.
     """
 
-    def __init__(self, network: Network, target: Network, spaces: dict[str, UnitSpace]):
-        self.moved, self.spaces = network, spaces
-        self.wanted = named_arrays(target)
+    def __init__(self, source: Arrays, target: Arrays, spaces: dict[str, UnitSpace], reflections: dict[str, float]):
+        self.arrays, self.wanted, self.spaces, self.reflections = source, target, spaces, reflections
         self.orders = {name: np.arange(space.size) for name, space in spaces.items()}
         self.signs = {name: np.ones(space.size) for name, space in spaces.items()}
         self.objectives: list[float] = []
@@ -42,12 +42,18 @@ class Alignment:
     def move(self, name: str, order: np.ndarray, sign: np.ndarray) -> None:
         """Put the units of a space in another order, then change the signs of some."""
         space = self.spaces[name]
-        self.moved = reflected(permuted(self.moved, space, order), space, sign)
+        self.arrays = permuted(self.arrays, space, order)
+        if (sign < 0).any():
+            self.arrays = _reflected(self.arrays, space, sign, self.reflections[name])
         self.orders[name], self.signs[name] = self.orders[name][order], self.signs[name][order] * sign
 
-    def ordered_start(self) -> None:
-        """Match each space once, by the entries whose other axes are settled, the one with most of them first."""
-        settled: set[str] = set()
+    def reflects(self, name: str) -> bool:
+        """Whether the signs of the units of a space are free."""
+        return name in self.reflections
+
+    def ordered_start(self, settled: set[str] | None = None) -> None:
+        """Match each space that is not settled once, by the entries whose other axes are, the one with most first."""
+        settled = set(settled or ())
         while True:
             usable = {name: self.usable(name, settled) for name in self.spaces.keys() - settled}
             counts = {
@@ -82,41 +88,41 @@ class Alignment:
         space = self.spaces[name]
         every = axes_of(space)
         axes = every if axes is None else axes
-        arrays = named_arrays(self.moved)
+        arrays = self.arrays
         # Equal rows match best as they stand: sum |w_i - f_j|^2 is 0.
         if all(np.array_equal(arrays[axis.path], self.wanted[axis.path]) for axis in every):
             return False
-        twins = twins_of(arrays, self.wanted, axes, space.size, reflects=can_reflect(self.moved, space))
+        twins = twins_of(arrays, self.wanted, axes, space.size, reflects=self.reflects(name))
         if twins is not None:
             self.move(name, *twins)
             return True
         score = self.score(name, axes)
-        order, sign = assign(score, reflects=can_reflect(self.moved, space))
+        order, sign = assign(score, reflects=self.reflects(name))
         gain = np.sum(sign * score[np.arange(space.size), order]) - np.trace(score)
         if gain <= _GAIN * np.finfo(score.dtype).eps * np.abs(score).sum():
             return False
-        before = self.moved, self.orders[name], self.signs[name]
+        before = self.arrays, self.orders[name], self.signs[name]
         paths = [axis.path for axis in every]
         touched = set(paths) if len(set(paths)) < len(paths) else set()
         old = self.objective(touched)
         self.move(name, order, sign)
         # Where both axes of one array are permuted the objective is quadratic, and the assignment only a guess.
         if touched and self.objective(touched) <= old:
-            self.moved, self.orders[name], self.signs[name] = before
+            self.arrays, self.orders[name], self.signs[name] = before
             return False
         return True
 
     def score(self, name: str, axes: list[Axis]) -> Float[np.ndarray, "units units"]:
         """How well unit j of the network stands for unit i of the target."""
-        found, size = named_arrays(self.moved), self.spaces[name].size
-        products = [rows_of(self.wanted, axis, size) @ rows_of(found, axis, size).T for axis in axes]
+        size = self.spaces[name].size
+        products = [rows_of(self.wanted, axis, size) @ rows_of(self.arrays, axis, size).T for axis in axes]
         return sum(products, start=np.zeros((size, size), products[0].dtype if products else float))
 
     def objective(self, paths: set[str] | None = None) -> float:
         """The sum of products of all arrays, or of some, with those of the target."""
-        found = named_arrays(self.moved)
         chosen = self.wanted.keys() if paths is None else paths
-        return float(sum(np.vdot(np.asarray(self.wanted[p], float), np.asarray(found[p], float)) for p in chosen))
+        pairs = ((self.wanted[path].astype(float), self.arrays[path].astype(float)) for path in chosen)
+        return float(sum(np.vdot(one, two) for one, two in pairs))
 
     def _others(self, axis: Axis, name: str) -> set[str]:
         """Spaces that touch other axes of the same parameter; the space itself where it touches two."""
@@ -144,10 +150,10 @@ def common_spaces(network: Network, reference: Network) -> tuple[dict[str, UnitS
     for name, space in spaces.items():
         ours, theirs = (None if s.activation is None else s.activation.name for s in (space, others.get(name, space)))
         if ours != theirs:
-            msg = f"Only networks of one architecture can be matched; {name} has {ours} and {theirs}."
+            msg = f"Only networks of one architecture can be matched; {name} has the activations {ours} and {theirs}."
             raise InputError(msg)
     for net in (network, reference):
-        bad = next((n for n, a in named_arrays(net).items() if not bool(jnp.isfinite(a).all())), None)
+        bad = next((n for n, a in to_arrays(net).items() if not np.isfinite(a).all()), None)
         if bad is not None:
             msg = f"{bad} contains NaN or infinity, so the networks cannot be matched."
             raise InputError(msg)
@@ -160,24 +166,12 @@ def common_spaces(network: Network, reference: Network) -> tuple[dict[str, UnitS
     return found, closed
 
 
-def axes_of(space: UnitSpace) -> list[Axis]:
-    """Writers, then readers."""
-    return [*space.writers, *space.readers]
-
-
-def _entries(array: Array, axis: Axis, size: int) -> int:
+def _entries(array: np.ndarray, axis: Axis, size: int) -> int:
     return array.size // array.shape[axis.axis] * axis.outer * size * axis.inner
 
 
-def rows_of(arrays: dict[str, Array], axis: Axis, size: int) -> Float[np.ndarray, "units _"]:
-    """What belongs to each unit along one axis, as rows."""
-    lead = np.moveaxis(np.asarray(arrays[axis.path]), axis.axis, 0)
-    block = lead[axis.offset : axis.offset + axis.outer * size * axis.inner]
-    return np.moveaxis(block.reshape(axis.outer, size, -1), 1, 0).reshape(size, -1)
-
-
 def twins_of(
-    found: dict[str, Array], wanted: dict[str, Array], axes: list[Axis], size: int, *, reflects: bool
+    found: Arrays, wanted: Arrays, axes: list[Axis], size: int, *, reflects: bool
 ) -> tuple[np.ndarray, np.ndarray] | None:
     """Order and signs where each unit of the target has an equal one in the network, else None.
 
@@ -231,37 +225,38 @@ def can_reflect(network: Network, space: UnitSpace) -> bool:
         return False
     if isinstance(network, Conv) and space.kind == "channel" and network.pool == "max":
         return False  # the largest of some values does not turn with their sign
-    return act.parity == "odd" or (isinstance(network, Dense) and act.reflection is not None and space.bias is not None)
+    if act.parity == "odd":
+        return True
+    # The constant that a reflection adds goes into the biases after it.
+    holds = isinstance(network, Dense) and space.bias is not None
+    biases = {_bias_after(axis) for axis in space.readers if axis.path.endswith(".weight")}
+    holds = holds and len(biases) == len(space.readers) and biases <= named_arrays(network).keys()
+    return holds and act.reflection is not None
 
 
-def permuted(network: Network, space: UnitSpace, order: np.ndarray) -> Network:
-    """The same function with the units of a space in another order."""
-    if np.array_equal(order, np.arange(space.size)):
-        return network
-    units = Selection(jnp.asarray(order), jnp.ones(space.size), space.size)
-    arrays = named_arrays(network)
-    for axis in axes_of(space):
-        arrays[axis.path] = on_axis(units, arrays[axis.path], axis, space.size)
-    return replace_parameters(network, arrays)
+def reflections_of(network: Network, spaces: dict[str, UnitSpace]) -> dict[str, float]:
+    """By space whose units may change their signs, the constant c of the activation; 0 for odd ones."""
+    return {
+        name: 0.0 if space.activation is None else space.activation.reflection or 0.0
+        for name, space in spaces.items()
+        if can_reflect(network, space)
+    }
 
 
-def reflected(network: Network, space: UnitSpace, signs: np.ndarray) -> Network:
-    """The same function with the signs of some units changed."""
-    if (signs > 0).all():
-        return network
-    if isinstance(network, Dense):
-        return apply_reflection(network, space.name, jnp.asarray(signs))
-    return _multiplied(network, space, signs, signs)
+def _reflected(arrays: Arrays, space: UnitSpace, signs: np.ndarray, constant: float) -> Arrays:
+    """The same function with the signs of some units changed; the biases after them hold the constants."""
+    shifted = dict(arrays)
+    for axis in space.readers if constant else ():
+        # Only fully connected networks have such units, see can_reflect.
+        bias = _bias_after(axis)
+        flipped = rows_of(arrays, axis, space.size)[signs < 0]
+        shifted[bias] = shifted[bias] + (constant * flipped.sum(0)).astype(shifted[bias].dtype)
+    shifted = multiplied(shifted, space.writers, space.size, signs)
+    return multiplied(shifted, space.readers, space.size, signs)
 
 
-def _multiplied(network: Network, space: UnitSpace, writers: np.ndarray, readers: np.ndarray) -> Network:
-    arrays = named_arrays(network)
-    for axes, factors in ((space.writers, writers), (space.readers, readers)):
-        for axis in axes:
-            block = take_units(arrays[axis.path], axis, space.size)
-            scaled = block * jnp.expand_dims(jnp.asarray(factors, block.dtype), (*range(block.ndim - 2), -1))
-            arrays[axis.path] = put_units(arrays[axis.path], axis, space.size, scaled)
-    return replace_parameters(network, arrays)
+def _bias_after(axis: Axis) -> str:
+    return axis.path.replace(".weight", ".bias")
 
 
 def degree_of(space: UnitSpace) -> float | None:
@@ -273,33 +268,34 @@ def degree_of(space: UnitSpace) -> float | None:
     return space.activation.degree
 
 
-def scaled(network: Network, space: UnitSpace, factors: np.ndarray) -> Network:
+def scaled(arrays: Arrays, space: UnitSpace, factors: np.ndarray) -> Arrays:
     """The same function with the writers of homogeneous units multiplied, their readers divided."""
     degree = degree_of(space)
     if degree is None or (factors == 1).all():
-        return network
-    return _multiplied(network, space, factors, factors**-degree)
+        return arrays
+    written = multiplied(arrays, space.writers, space.size, factors)
+    return multiplied(written, space.readers, space.size, factors**-degree)
 
 
-def in_gauge(network: Network, spaces: dict[str, UnitSpace], gauge: Gauge) -> tuple[Network, dict[str, np.ndarray]]:
+def in_gauge(arrays: Arrays, spaces: dict[str, UnitSpace], gauge: Gauge) -> tuple[Arrays, dict[str, np.ndarray]]:
     """Homogeneous units at scales of their own, and what brings those of the network back."""
-    return _balanced(network, spaces) if gauge == "balanced" else _normalised(network, spaces)
+    return _balanced(arrays, spaces) if gauge == "balanced" else _normalised(arrays, spaces)
 
 
-def _normalised(network: Network, spaces: dict[str, UnitSpace]) -> tuple[Network, dict[str, np.ndarray]]:
+def _normalised(arrays: Arrays, spaces: dict[str, UnitSpace]) -> tuple[Arrays, dict[str, np.ndarray]]:
     """Homogeneous units with writers of norm 1, space after space, and the norms before."""
     norms = {}
     for name, space in spaces.items():
         norms[name] = np.ones(space.size)
         if degree_of(space) is None:
             continue
-        squares = _squares(network, space.writers, space.size)
+        squares = _squares(arrays, space.writers, space.size)
         norms[name] = np.where(squares > 0, np.sqrt(squares), 1.0)
-        network = scaled(network, space, 1 / norms[name])
-    return network, norms
+        arrays = scaled(arrays, space, 1 / norms[name])
+    return arrays, norms
 
 
-def _balanced(network: Network, spaces: dict[str, UnitSpace]) -> tuple[Network, dict[str, np.ndarray]]:
+def _balanced(arrays: Arrays, spaces: dict[str, UnitSpace]) -> tuple[Arrays, dict[str, np.ndarray]]:
     r"""Homogeneous units at the scales of least squared weights: $|w_i|^2 = p\,|a_i|^2$ for writers w, readers a."""
     norms = {name: np.ones(space.size) for name, space in spaces.items()}
     for _ in range(_MAX_BALANCING):
@@ -308,18 +304,17 @@ def _balanced(network: Network, spaces: dict[str, UnitSpace]) -> tuple[Network, 
             degree = degree_of(space)
             if degree is None:
                 continue
-            written, read = (_squares(network, axes, space.size) for axes in (space.writers, space.readers))
+            written, read = (_squares(arrays, axes, space.size) for axes in (space.writers, space.readers))
             alive = (written > 0) & (read > 0)
             ratio = np.where(alive, degree * read, 1.0) / np.where(alive, written, 1.0)
             factors = ratio ** (1 / (2 + 2 * degree))
-            network = scaled(network, space, factors)
+            arrays = scaled(arrays, space, factors)
             norms[name] = norms[name] / factors
             largest = max(largest, float(np.abs(factors - 1).max(initial=0.0)))
         if largest <= _BALANCED:
             break
-    return network, norms
+    return arrays, norms
 
 
-def _squares(network: Network, axes: tuple[Axis, ...], size: int) -> Float[np.ndarray, " units"]:
-    arrays = named_arrays(network)
+def _squares(arrays: Arrays, axes: tuple[Axis, ...], size: int) -> Float[np.ndarray, " units"]:
     return sum((np.sum(rows_of(arrays, axis, size).astype(float) ** 2, axis=1) for axis in axes), np.zeros(size))

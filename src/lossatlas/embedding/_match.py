@@ -4,17 +4,16 @@ import math
 from typing import Literal
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Float, Int
 
 from lossatlas._errors import InputError, unknown_name
-from lossatlas._parameters import named_arrays
 from lossatlas._show import shown
 from lossatlas._types import Network
-from lossatlas.embedding._alignment import Alignment, Gauge, common_spaces, in_gauge, scaled
+from lossatlas.embedding._alignment import Alignment, Gauge, common_spaces, in_gauge, reflections_of, scaled
 from lossatlas.embedding._record import Data, outputs
+from lossatlas.embedding._unit_arrays import Arrays, to_arrays, with_arrays
 
 
 _SAME = 1e-9
@@ -117,12 +116,13 @@ class Pair:
     def __init__(self, network: Network, reference: Network, gauge: Gauge):
         self.network, self.reference = network, reference
         self.spaces, self.closed = common_spaces(network, reference)
-        self.source, self.own_scales = in_gauge(network, self.spaces, gauge)
-        self.target, self.scales = in_gauge(reference, self.spaces, gauge)
+        self.reflections = reflections_of(network, self.spaces)
+        self.source, self.own_scales = in_gauge(to_arrays(network), self.spaces, gauge)
+        self.target, self.scales = in_gauge(to_arrays(reference), self.spaces, gauge)
 
-    def alignment(self, start: Match | None = None, target: Network | None = None) -> Alignment:
+    def alignment(self, start: Match | None = None, target: Arrays | None = None) -> Alignment:
         """The network as it stands, or as an earlier match left it, next to the reference or another target."""
-        made = Alignment(self.source, self.target if target is None else target, self.spaces)
+        made = Alignment(self.source, self.target if target is None else target, self.spaces, self.reflections)
         if start is not None:
             for name, order in start.orders.items():
                 made.move(name, order, start.signs[name])
@@ -133,14 +133,14 @@ class Pair:
 
         **Raises:** `InputError` where the outputs on the data change: then the unit spaces are no symmetries.
         """
-        moved = alignment.moved
+        found = alignment.arrays
         for name, space in self.spaces.items():
-            moved = scaled(moved, space, self.scales[name])
+            found = scaled(found, space, self.scales[name])
+        moved = with_arrays(self.network, found)
         factors = {name: self.scales[name] / self.own_scales[name][alignment.orders[name]] for name in self.spaces}
-        found, wanted = named_arrays(moved), named_arrays(self.reference)
-        sizes = [_size(array) for array in wanted.values()]
-        differences = [_size(found[path], array) for path, array in wanted.items()]
-        (largest, norm), (apart, distance) = (_joined(parts) for parts in (sizes, differences))
+        wanted = to_arrays(self.reference)
+        largest, norm = _sizes(wanted)
+        apart, distance = _sizes({path: found[path] - array for path, array in wanted.items()})
         change, difference = None, None
         if data is not None:
             before, after, others = (outputs(net, data) for net in (self.network, moved, self.reference))
@@ -166,12 +166,7 @@ class Pair:
         )
 
 
-@jax.jit
-def _size(array: Array, other: Array | float = 0.0) -> tuple[Array, Array]:
-    """The largest entry of a difference, and its Euclidean norm."""
-    difference = array - other
-    return jnp.max(jnp.abs(difference), initial=0.0), jnp.linalg.norm(difference.ravel())
-
-
-def _joined(parts: list[tuple[Array, Array]]) -> tuple[float, float]:
-    return max((float(largest) for largest, _ in parts), default=0.0), math.hypot(*(float(norm) for _, norm in parts))
+def _sizes(arrays: Arrays) -> tuple[float, float]:
+    """The largest entry of some arrays, and the Euclidean norm of all."""
+    largest = max((float(np.abs(array).max(initial=0.0)) for array in arrays.values()), default=0.0)
+    return largest, math.hypot(*(float(np.linalg.norm(array.astype(float).ravel())) for array in arrays.values()))

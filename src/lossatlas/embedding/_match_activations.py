@@ -7,13 +7,15 @@ from jaxtyping import Array, Float
 
 from lossatlas._errors import unknown_name
 from lossatlas._types import Network
-from lossatlas.embedding._alignment import Alignment, assign, can_reflect
+from lossatlas.embedding._alignment import Alignment, assign
 from lossatlas.embedding._match import Match, Pair
 from lossatlas.embedding._record import Data, inputs_of
+from lossatlas.embedding._unit_arrays import with_arrays
 from lossatlas.geometry import find_taps, unit_batches
 
 
 _MEASURES = ("product", "correlation")
+_MIXED = ("head", "dimension")  # the positions of heads are coordinates, whose order is another question
 _CONSTANT = 1e-12  # a variance below this share of the mean square is that of a unit that does nothing
 
 
@@ -29,7 +31,8 @@ def match_activations(
     Every space is matched by itself: linear assignment of $C = Z_A^\top Z_B$ over examples and positions, with the
     outputs as readers read them, of absolute values where signs are free (then $\sigma(-t) = c - \sigma(t)$ is
     centred at c/2). Homogeneous units are compared, and end, at common scales. Units that are constant on the data in
-    either network are matched by their weights, and so are spaces that no reader contracts (queries).
+    either network are matched by their weights, and so are spaces that no reader contracts (queries) and what makes up
+    attention heads.
 
     It needs data, and ranks pairs of networks better than their weights where those still hold their random start.
 
@@ -52,12 +55,13 @@ def match_activations(
     pair = Pair(network, reference, "balanced")
     alignment = pair.alignment()
     alignment.objectives.append(alignment.objective())
-    taps = find_taps(pair.source, inputs[0])
-    seen = {name: _Products() for name in taps.taps if name in pair.spaces}
-    both = (unit_batches(taps, with_data_statistics(net, inputs), inputs) for net in (pair.target, pair.source))
-    for (_, theirs), (_, ours) in zip(*both, strict=True):
+    ours, theirs = with_arrays(network, pair.source), with_arrays(reference, pair.target)
+    taps = find_taps(ours, inputs[0])
+    seen = {name: _Products() for name in taps.taps if name in pair.spaces and pair.spaces[name].kind not in _MIXED}
+    both = (unit_batches(taps, with_data_statistics(net, inputs), inputs) for net in (theirs, ours))
+    for (_, wanted), (_, found) in zip(*both, strict=True):
         for name, products in seen.items():
-            products.add(theirs[name], ours[name])
+            products.add(wanted[name], found[name])
     settled: set[str] = set()
     for name, products in seen.items():
         _place(alignment, name, products, measure, settled)
@@ -65,6 +69,7 @@ def match_activations(
     blind = [name for name in pair.spaces if name not in seen]
     alignment.sweeps = 1
     if blind:
+        alignment.ordered_start(settled)
         alignment.ascend(blind)
     alignment.objectives.append(alignment.objective())
     return pair.finish(alignment, {"product": "activations", "correlation": "correlations"}[measure], landscape)
@@ -114,9 +119,8 @@ def _place(alignment: Alignment, name: str, products: _Products, measure: str, s
     from scipy.optimize import linear_sum_assignment
 
     space = alignment.spaces[name]
-    reflects = can_reflect(alignment.moved, space)
-    reflection = None if space.activation is None else space.activation.reflection
-    score = products.score(measure, 0.5 * reflection if reflects and reflection else 0.0)
+    reflects = alignment.reflects(name)
+    score = products.score(measure, 0.5 * alignment.reflections.get(name, 0.0))
     theirs, ours = (np.flatnonzero(alive) for alive in products.alive())
     block = score[np.ix_(theirs, ours)]
     rows, columns = linear_sum_assignment(np.abs(block) if reflects else block, maximize=True)

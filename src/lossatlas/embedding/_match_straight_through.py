@@ -14,6 +14,7 @@ from lossatlas._progress import ProgressLike, as_meter
 from lossatlas._types import Network
 from lossatlas.embedding._alignment import Alignment
 from lossatlas.embedding._match import Match, Pair
+from lossatlas.embedding._unit_arrays import to_arrays, with_arrays
 from lossatlas.geometry import Path
 from lossatlas.geometry._path import check_statistics
 from lossatlas.landscape import Landscape
@@ -60,7 +61,8 @@ def match_straight_through(
     alignment = pair.alignment(start)
     if start is None:
         alignment.ordered_start()
-    vector, unravel = ravel(pair.target)
+    first = with_arrays(reference, pair.target)
+    vector, unravel = ravel(first)
     optimizer = optax.adam(learning_rate)
     with jax.numpy_dtype_promotion("standard"):
         memory = optimizer.init(vector)
@@ -69,7 +71,7 @@ def match_straight_through(
     with as_meter(progress).task("straight-through matching", num_steps) as task:
         for step in range(num_steps):
             alignment = _continued(pair, alignment, unravel(vector))
-            loss, gradient = _half_way(landscape, pair.target, alignment.moved)
+            loss, gradient = _half_way(landscape, first, with_arrays(network, alignment.arrays))
             if float(loss) < lowest:
                 best, lowest = alignment, float(loss)
             with jax.numpy_dtype_promotion("standard"):
@@ -88,8 +90,8 @@ def match_straight_through(
 
 def _continued(pair: Pair, last: Alignment, target: Network) -> Alignment:
     """The last matching improved towards a new target."""
-    made = pair.alignment(target=target)
-    made.moved = last.moved
+    made = pair.alignment(target=to_arrays(target))
+    made.arrays = last.arrays
     made.orders, made.signs, made.sweeps = dict(last.orders), dict(last.signs), last.sweeps
     made.ascend()
     return made

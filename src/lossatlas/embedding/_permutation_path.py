@@ -1,21 +1,19 @@
 """From a network to a permuted copy of itself, the function constant all the way."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
 
 from lossatlas._errors import InputError, unknown_name
 from lossatlas._parameters import named_arrays, named_parameters
 from lossatlas._progress import ProgressLike
 from lossatlas._types import Network
+from lossatlas.embedding._unit_arrays import permuted, places, rows_of, to_arrays, with_arrays
 from lossatlas.embedding._unit_map import require_unit_spaces
 from lossatlas.geometry import MovingBuffers, Path
 from lossatlas.geometry._verify_path import verified
 from lossatlas.landscape import Landscape
-from lossatlas.networks import Axis, UnitSpace, put_units, replace_parameters, take_units
+from lossatlas.networks import Axis, UnitSpace
 
 
 _MOST_BYTES = 4 * 2**30
@@ -99,14 +97,21 @@ def _moves(network: Network, space: UnitSpace, order: np.ndarray, spare: int) ->
     found = [network]
 
     def copy(source: int, target: int) -> None:
-        found.append(_mapped(found[-1], space, space.writers, lambda units: units.at[target].set(units[source])))
+        def copied(array: np.ndarray, axis: Axis) -> None:
+            units = places(axis, space.size)
+            lead = np.moveaxis(array, axis.axis, 0)
+            lead[units[target]] = lead[units[source]]
+
+        found.append(_changed(found[-1], space.writers, copied))
 
     def hand_over(source: int, target: int) -> None:
-        def moved(units: Array) -> Array:
-            both = units[target] + units[source]
-            return units.at[target].set(both).at[source].set(jnp.zeros_like(both))
+        def moved(array: np.ndarray, axis: Axis) -> None:
+            units = places(axis, space.size)
+            lead = np.moveaxis(array, axis.axis, 0)
+            lead[units[target]] += lead[units[source]]
+            lead[units[source]] = 0
 
-        found.append(_mapped(found[-1], space, space.readers, moved))
+        found.append(_changed(found[-1], space.readers, moved))
 
     for cycle in _cycles(order):
         copy(cycle[0], spare)
@@ -116,37 +121,23 @@ def _moves(network: Network, space: UnitSpace, order: np.ndarray, spare: int) ->
             hand_over(following, place)
         copy(spare, cycle[-1])
         hand_over(spare, cycle[-1])
-    found.append(_with_unit(found[-1], network, space, order, spare))
+    target = permuted(to_arrays(network), space, order)
+
+    def final(array: np.ndarray, axis: Axis) -> None:
+        unit = places(axis, space.size)[spare]
+        np.moveaxis(array, axis.axis, 0)[unit] = np.moveaxis(target[axis.path], axis.axis, 0)[unit]
+
+    found.append(_changed(found[-1], space.writers, final))
     return found[1:]
 
 
-def _with_unit(last: Network, before: Network, space: UnitSpace, order: np.ndarray, spare: int) -> Network:
-    """The last network with the spare's writers as they were, in the order that their other axes have now."""
-    arrays, old = named_arrays(last), named_arrays(before)
-    for axis in space.writers:
-        block = jnp.moveaxis(take_units(old[axis.path], axis, space.size), -2, 0)
-        own = [a for a in space.readers if a.path == axis.path]
-        new = jnp.moveaxis(take_units(arrays[axis.path], axis, space.size), -2, 0).at[spare].set(block[spare])
-        arrays[axis.path] = put_units(arrays[axis.path], axis, space.size, jnp.moveaxis(new, 0, -2))
-        for reader in own:  # a recurrence: the spare reads the units in their new order
-            arrays[axis.path] = _row_ordered(arrays[axis.path], old[axis.path], axis, reader, space.size, order, spare)
-    return replace_parameters(last, arrays)
-
-
-def _row_ordered(array: Array, old: Array, axis: Axis, reader: Axis, size: int, order: np.ndarray, spare: int) -> Array:
-    ordered = put_units(old, reader, size, take_units(old, reader, size)[..., jnp.asarray(order), :])
-    block = jnp.moveaxis(take_units(array, axis, size), -2, 0)
-    wanted = jnp.moveaxis(take_units(ordered, axis, size), -2, 0)
-    return put_units(array, axis, size, jnp.moveaxis(block.at[spare].set(wanted[spare]), 0, -2))
-
-
-def _mapped(network: Network, space: UnitSpace, axes: tuple[Axis, ...], change: Any) -> Network:
-    """The network with the units, the first axis, changed along some axes."""
-    arrays = named_arrays(network)
+def _changed(network: Network, axes: tuple[Axis, ...], change: Callable[[np.ndarray, Axis], None]) -> Network:
+    """The network with copies of some parameters changed."""
+    arrays = to_arrays(network)
     for axis in axes:
-        block = jnp.moveaxis(take_units(arrays[axis.path], axis, space.size), -2, 0)
-        arrays[axis.path] = put_units(arrays[axis.path], axis, space.size, jnp.moveaxis(change(block), 0, -2))
-    return replace_parameters(network, arrays)
+        arrays[axis.path] = arrays[axis.path].copy()
+        change(arrays[axis.path], axis)
+    return with_arrays(network, arrays)
 
 
 def _spare(network: Network, space: UnitSpace, given: int | None) -> int:
@@ -159,11 +150,9 @@ def _spare(network: Network, space: UnitSpace, given: int | None) -> int:
             "others; no path of constant function is known. Permute the other spaces."
         )
         raise InputError(msg)
-    arrays = named_arrays(network)
-    sizes = np.zeros(space.size)
-    for axis in space.readers:
-        block = np.moveaxis(np.abs(np.asarray(take_units(arrays[axis.path], axis, space.size), float)), -2, 0)
-        sizes = np.maximum(sizes, block.reshape(space.size, -1).max(1, initial=0.0))
+    arrays = to_arrays(network)
+    parts = [np.abs(rows_of(arrays, axis, space.size)).max(1, initial=0.0) for axis in space.readers]
+    sizes = np.max(np.stack(parts).astype(float), axis=0)
     free = np.flatnonzero(sizes == 0)
     remedy = "Add one with lossatlas.embedding.add_null_unit."
     if given is not None and not 0 <= given < space.size:

@@ -168,7 +168,7 @@ def _statistics(
 
         changes = {}
         for space in spaces:
-            (stage,) = stages.stages[space.name]
+            stage = stages.stages[space.name][0]
             changes[stage.before] = change(space, stage.axis)
         evaluate(stages.taps.closed, [*leaves, x], changes=changes)
         return found

@@ -1,6 +1,6 @@
 """Two-layer networks as features and readers: f = Phi V + 1 b."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -31,8 +31,9 @@ class Features(NamedTuple):
         columns = self.columns
         if self.has_bias:
             columns = columns - columns.mean(0)
-        _, r, pivots = qr(columns, mode="economic", pivoting=True)
-        diagonal = np.abs(np.diag(r))
+        factored: Any = qr(columns, mode="r", pivoting=True)
+        triangle, pivots = factored
+        diagonal = np.abs(np.diag(triangle))
         scale = max(float(np.linalg.norm(self.columns, axis=0).max(initial=0.0)), 1e-300)
         return np.sort(pivots[: int(np.sum(diagonal > _RANK * scale))])
 

@@ -43,7 +43,8 @@ def path_figure(
         compact=compact,
     )
     kinds = list(dict.fromkeys(data for _, data in curves))
-    for trace, (path, data), found in zip(figure.data, curves, curves.values(), strict=True):
+    traces: Any = figure.data
+    for trace, (path, data), found in zip(traces, curves, curves.values(), strict=True):
         colour = PALETTE[list(paths).index(path) % len(PALETTE)]
         trace.line = {"color": colour, "width": 2, "dash": _DASHES[kinds.index(data) % len(_DASHES)]}
         trace.hovertemplate = f"{trace.name}<br>t = %{{x:.3f}}: %{{y:.4g}}<extra></extra>"

@@ -2,7 +2,6 @@
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
@@ -108,18 +107,20 @@ def _is_last(network: Network, landscape: Landscape, name: str, size: int) -> bo
     array = named_parameters(network)[name]
     if array.shape[0] != size:
         return False
-    inputs = landscape.inputs[:1]
-
-    def outputs(value: Array) -> Array:
-        return jax.vmap(replace_parameters(network, {name: value}))(inputs).ravel()
-
-    if not is_affine_in(outputs, [array], [0]):
+    example = landscape.inputs[0]
+    if not is_affine_in(lambda value: _outputs(network, name, value, example), [array], [0]):
         return False
-    slopes = jax.jacrev(outputs)(array)  # (o, o, m): output i reads row i alone, and all read the same features
-    rows = jnp.arange(size)
-    own = slopes[rows, rows]
-    only = jnp.zeros_like(slopes).at[rows, rows].set(own[:1].repeat(size, 0))
-    return bool(jnp.array_equal(slopes, only))
+    slopes = np.asarray(_slopes(network, name, example))  # (o, o, m): output i is to read row i, and all the same
+    return np.array_equal(slopes, np.eye(size)[:, :, None] * slopes[:1, :1])
+
+
+def _outputs(network: Network, name: str, value: Array, example: Array) -> Array:
+    return replace_parameters(network, {name: value})(example).ravel()
+
+
+@eqx.filter_jit
+def _slopes(network: Network, name: str, example: Array) -> Float[Array, "o o m"]:
+    return jax.jacrev(lambda value: _outputs(network, name, value, example))(named_parameters(network)[name])
 
 
 @eqx.filter_jit

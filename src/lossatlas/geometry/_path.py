@@ -149,7 +149,7 @@ def check_one_structure(networks: tuple[Network, ...]) -> None:
                 "constructor, or put the arrays of one into the other with lossatlas.networks.replace_parameters."
             )
             raise InputError(msg)
-        bad = next((name for name, array in arrays.items() if not bool(jnp.isfinite(array).all())), None)
+        bad = next((name for name, array in arrays.items() if not np.isfinite(np.asarray(array)).all()), None)
         if bad is not None:
             msg = f"{bad} of vertex {i} contains NaN or infinity, so no path leads through it."
             raise InputError(msg)
@@ -200,10 +200,12 @@ def _network_at(controls: tuple[Network, ...], kind: str, refresh: Any, local: A
 
 def _product(one: tuple[Network, Network], two: tuple[Network, Network]) -> float:
     """The inner product of two differences of networks, over their parameters, in float64."""
-    return float(sum(np.asarray(v, float) for v in _products(*one, *two)))
+    first, second = (
+        [(np.asarray(b, float) - np.asarray(a, float)).ravel() for a, b in zip(*map(_parameters, pair), strict=True)]
+        for pair in (one, two)
+    )
+    return float(sum(np.vdot(a, b) for a, b in zip(first, second, strict=True)))
 
 
-@eqx.filter_jit
-def _products(a: Network, b: Network, c: Network, d: Network) -> list[Array]:
-    arrays = zip(*(named_parameters(network).values() for network in (a, b, c, d)), strict=True)
-    return [jnp.vdot(b - a, d - c) for a, b, c, d in arrays]
+def _parameters(network: Network) -> list[Array]:
+    return list(named_parameters(network).values())

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from lossatlas._errors import InputError
 from lossatlas._parameters import named_arrays, replace_parameters
 from lossatlas._progress import ProgressLike, as_meter
-from lossatlas.geometry._along import Along, Measure, has_predictions
+from lossatlas.geometry._along import Measure, has_predictions
 from lossatlas.geometry._path import Path
 from lossatlas.geometry._path_verification import PathVerification, SegmentVerification
 from lossatlas.landscape import Landscape
@@ -60,13 +60,14 @@ def verify_path(
     control = control_measure(np.linspace(0.0, 1.0, num_points))
     moved = [_moved(path, k) for k in range(many)]
     convex = {names: _is_convex(path, landscape, names) for names in dict.fromkeys(moved)}
+    lengths = np.diff(path.lengths(np.arange(many + 1) / many))
     segments, last = [], None
     for k, along in enumerate(found):
         loss = along.loss if last is None else np.concatenate([[last], along.loss])
         last = along.loss[-1]
         segments.append(
             SegmentVerification(
-                length=float(np.diff(path.lengths(np.asarray([k, k + 1]) / many))[0]),
+                length=float(lengths[k]),
                 moved=moved[k],
                 max_loss=_largest(loss),
                 max_increase=_climb(loss),
@@ -87,7 +88,9 @@ def verify_path(
         max_excess=_largest(losses) - max(float(losses[0]), float(losses[-1])),
         function_change=_largest(np.concatenate(changes)) if changes else None,
         function_scale=None if measure.origin is None else float(np.abs(np.asarray(measure.origin)).max(initial=0.0)),
-        **_of_control(control),
+        control_max_loss=_largest(control.loss),
+        control_increase=_climb(control.loss),
+        control_function_change=None if control.change is None else _largest(control.change),
         segments=tuple(segments),
         stats={
             "num_evaluations": measure.count + control_measure.count,
@@ -105,14 +108,6 @@ def verified(path: Path, landscape: Landscape, *, num_points: int = 21, progress
     """
     result = verify_path(path, landscape, num_points=num_points, progress=progress)
     return Path(path.vertices, path.kind, path.refresh, result)
-
-
-def _of_control(control: Along) -> dict[str, float | None]:
-    return {
-        "control_max_loss": _largest(control.loss),
-        "control_increase": _climb(control.loss),
-        "control_function_change": None if control.change is None else _largest(control.change),
-    }
 
 
 def _largest(values: np.ndarray) -> float:

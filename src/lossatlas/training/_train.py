@@ -135,16 +135,16 @@ def train(
 
 
 def drive(
-    first: Callable[..., State],
-    onward: Callable[..., State],
+    first: Callable[..., Any],
+    onward: Callable[..., Any],
     job: Any,
     num_steps: int,
     work: int,
     chunk_seconds: float,
     progress: ProgressLike,
     stops: Sequence[int] | np.ndarray = (),
-    seen: Callable[[State], None] = lambda state: None,  # noqa: ARG005
-) -> tuple[State, dict[str, Any]]:
+    seen: Callable[[Any], None] = lambda state: None,  # noqa: ARG005
+) -> tuple[Any, dict[str, Any]]:
     """Call the programs `first` and `onward` until all is done; the only place where training meets Python.
 
     `work` is the number of data times parameters, the scale of a step's cost; chunks end at `stops` as well.

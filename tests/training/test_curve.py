@@ -1,0 +1,99 @@
+"""Curves whose bends are trained: the ends stay, the loss falls, and chunks and keys do what they should."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lossatlas._errors import InputError
+from lossatlas._parameters import ravel
+from lossatlas._status import Status
+from lossatlas.geometry import Path, barrier, find_curve
+from lossatlas.landscape import Landscape
+from lossatlas.networks import Conv, Dense
+from lossatlas.training import train_curve
+
+
+KEY = jax.random.key(0)
+
+
+def ring(seed, num=1):
+    """Two parameters whose loss is zero on the unit circle: the straight line between opposite points crosses 1."""
+    fn = lambda p, b: b * (jnp.sum(p**2) - 1) ** 2  # noqa: E731
+    return Landscape.from_function(fn, jnp.ones(num)), jnp.array([-1.0, 0.0]), jnp.array([1.0, seed * 1e-3])
+
+
+@pytest.mark.parametrize(("kind", "num_bends"), [("bezier", 1), ("bezier", 3), ("polygon", 1), ("polygon", 3)])
+def test_a_curve_goes_around_a_hill(kind, num_bends):
+    landscape, start, end = ring(0)
+    bends = [jnp.array([x, 0.3]) for x in np.linspace(-0.5, 0.5, num_bends)]
+    run = train_curve(KEY, start, end, landscape, kind=kind, bends=bends, num_steps=600, learning_rate=0.01)
+    assert run.vertices[0] is start
+    assert run.vertices[-1] is end
+    assert len(run.vertices) == num_bends + 2
+    found = barrier(Path(run.vertices, run.kind), landscape, num_points=61)
+    # One corner cannot follow a circle: the chords of a quadrilateral pass it at 1/2 (1 - 1/2)^2.
+    assert found.barrier < {("polygon", 1): 0.4, ("bezier", 1): 0.2}.get((kind, num_bends), 0.06)
+    assert barrier(Path((start, end)), landscape).barrier == pytest.approx(1)
+    assert run.loss[-1] < 0.5 * run.loss[0]
+    assert run.status is Status.FINISHED
+
+
+def test_the_bends_follow_the_gradient_of_the_expected_loss():
+    # For L = |p - c|^2 / 2 the optimum of one bend is closed: minimise E |phi(t) - c|^2, phi linear in the bend.
+    target = jnp.array([0.3, -0.7])
+    landscape = Landscape.from_function(lambda p, b: b * 0.5 * jnp.sum((p - target) ** 2), jnp.ones(1))
+    start, end = jnp.array([1.0, 0.0]), jnp.array([0.0, 1.0])
+    run = train_curve(KEY, start, end, landscape, num_steps=4000, optimizer="gd", learning_rate=0.05)
+    t = np.linspace(0, 1, 100_001)
+    a, b, c = (1 - t) ** 2, 2 * t * (1 - t), t**2
+    rest = np.asarray(target) - a[:, None] * np.asarray(start) - c[:, None] * np.asarray(end)
+    best = (b[:, None] * rest).mean(0) / (b**2).mean()
+    np.testing.assert_allclose(run.vertices[1], best, atol=0.03)
+
+
+def test_a_curve_between_networks_is_the_same_in_any_chunks_and_is_verified():
+    inputs = jax.random.normal(jax.random.key(1), (40, 5))
+    landscape = Landscape(inputs, jax.random.randint(KEY, (40,), 0, 3), loss="cross_entropy")
+    ends = [Dense(jax.random.key(seed), [5, 6, 3]) for seed in (0, 1)]
+    options = {"num_steps": 60, "batch_size": 16, "num_bends": 2}
+    path, run = find_curve(KEY, *ends, landscape, num_points=5, **options)
+    again = train_curve(KEY, *ends, landscape, chunk_seconds=0.0, **options)
+    for vertex, other in zip(run.vertices, again.vertices, strict=True):
+        np.testing.assert_array_equal(ravel(vertex)[0], ravel(other)[0])
+    np.testing.assert_array_equal(ravel(path.vertices[0])[0], ravel(ends[0])[0])
+    assert path.vertices[-1] is ends[1]
+    assert path.verification.stats["num_evaluations"] == 15 + 5
+    assert len(run.loss) == len(run.steps) == 60
+    assert run.to_xarray()["loss"].dims == ("step",)
+
+
+def test_a_curve_that_diverges_says_so():
+    landscape, start, end = ring(1)
+    run = train_curve(KEY, start, end, landscape, bends=[jnp.array([0.0, 3.0])], optimizer="gd", learning_rate=50.0)
+    assert run.status is Status.DIVERGED
+    assert run.diverged_at == run.stats["num_steps"] < 2000
+
+
+def normed(seed):
+    net = Conv(jax.random.key(seed), (1, 4, 4), [2], [2], norm="batch")
+    return net.with_statistics(jax.random.normal(jax.random.key(seed), (5, 1, 4, 4)))
+
+
+@pytest.mark.parametrize(
+    ("one", "two", "said"),
+    [
+        (Dense(KEY, [2, 3, 1]), Dense(KEY, [2, 4, 1]), r"layers\[0\].weight is \(3, 2\) and \(4, 2\)"),
+        (Dense(KEY, [2, 3, 1]), Dense(KEY, [2, 3, 1], activation="relu"), "one structure"),
+        (normed(0), normed(1), r"running statistics .*fold_batch_norm"),
+    ],
+)
+def test_ends_that_do_not_fit_are_refused(one, two, said):
+    with pytest.raises(InputError, match=said):
+        train_curve(KEY, one, two, Landscape(jnp.ones((3, 2)), jnp.ones((3, 1))))
+
+
+def test_a_curve_without_bends_is_refused():
+    landscape, start, end = ring(0)
+    with pytest.raises(InputError, match="num_bends must be at least 1"):
+        train_curve(KEY, start, end, landscape, num_bends=0)
