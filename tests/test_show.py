@@ -22,7 +22,7 @@ NOT_RESULTS = {
     "data": {"Arrays", "Preprocessing"},
     "embedding": {
         *("CompatibleStep", "LiftBlockStep", "LiftConvolutionStep", "LiftStep", "MergeBlock", "MergeLayer"),
-        *("Discovered", "NullBlock", "UnitMap"),
+        *("Discovered", "NullBlock", "Repair", "UnitMap"),
     },
     "geometry": {"BatchStatistics", "MovingBuffers", "Refresh", "UnitTaps"},
     "interop": {"KerasNetwork", "TorchNetwork"},

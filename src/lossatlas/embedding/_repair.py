@@ -28,8 +28,10 @@ Statistics = dict[str, Float[Array, "2 units"]]
 
 
 class Repair(eqx.Module):
-    r"""The refresh of a path that repairs statistics: every hidden unit of the network at t gets the pre-activation
-    mean $(1-t)\mu_A + t\mu_B$ and standard deviation $(1-t)s_A + t s_B$, layer after layer.
+    r"""The refresh of a path that repairs the statistics of hidden units.
+
+    Every unit of the network at t gets the pre-activation mean $(1-t)\mu_A + t\mu_B$ and standard deviation
+    $(1-t)s_A + t s_B$, layer after layer.
 
     Statistics are over examples and positions, those of the network at t with its earlier layers repaired already, in
     one pass. What is found is fused into the weights: $W \leftarrow cW$, $b \leftarrow c(b - \mu) + \mu^*$ with
