@@ -19,7 +19,7 @@ def test_paths_share_a_picture_with_a_colour_each_and_a_mark_for_each_barrier():
     assert [line.line.dash for line in lines] == ["solid", "dash", "solid"]
     assert lines[0].line.color == lines[1].line.color != lines[2].line.color
     marks = [trace for trace in figure.data if trace.text is not None]
-    np.testing.assert_allclose(marks[0].y, [0.2, 1.2])
+    np.testing.assert_allclose(marks[0].y, [0.2, 0.7, 1.2])
     assert marks[0].text[1] == "1"
     assert len(marks) == 2
 

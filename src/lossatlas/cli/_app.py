@@ -77,6 +77,13 @@ app.command(
 
 Every eigenvalue comes with its residual, every random number with its error. Writes a page, JSON and arrays.""",
 )
+app.command(
+    "lossatlas.cli._path:path",
+    name="path",
+    help="""Measure how far the loss rises between two models, as they are, with matched units, along a trained curve.
+
+The matched model is written too: it computes what the second one does. Writes a page, JSON and arrays.""",
+)
 studies = cyclopts.App(name="study", help="List, explain and run the studies: the claims of papers, tested.")
 studies.command("lossatlas.cli._study:list_studies", name="list", help="List the studies.")
 studies.command(

@@ -12,6 +12,7 @@ from lossatlas.figures._theme import MUTED, PALETTE
 
 
 _DASHES = ("solid", "dash", "dot")
+_LEAST_MARK, _LEAST_TEXT = 0.02, 0.12  # of the height of all curves: what is smaller has no line, or no number
 
 
 def path_figure(
@@ -44,24 +45,25 @@ def path_figure(
     )
     kinds = list(dict.fromkeys(data for _, data in curves))
     traces: Any = figure.data
+    finite = [heights[np.isfinite(heights)] for heights in (getattr(found, value) for found in curves.values())]
+    span = float(np.ptp(np.concatenate(finite))) if any(map(len, finite)) else 0.0
     for trace, (path, data), found in zip(traces, curves, curves.values(), strict=True):
         colour = PALETTE[list(paths).index(path) % len(PALETTE)]
         trace.line = {"color": colour, "width": 2, "dash": _DASHES[kinds.index(data) % len(_DASHES)]}
         trace.hovertemplate = f"{trace.name}<br>t = %{{x:.3f}}: %{{y:.4g}}<extra></extra>"
         if data == kinds[0]:
-            _mark(figure, found, value, colour)
+            _mark(figure, found, value, colour, span)
     return figure
 
 
-def _mark(figure: go.Figure, found: Any, value: str, colour: str) -> None:
-    """The barrier between the curve and the straight line through its ends, with its size."""
+def _mark(figure: go.Figure, found: Any, value: str, colour: str, span: float) -> None:
+    """The barrier between the curve and the straight line through its ends, with its size where there is room."""
     size, place = (found.barrier, found.t_barrier) if value == "loss" else (found.accuracy_drop, found.t_accuracy_drop)
     shown = np.asarray(getattr(found, value))
-    finite = shown[np.isfinite(shown)]
-    if size is None or not np.isfinite(size) or len(finite) == 0 or size <= 0.02 * np.ptp(finite):
+    if size is None or not np.isfinite(size) or size <= _LEAST_MARK * span:
         return
     base = (1 - place) * shown[0] + place * shown[-1]
-    tip = base + size if value == "loss" else base - size
+    rise = size if value == "loss" else -size
     figure.add_scatter(
         x=[0, 1],
         y=[shown[0], shown[-1]],
@@ -70,16 +72,16 @@ def _mark(figure: go.Figure, found: Any, value: str, colour: str) -> None:
         showlegend=False,
         hoverinfo="skip",
     )
+    text = format_number(float(size), 3)
     figure.add_scatter(
-        x=[place, place],
-        y=[base, tip],
+        x=[place] * 3,
+        y=[base, base + 0.5 * rise, base + rise],
         mode="lines+markers+text",
         line={"color": colour, "width": 1},
-        marker={"color": colour, "size": 5},
-        text=["", format_number(float(size))],
-        textposition="top right" if value == "loss" else "bottom right",
+        marker={"color": colour, "size": [5, 0, 5]},
+        text=["", text if size > _LEAST_TEXT * span else "", ""],
+        textposition="middle right",
         textfont={"color": colour},
-        cliponaxis=False,
         showlegend=False,
-        hovertemplate=f"barrier {format_number(float(size))} at t = {place:.3f}<extra></extra>",
+        hovertemplate=f"barrier {text} at t = {place:.3f}<extra></extra>",
     )

@@ -131,10 +131,10 @@ def check_one_structure(networks: tuple[Network, ...]) -> None:
     **Raises:** `InputError`, which names the first parameter that differs.
     """
     first = networks[0]
-    shapes = {name: (a.shape, a.dtype) for name, a in named_arrays(first).items()}
+    shapes = {name: f"{a.shape} {a.dtype}" for name, a in named_arrays(first).items()}
     for i, network in enumerate(networks):
         arrays = named_arrays(network)
-        found = {name: (a.shape, a.dtype) for name, a in arrays.items()}
+        found = {name: f"{a.shape} {a.dtype}" for name, a in arrays.items()}
         if type(network) is not type(first) or found != shapes:
             different = sorted(n for n in shapes.keys() | found.keys() if shapes.get(n) != found.get(n))
             where = f": {different[0]} is {found.get(different[0])} and {shapes.get(different[0])}" if different else ""

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from lossatlas.workbench._page import page_script as page_script
     from lossatlas.workbench._page import render_table as render_table
     from lossatlas.workbench._page import sized_figures as sized_figures
+    from lossatlas.workbench._path import Connection as Connection
+    from lossatlas.workbench._path import path as path
     from lossatlas.workbench._report import write_report as write_report
     from lossatlas.workbench._report_tables import settings_table as settings_table
     from lossatlas.workbench._reproduce import Reproduction as Reproduction
@@ -63,6 +65,7 @@ _NAMES = {
     "Examples": "lossatlas.workbench._data",
     "Finding": "lossatlas.workbench._verify",
     "Grown": "lossatlas.workbench._grow",
+    "Connection": "lossatlas.workbench._path",
     "Diagnosed": "lossatlas.workbench._diagnose",
     "Job": "lossatlas.workbench._jobs",
     "Jobs": "lossatlas.workbench._jobs",
@@ -97,6 +100,7 @@ _NAMES = {
     "read_examples": "lossatlas.workbench._data",
     "save_figures": "lossatlas.workbench._figures",
     "save_model": "lossatlas.workbench._model",
+    "path": "lossatlas.workbench._path",
     "settings_table": "lossatlas.workbench._report_tables",
     "shrink": "lossatlas.workbench._shrink",
     "study_place": "lossatlas.workbench._study",

@@ -1,0 +1,63 @@
+"""`lossatlas path`: two models, their barrier, and the matched model that says the same."""
+
+import json
+import pathlib
+
+import jax
+import numpy as np
+import pytest
+
+from lossatlas import load
+from lossatlas.networks import Dense
+from lossatlas.workbench import Model, save_model
+
+
+@pytest.fixture
+def files():
+    """Two small models without preprocessing, the second with its units in another order, and their data."""
+    network = Dense(jax.random.key(0), [2, 4, 2], activation="relu", init="he")
+    network = jax.tree.map(lambda array: 3 * array, network)  # sure of itself, so that its classes are its own
+    order = np.array([2, 0, 3, 1])
+    first, last = network.layers
+    moved = Dense.from_layers(
+        [type(first)(first.weight[order], first.bias[order]), type(last)(last.weight[:, order], last.bias)], "relu"
+    )
+    save_model("a.safetensors", Model(network, None, "cross_entropy", "a small network"))
+    save_model("b.safetensors", Model(moved, None, "cross_entropy", "its units in another order"))
+    other = Dense(jax.random.key(0), [2, 5, 2], activation="relu")
+    save_model("wide.safetensors", Model(other, None, "cross_entropy", "a wider network"))
+    rng = np.random.default_rng(0)
+    inputs = rng.normal(size=(20, 2))
+    targets = np.asarray(jax.vmap(network)(inputs)).argmax(1)
+    np.savez("data.npz", inputs=inputs, targets=targets)
+    return inputs
+
+
+def test_a_planted_order_is_undone_and_the_matched_model_says_the_same(lossatlas, files):
+    words = ["path", "a.safetensors", "b.safetensors", "--data", "data.npz", "--match", "weights", "--points", "5"]
+    code, out, err = lossatlas(*words, "--test", "data.npz", "--out", "made", "--json")
+    assert code == 0, err
+    assert "evaluations of the loss" in err  # the cost, before anything long
+    facts = json.loads(out)
+    rises = {(row["path"], row["data"]): row["barrier"] for row in facts["paths"]}
+    assert rises["straight line", "train"] > 1e-3
+    assert rises["after matching", "train"] < 1e-12
+    assert rises["after matching", "test"] < 1e-12
+    assert {row["matching"] for row in facts["matchings"]} == {"weights", "weights, units as they stand"}
+    matched, before = load("made/matched.safetensors"), load("a.safetensors")
+    np.testing.assert_allclose(matched.network.layers[0].weight, before.network.layers[0].weight)
+    np.testing.assert_allclose(matched.predict(files).to_numpy(), load("b.safetensors").predict(files).to_numpy())
+    assert facts["regenerate"] == (
+        "lossatlas path a.safetensors b.safetensors --data data.npz --test data.npz --network recommended "
+        "--match weights --points 5"
+    )
+    assert facts["headline"] in pathlib.Path("made/path.html").read_text()
+
+
+def test_models_that_no_path_joins_are_refused_in_one_line(lossatlas, files):
+    del files
+    code, out, err = lossatlas("path", "a.safetensors", "wide.safetensors", "--data", "data.npz")
+    assert (code, out) == (2, "")
+    assert "one architecture and shape" in err
+    assert "(5,) float64 and (4,) float64" in err
+    assert not pathlib.Path("lossatlas").exists()
