@@ -95,6 +95,7 @@ _DEPTH = ("bai2024depth",)
 _SPLIT = (*_WIDTH, "fukumizu2000local")
 _PRUNE = ("zhang2021embedding", "hassibi1993surgeon", "izenman1975reduced")
 _REDUCE = (*_WIDTH, *_DEPTH, "chen2024condensation")
+_BARRIER = ("frankle2020linear", "entezari2022role", "ainsworth2023rebasin")
 _CONDENSATION = ("zhou2022condensation", "luo2021phase", "leinster2012diversity")
 _DIAGNOSIS = (*_REDUCE, *_CONDENSATION, "liu2019splitting")
 _SURVEY = (*_REDUCE, *_CONDENSATION, "baldi1989linear", "nadeau2003inference")
@@ -115,6 +116,15 @@ _SOURCES: dict[str, tuple[str, ...]] = {
     "embedding.Growth": (*_WIDTH, "liu2019splitting"),
     "embedding.match": ("ainsworth2023rebasin",),
     "embedding.Match": ("ainsworth2023rebasin",),
+    "embedding.match_activations": ("ainsworth2023rebasin", "li2016convergent"),
+    "embedding.match_straight_through": ("ainsworth2023rebasin",),
+    "embedding.rebasin": ("ainsworth2023rebasin",),
+    "embedding.Rebasin": ("ainsworth2023rebasin",),
+    "embedding.repair": ("jordan2023repair",),
+    "embedding.Repair": ("jordan2023repair",),
+    "embedding.permutation_path": ("simsek2021geometry",),
+    "embedding.descending_path": ("li2018benefit", "sun2020global"),
+    "embedding.sublevel_path": ("nguyen2019connected", "venturi2019spurious"),
     "embedding.part_copies": _WIDTH,
     "embedding.pruning_path": _PRUNE,
     "embedding.PruningPath": _PRUNE,
@@ -142,6 +152,13 @@ _SOURCES: dict[str, tuple[str, ...]] = {
     "embedding.prune_by_linearization": _DEPTH,
     "embedding.reduce": _REDUCE,
     "embedding.Reduction": _REDUCE,
+    "geometry.attribute_barrier": _BARRIER,
+    "geometry.BarrierAttribution": _BARRIER,
+    "geometry.barrier": _BARRIER,
+    "geometry.Barrier": _BARRIER,
+    "geometry.find_curve": ("garipov2018loss",),
+    "geometry.last_layer_certificate": ("nguyen2017wide", "sun2020global"),
+    "geometry.LastLayerCertificate": ("nguyen2017wide", "sun2020global"),
     "geometry.condensation": _CONDENSATION,
     "geometry.Condensation": _CONDENSATION,
     "geometry.effective_neurons": _CONDENSATION,
@@ -172,5 +189,7 @@ _SOURCES: dict[str, tuple[str, ...]] = {
     "theory.AddedInertia": _SPLIT[1:],
     "training.gradient_flow": ("kidger2022neural",),
     "training.Flow": ("kidger2022neural",),
+    "training.train_curve": ("garipov2018loss",),
+    "training.CurveTraining": ("garipov2018loss",),
 }
 """Methods and their results by name, `sub-package.name`, and the papers that they implement."""

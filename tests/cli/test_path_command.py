@@ -35,6 +35,7 @@ def files():
 
 def test_a_planted_order_is_undone_and_the_matched_model_says_the_same(lossatlas, files):
     words = ["path", "a.safetensors", "b.safetensors", "--data", "data.npz", "--match", "weights", "--points", "5"]
+    words += ["--batch-size", "all"]
     code, out, err = lossatlas(*words, "--test", "data.npz", "--out", "made", "--json")
     assert code == 0, err
     assert "evaluations of the loss" in err  # the cost, before anything long

@@ -144,6 +144,7 @@ def path(
     opened: dict[str, Any] = {"target": target, "batch_size": batch_size, "precision": precision}
     with jax.enable_x64(True):
         point = open_point(first, table, origin=origins[0] if origins else None, **opened)
+        opened["batch_size"] = point.landscape.batch_size
         end = open_point(second, table, **opened).network
         data = {"train": point.landscape}
         if test is not None:
