@@ -1,5 +1,7 @@
 """Paths that theorems make flat, or never rising: they are, and the straight line is not."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,7 +19,7 @@ from lossatlas.networks import Conv, Dense, Recurrent, Residual, Transformer, pu
 
 
 KEY = jax.random.key(0)
-NO_BIAS = {"use_bias": False, "use_output_bias": False}
+NO_BIAS: dict[str, Any] = {"use_bias": False, "use_output_bias": False}
 
 
 def with_spares(network):
@@ -66,7 +68,7 @@ def test_permuted_copies_are_joined_by_a_path_of_constant_function(name):
     for array, other in zip(named_arrays(path.vertices[-1]).values(), named_arrays(wanted).values(), strict=True):
         np.testing.assert_array_equal(array, other)
     assert path.num_segments == sum(num_segments(order) for order in orders.values())
-    found = path.verification
+    found: Any = path.verification
     assert found.function_change < 1e-12 * max(found.function_scale, 1.0)
     assert found.control_function_change > 1e-2
     np.testing.assert_array_equal(ravel(path.vertices[0])[0], ravel(network)[0])
@@ -83,7 +85,7 @@ def test_paths_of_permutations_that_do_not_exist_are_refused():
     landscape = Landscape(jnp.ones((2, 3)), jnp.ones((2, 2)))
     plain = filled(Dense(KEY, [3, 5, 2]))
     normed = filled(Residual(KEY, 3, 5, 2, num_hidden=4, norm="layer"))
-    for net, wanted, kwargs, said in (
+    cases: Any = (
         (network, {"hidden[0]": [0, 0, 1, 2, 4]}, {}, "must be a permutation of 0..4"),
         (network, {"hidden[0]": [4, 1, 2, 3, 0]}, {}, "unit 4, must stay in its place"),
         (network, orders, {"spares": {"hidden[0]": 2}}, r"Unit 2 of hidden\[0\] is no spare"),
@@ -91,7 +93,8 @@ def test_paths_of_permutations_that_do_not_exist_are_refused():
         (network, {"hidden[1]": [0]}, {}, "Unknown unit space 'hidden"),
         (plain, orders, {}, r"hidden\[0\] has no spare unit.*add_null_unit"),
         (normed, {"stream": np.arange(5)}, {}, "units of stream are normalised together"),
-    ):
+    )
+    for net, wanted, kwargs, said in cases:
         with pytest.raises(InputError, match=said):
             permutation_path(net, wanted, landscape, **kwargs)
 
@@ -121,7 +124,7 @@ def test_one_walks_out_of_a_bad_minimum_without_rising():
     np.testing.assert_allclose(20 * float(landscape(network)), 0.5, rtol=1e-12)
     assert float(jnp.abs(landscape.gradient(network)).max()) < 1e-12
     path = descending_path(KEY, network, landscape)
-    found = path.verification
+    found: Any = path.verification
     assert path.num_segments == 3
     assert found.max_increase < 1e-10
     assert found.end_loss < 1e-18
@@ -134,7 +137,7 @@ def test_one_walks_out_of_a_bad_minimum_without_rising():
 @pytest.mark.parametrize("options", [{}, NO_BIAS])
 def test_random_points_go_down_to_zero_too(options):
     _, landscape = bad_minimum(25)
-    found = descending_path(KEY, Dense(KEY, [2, 25, 1], **options), landscape).verification
+    found: Any = descending_path(KEY, Dense(KEY, [2, 25, 1], **options), landscape).verification
     assert found.max_increase < 1e-10
     assert found.end_loss < 1e-18
 
@@ -144,11 +147,12 @@ def test_fewer_units_than_examples_reach_the_least_squares_or_are_refused():
     with pytest.raises(InputError, match="8 units cannot reach the targets of 20 examples; at least 20"):
         descending_path(KEY, network, landscape)
     path = descending_path(KEY, network, landscape, partial=True)
+    found: Any = path.verification
     end = path.vertices[-1]
     features = np.tanh(np.asarray(landscape.inputs) @ np.asarray(end.layers[0].weight).T)
     left = np.linalg.lstsq(features, np.asarray(landscape.targets))[1]
-    np.testing.assert_allclose(40 * path.verification.end_loss, left, rtol=1e-8)
-    assert path.verification.max_increase < 1e-10
+    np.testing.assert_allclose(40 * found.end_loss, left, rtol=1e-8)
+    assert found.max_increase < 1e-10
 
 
 @pytest.mark.parametrize("loss", ["mse", "logistic"])
@@ -159,7 +163,8 @@ def test_two_networks_are_joined_below_the_larger_loss(loss, num_units, options)
     first, last = (Dense(jax.random.key(seed), [2, num_units, 1], **options) for seed in (0, 1))
     path = sublevel_path(first, last, landscape)
     assert path.num_segments == 7
-    assert path.verification.max_excess < 1e-10
+    found: Any = path.verification
+    assert found.max_excess < 1e-10
     for vertex, end in ((path.vertices[0], first), (path.vertices[-1], last)):
         np.testing.assert_array_equal(ravel(vertex)[0], ravel(end)[0])
 
@@ -171,7 +176,7 @@ def test_between_two_fits_the_straight_line_is_a_mountain():
         descending_path(KEY, Dense(jax.random.key(seed), [2, 20, 1], **NO_BIAS), landscape).vertices[-1]
         for seed in (0, 1)
     ]
-    found = verify_path(sublevel_path(*fits, landscape), landscape)
+    found = verify_path(sublevel_path(fits[0], fits[1], landscape), landscape)
     assert found.max_loss < 1e-20
     assert found.control_max_loss > 1
 

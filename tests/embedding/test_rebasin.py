@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -13,6 +14,7 @@ from test_match import disguised, filled
 from lossatlas._errors import InputError
 from lossatlas._parameters import ravel
 from lossatlas.embedding import (
+    Repair,
     discover_units,
     match,
     match_activations,
@@ -39,6 +41,7 @@ def test_a_planted_permutation_is_recovered_to_the_last_bit():
     reference = dense(0, "gelu", (6, 20, 17, 15, 3))
     other = disguised(reference)
     moved, found = match(other, reference, balance=True, landscape=INPUTS)
+    assert found.function_change is not None
     assert found.residual == 0
     assert found.function_change < 1e-12
     assert barrier(Path((reference, moved)), LANDSCAPE).barrier == 0
@@ -48,6 +51,7 @@ def test_a_planted_permutation_is_recovered_to_the_last_bit():
 def test_planted_signs_and_scales_are_recovered_in_the_balanced_gauge(activation):
     reference = dense(0, activation)
     moved, found = match(disguised(reference), reference, balance=True, landscape=INPUTS)
+    assert found.output_difference is not None
     assert found.residual < 1e-13
     assert found.output_difference < 1e-12
     _, back = match(reference, disguised(reference), balance=True)
@@ -72,7 +76,7 @@ def planted_residual(seed, draws):
         network = Residual(jax.random.key(i), 20, 30, 5, num_blocks=6, num_hidden=50, activation="gelu")
         other = disguised(network, i)
         for start in counts:
-            counts[start] += match(other, network, start=start)[1].is_same
+            counts[start] += match(other, network, start=start)[1].is_same  # pyright: ignore[reportArgumentType]
     return counts
 
 
@@ -187,7 +191,9 @@ def test_maps_are_repaired_over_their_positions_and_normalised_ones_left_alone()
     deviations = [m.std((0, 2, 3)) for m in maps]
     np.testing.assert_allclose(deviations[2], 0.5 * (deviations[0] + deviations[1]), atol=1e-12)
     normed = Conv(KEY, (1, 4, 4), [3], [4, 2], norm="batch")
-    left = dict(repair(Path((normed, normed)), images).refresh.left)
+    refresh = repair(Path((normed, normed)), images).refresh
+    assert isinstance(refresh, Repair)
+    left = dict(refresh.left)
     assert "normalisation follows" in left["channels[0]"]
 
 
@@ -213,7 +219,8 @@ def test_the_lowest_measured_barrier_is_kept(trained):
     assert barriers == sorted(barriers)
     assert [c.name for c in found.candidates if "weights from activations" in c.name]
     np.testing.assert_array_equal(ravel(found.path.vertices[1])[0], ravel(moved)[0])
-    assert found.path.verification.control_max_loss == pytest.approx(found.path.verification.max_loss, rel=1e-9)
+    verification: Any = found.path.verification
+    assert verification.control_max_loss == pytest.approx(verification.max_loss, rel=1e-9)
     np.testing.assert_allclose(landscape.predictions(moved), landscape.predictions(second), atol=1e-10)
     assert found._figure().data
 
@@ -224,8 +231,9 @@ def test_a_foreign_module_is_matched_by_discovered_units_and_closed_ones_are_tol
     call = lambda network, x: network(x)  # noqa: E731
     first, second = (discover_units(call, module, landscape.inputs[0]).network for module in modules)
     _, found = rebasin(second, first, landscape, methods=["activations"], num_points=5)
-    assert len(found.best.match.orders) == 2
-    assert found.best.match.function_change < 1e-10
+    best: Any = found.best.match
+    assert len(best.orders) == 2
+    assert best.function_change < 1e-10
     spaces = tuple(dataclasses.replace(space, closed="an operation without a rule") for space in first.spaces)
     closed = dataclasses.replace(first, spaces=spaces)
     with pytest.raises(InputError, match="No unit space .* is open.*an operation without a rule"):

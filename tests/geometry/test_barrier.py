@@ -52,6 +52,7 @@ def test_accuracy_of_logits_of_two_classes_and_of_rows_of_probabilities():
     two = Landscape(INPUTS, (LABELS > 0).astype(float), loss="logistic")
     found = barrier(Path(tuple(network)), two, num_points=3)
     logits = np.asarray(two.predictions(network[0]))[:, 0]
+    assert found.accuracy is not None
     np.testing.assert_allclose(found.accuracy[0], np.mean((logits > 0) == np.asarray(LABELS > 0)))
     ends = tuple(Dense(jax.random.key(i), [5, 6, 3], init=0.0) for i in range(2))
     rows = Landscape(INPUTS, jax.nn.one_hot(LABELS, 3), loss="cross_entropy")

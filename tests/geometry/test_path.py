@@ -29,7 +29,7 @@ def test_a_polygon_passes_its_corners_at_equal_distances_in_t():
     for k in range(4):
         np.testing.assert_array_equal(ravel(path(k / 3))[0], vectors[k])
     np.testing.assert_allclose(ravel(path(0.5))[0], 0.5 * (vectors[1] + vectors[2]), atol=1e-15)
-    lengths = [np.linalg.norm(b - a) for a, b in zip(vectors[:-1], vectors[1:], strict=True)]
+    lengths = [float(np.linalg.norm(b - a)) for a, b in zip(vectors[:-1], vectors[1:], strict=True)]
     np.testing.assert_allclose(path.lengths(np.array([0.0, 0.5, 1.0])), [0, lengths[0] + lengths[1] / 2, sum(lengths)])
 
 
@@ -55,6 +55,7 @@ def test_the_loss_along_a_path_is_that_of_its_networks():
     expected = [predict(path(t)) for t in found.t]
     np.testing.assert_allclose(found.loss, [loss for loss, _ in expected], rtol=1e-12)
     right = [np.mean(np.asarray(logits).argmax(1) == np.asarray(LABELS)) for _, logits in expected]
+    assert found.accuracy is not None
     np.testing.assert_allclose(found.accuracy, right)
     for old, vertex in zip(before, path.vertices, strict=True):
         np.testing.assert_array_equal(old, ravel(vertex)[0])
@@ -66,7 +67,7 @@ def test_the_loss_along_a_path_is_that_of_its_networks():
 
 def test_what_both_ends_share_stays_to_the_last_bit():
     one = dense(0)
-    other = eqx.tree_at(lambda n: n.layers[1].bias, one, one.layers[1].bias + 1)
+    other = eqx.tree_at(lambda n: n.layers[1].bias, one, jnp.ones(2))
     here = Path((one, other))(0.37)
     np.testing.assert_array_equal(here.layers[0].weight, one.layers[0].weight)
 

@@ -33,6 +33,7 @@ def test_segments_are_told_apart_and_the_convex_ones_are_known():
     np.testing.assert_allclose(found.max_increase, climb, rtol=1e-9)
     start = LANDSCAPE.predictions(A)
     changes = [float(jnp.abs(LANDSCAPE.predictions(path(t)) - start).max()) for t in np.linspace(0, 1, 41)]
+    assert found.function_change is not None
     np.testing.assert_allclose(found.function_change, max(changes), rtol=1e-12)
     line = Path((A, B))
     control = max(float(LANDSCAPE(line(t))) for t in np.linspace(0, 1, 21))

@@ -1,5 +1,7 @@
 """Curves whose bends are trained: the ends stay, the loss falls, and chunks and keys do what they should."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -55,14 +57,15 @@ def test_the_bends_follow_the_gradient_of_the_expected_loss():
 def test_a_curve_between_networks_is_the_same_in_any_chunks_and_is_verified():
     inputs = jax.random.normal(jax.random.key(1), (40, 5))
     landscape = Landscape(inputs, jax.random.randint(KEY, (40,), 0, 3), loss="cross_entropy")
-    ends = [Dense(jax.random.key(seed), [5, 6, 3]) for seed in (0, 1)]
-    options = {"num_steps": 60, "batch_size": 16, "num_bends": 2}
-    path, run = find_curve(KEY, *ends, landscape, num_points=5, **options)
-    again = train_curve(KEY, *ends, landscape, chunk_seconds=0.0, **options)
+    first, last = (Dense(jax.random.key(seed), [5, 6, 3]) for seed in (0, 1))
+    options: Any = {"num_steps": 60, "batch_size": 16, "num_bends": 2}
+    path, run = find_curve(KEY, first, last, landscape, num_points=5, **options)
+    again = train_curve(KEY, first, last, landscape, chunk_seconds=0.0, **options)
     for vertex, other in zip(run.vertices, again.vertices, strict=True):
         np.testing.assert_array_equal(ravel(vertex)[0], ravel(other)[0])
-    np.testing.assert_array_equal(ravel(path.vertices[0])[0], ravel(ends[0])[0])
-    assert path.vertices[-1] is ends[1]
+    np.testing.assert_array_equal(ravel(path.vertices[0])[0], ravel(first)[0])
+    assert path.vertices[-1] is last
+    assert path.verification is not None
     assert path.verification.stats["num_evaluations"] == 15 + 5
     assert len(run.loss) == len(run.steps) == 60
     assert run.to_xarray()["loss"].dims == ("step",)

@@ -1,5 +1,6 @@
 """Give the hidden units of an interpolated network the statistics that lie between those of its ends."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import equinox as eqx
@@ -14,7 +15,7 @@ from lossatlas._types import Network
 from lossatlas.embedding._alignment import common_spaces
 from lossatlas.embedding._record import Data, inputs_of
 from lossatlas.geometry import Path, find_taps
-from lossatlas.geometry._unit_activations import UnitStages, find_stages
+from lossatlas.geometry._unit_activations import Stage, UnitStages, find_stages
 from lossatlas.geometry._unit_outputs import batch_rows
 from lossatlas.networks import Axis, UnitSpace, put_units, take_units
 from lossatlas.numerics import evaluate
@@ -132,7 +133,7 @@ def _reason(space: UnitSpace, stages: UnitStages) -> str | None:
         return "its units bend at several steps, which share their weights"
     if space.is_normalised:
         return "a normalisation follows, which takes the statistics away"
-    made = {kernel.axis.path for kernel in found[0].kernels}
+    made = {kernel.axis.path for stage in found for kernel in stage.kernels}
     if space.bias is None or {axis.path for axis in space.writers} != made | {space.bias}:
         return "its writers are no weights with one bias"
     return None
@@ -144,7 +145,7 @@ def _measured(stages: UnitStages, spaces: tuple[UnitSpace, ...], network: Networ
 
 
 def _statistics(
-    stages: UnitStages, spaces: tuple[UnitSpace, ...], network: Network, inputs: Array, wanted: Statistics | None
+    stages: UnitStages, spaces: Sequence[UnitSpace], network: Network, inputs: Array, wanted: Statistics | None
 ) -> Statistics:
     """Mean and deviation of every unit; with `wanted`, those of each space after the earlier ones were repaired."""
     leaves = list(named_arrays(network).values())
@@ -170,7 +171,7 @@ def _statistics(
 
         changes = {}
         for space in spaces:
-            stage = stages.stages[space.name][0]
+            stage: Stage = next(iter(stages.stages[space.name]))
             changes[stage.before] = change(space, stage.axis)
         evaluate(stages.taps.closed, [*leaves, x], changes=changes)
         return found

@@ -257,9 +257,8 @@ def _measure(
     if asked["curve"] != "none":
         key = jax.random.key(asked["seed"])
         options = {"kind": asked["curve"], "num_bends": asked["bends"], "num_steps": asked["steps"]}
-        refresh = paths[_STRAIGHT].refresh
-        ends = paths[_STRAIGHT].vertices
-        paths[_CURVE], _ = geometry.find_curve(key, *ends, landscape, refresh=refresh, progress=progress, **options)
+        options |= {"refresh": paths[_STRAIGHT].refresh, "progress": progress}
+        paths[_CURVE], _ = geometry.find_curve(key, start, end, landscape, **options)
     barriers = {
         name: {
             which: geometry.barrier(way, rows, num_points=asked["points"], num_refinements=_REFINEMENTS)

@@ -1,7 +1,13 @@
+from typing import Any
+
 import numpy as np
 
 from lossatlas.figures import path_figure
 from lossatlas.geometry import Barrier
+
+
+def traces(figure) -> list[Any]:
+    return list(figure.data)
 
 
 def made(height, accuracy=True):
@@ -14,17 +20,17 @@ def made(height, accuracy=True):
 
 def test_paths_share_a_picture_with_a_colour_each_and_a_mark_for_each_barrier():
     figure = path_figure({"straight": {"train": made(1.0), "test": made(0.8)}, "matched": {"train": made(0.2)}})
-    lines = [trace for trace in figure.data if trace.mode == "lines" and trace.showlegend is None]
+    lines = [trace for trace in traces(figure) if trace.mode == "lines" and trace.showlegend is None]
     assert [line.name for line in lines] == ["straight, train", "straight, test", "matched, train"]
     assert [line.line.dash for line in lines] == ["solid", "dash", "solid"]
     assert lines[0].line.color == lines[1].line.color != lines[2].line.color
-    marks = [trace for trace in figure.data if trace.text is not None]
+    marks = [trace for trace in traces(figure) if trace.text is not None]
     np.testing.assert_allclose(marks[0].y, [0.2, 0.7, 1.2])
     assert marks[0].text[1] == "1"
     assert len(marks) == 2
 
 
 def test_a_barrier_of_nothing_has_no_mark_and_accuracy_may_be_missing():
-    assert not [trace for trace in path_figure({"flat": made(0.0)}).data if trace.text is not None]
+    assert not [trace for trace in traces(path_figure({"flat": made(0.0)})) if trace.text is not None]
     figure = path_figure({"one": made(1.0), "two": made(1.0, accuracy=False)}, value="accuracy")
-    assert [trace.name for trace in figure.data if trace.showlegend is None] == ["one"]
+    assert [trace.name for trace in traces(figure) if trace.showlegend is None] == ["one"]
