@@ -47,7 +47,7 @@ def test_a_planted_permutation_is_recovered_to_the_last_bit():
     assert barrier(Path((reference, moved)), LANDSCAPE).barrier == 0
 
 
-@pytest.mark.parametrize("activation", ["tanh", "relu", "sigmoid"])
+@pytest.mark.parametrize("activation", ["relu", "sigmoid"])
 def test_planted_signs_and_scales_are_recovered_in_the_balanced_gauge(activation):
     reference = dense(0, activation)
     moved, found = match(disguised(reference), reference, balance=True, landscape=INPUTS)
@@ -140,6 +140,7 @@ def test_signs_and_constants_of_sigmoids_are_seen_in_what_units_put_out():
         assert match_activations(disguised(reference, 3), reference, INPUTS, measure=measure)[1].residual < 1e-12
 
 
+@pytest.mark.slow
 def test_a_transformer_is_matched_by_activations_with_what_nobody_reads_by_weights():
     reference = filled(Transformer(KEY, 3, 4, 2, num_stream=6, num_heads=2, num_hidden=5, num_blocks=1, head_size=3))
     other = disguised(reference)
@@ -225,15 +226,15 @@ def test_the_lowest_measured_barrier_is_kept(trained):
     assert found._figure().data
 
 
-def test_a_foreign_module_is_matched_by_discovered_units_and_closed_ones_are_told(trained):
-    _, landscape = trained
+def test_a_foreign_module_is_matched_by_discovered_units_and_closed_ones_are_told():
     modules = [eqx.nn.MLP(6, 3, 7, 2, key=jax.random.key(i)) for i in range(2)]
     call = lambda network, x: network(x)  # noqa: E731
-    first, second = (discover_units(call, module, landscape.inputs[0]).network for module in modules)
-    _, found = rebasin(second, first, landscape, methods=["activations"], num_points=5)
-    best: Any = found.best.match
-    assert len(best.orders) == 2
-    assert best.function_change < 1e-10
+    first = discover_units(call, modules[0], INPUTS[0]).network
+    second = eqx.tree_at(lambda network: network.params, first, modules[1])
+    _, found = match_activations(second, first, INPUTS)
+    assert len(found.orders) == 2
+    assert found.function_change is not None
+    assert found.function_change < 1e-10
     spaces = tuple(dataclasses.replace(space, closed="an operation without a rule") for space in first.spaces)
     closed = dataclasses.replace(first, spaces=spaces)
     with pytest.raises(InputError, match="No unit space .* is open.*an operation without a rule"):

@@ -7,7 +7,7 @@ from lossatlas._errors import InputError
 from lossatlas._status import Certificate
 from lossatlas.geometry import last_layer_certificate
 from lossatlas.landscape import Landscape
-from lossatlas.networks import Conv, Dense, DenseLayer, Transformer
+from lossatlas.networks import Dense, DenseLayer, Transformer
 
 
 KEY = jax.random.key(0)
@@ -64,7 +64,6 @@ def test_a_fit_of_independent_features_is_certified_and_one_of_dependent_feature
 @pytest.mark.parametrize(
     ("network", "shape", "weight"),
     [
-        (Conv(KEY, (1, 4, 4), [3], [2]), (1, 4, 4), "layers[0].weight"),
         (Transformer(KEY, 3, 4, 2, num_stream=8, num_heads=2, num_hidden=6, num_blocks=1), (4, 3), "output.weight"),
     ],
 )
