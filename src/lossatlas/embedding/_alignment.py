@@ -94,8 +94,11 @@ class Alignment:
             return False
         twins = twins_of(arrays, self.wanted, axes, space.size, reflects=self.reflects(name))
         if twins is not None:
-            self.move(name, *twins)
-            return True
+            order, sign = twins
+            is_there = np.array_equal(order, np.arange(space.size)) and bool((sign > 0).all())
+            if not is_there:  # what is there already differs by rounding alone
+                self.move(name, order, sign)
+            return not is_there
         score = self.score(name, axes)
         order, sign = assign(score, reflects=self.reflects(name))
         gain = np.sum(sign * score[np.arange(space.size), order]) - np.trace(score)
