@@ -61,4 +61,8 @@ def test_models_that_no_path_joins_are_refused_in_one_line(lossatlas, files):
     assert (code, out) == (2, "")
     assert "one architecture and shape" in err
     assert "(5,) float64 and (4,) float64" in err
+    words = ["path", "a.safetensors", "b.safetensors", "--data", "data.npz", "--curve", "bezier", "--bends", "0"]
+    code, out, err = lossatlas(*words)
+    assert (code, out) == (2, "")
+    assert "num_bends must be at least 1" in err
     assert not pathlib.Path("lossatlas").exists()

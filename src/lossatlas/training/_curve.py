@@ -132,13 +132,10 @@ def train_curve(
     check_numbers(num_steps, batch_size, None, chunk_seconds)
     if kind not in _KINDS:
         raise unknown_name("kind of curve", kind, _KINDS)
-    if num_bends < 1:
-        msg = f"num_bends must be at least 1, got {num_bends}; without bends the curve is the straight line."
-        raise InputError(msg)
-    _check_ends(start, end)
+    check_ends(start, end, num_bends)
     inner = _on_the_line(start, end, num_bends) if bends is None else tuple(bends)
     for bend in inner:
-        _check_ends(start, bend)
+        check_ends(start, bend)
     unravel = unravel_of(inner)
     dtype = jnp.result_type(*jax.tree.leaves(unravel.like))
     if optimizer == "adam" and learning_rate is None and "learning_rate" not in (hyperparameters or {}):
@@ -236,7 +233,14 @@ def _on_the_line(start: Network, end: Network, count: int) -> tuple[Network, ...
     return tuple(mixed((start, end), jnp.asarray([1 - t, t])) for t in places)
 
 
-def _check_ends(start: Network, end: Network) -> None:
+def check_ends(start: Network, end: Network, num_bends: int = 1) -> None:
+    """See that a curve can be trained between two networks.
+
+    **Raises:** `InputError` for networks of different structures, statistics that differ, and a curve without bends.
+    """
+    if num_bends < 1:
+        msg = f"num_bends must be at least 1, got {num_bends}; without bends the curve is the straight line."
+        raise InputError(msg)
     if jax.tree.structure(start) != jax.tree.structure(end):
         msg = "The networks of a curve need one structure: the same architecture, activation and settings."
         raise InputError(msg)

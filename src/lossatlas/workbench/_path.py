@@ -16,6 +16,7 @@ from lossatlas._progress import ProgressLike
 from lossatlas._show import shown
 from lossatlas._types import Network
 from lossatlas.figures import format_number, path_figure
+from lossatlas.training._curve import check_ends
 from lossatlas.workbench._instrument import (
     BatchSize,
     Measured,
@@ -150,6 +151,8 @@ def path(
         if test is not None:
             data["test"] = open_point(first, test, **opened).landscape
         start, end = _one_structure(point, end)
+        if curve != "none":
+            check_ends(start, end, bends)
         if match != "none" or repair:
             start = with_unit_spaces(start, point.landscape.inputs[0])
             end = end if type(end) is type(start) else eqx.tree_at(lambda n: n.params, start, end)
