@@ -18,7 +18,7 @@ ErrorKind = Literal["labels", "rows", "signs"]
 def error_kind(landscape: Landscape) -> ErrorKind | None:
     """How a landscape tells right from wrong predictions; None where it has no classes.
 
-    Cross-entropy has classes, logistic loss has signs, and squared error has classes where all targets are one-hot rows.
+    Cross-entropy has classes, logistic loss has signs, squared error has classes where all targets are one-hot rows.
     """
     name = None if landscape.loss is None else landscape.loss.name
     has_predictions = landscape._example_losses is None or landscape._predict is not None

@@ -111,8 +111,8 @@ def local_energy(
       of two axes or more, weights being stored (out, in, ...)), and zero for biases and scales of norms.
 
     At a minimum with Hessian H the additive one is $\frac{\sigma^2}2 \operatorname{tr} H$ to leading order, the
-    multiplicative one $\frac{\sigma^2}2 \sum_i \theta_i^2 H_{ii}$. The loss is governed by the worst draws and examples;
-    the error is zero while margins are larger than what the noise does: look at both. Buffers (running statistics) are
+    multiplicative one $\frac{\sigma^2}2 \sum_i \theta_i^2 H_{ii}$. The worst draws and examples govern the loss; the
+    error is zero while margins are larger than what the noise does: look at both. Buffers (running statistics) are
     left alone. Cost: `num_draws * len(sigmas)` forward passes over the data, streamed where the landscape streams.
 
     **Arguments:**

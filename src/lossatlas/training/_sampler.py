@@ -101,8 +101,8 @@ def sample(
 
     $R$ is the mean loss of the landscape and $\theta^*$ the network given, where every chain starts. With
     $U = \beta R + \frac\gamma2|\theta - \theta^*|^2$ a step of Langevin dynamics is
-    $\theta' = \theta - \frac\epsilon2 \nabla U + \sqrt\epsilon\, \xi$, $\xi \sim N(0, 1)$. `"sgld"` takes every step, and
-    its stationary law is off by an error of order $\epsilon h$ ($h$ the curvature of U; unstable where
+    $\theta' = \theta - \frac\epsilon2 \nabla U + \sqrt\epsilon\, \xi$, $\xi \sim N(0, 1)$. `"sgld"` takes every step,
+    and its stationary law is off by an error of order $\epsilon h$ ($h$ the curvature of U; unstable where
     $\epsilon h \ge 4$). `"mala"` accepts or rejects, so that the law is exact.
 
     One compiled program for all chains, one after the other inside it, called about once a second; results do not
