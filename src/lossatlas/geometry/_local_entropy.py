@@ -67,7 +67,7 @@ def local_entropy(
     step_size: float | None = None,
     num_steps: int = 500,
     num_chains: int = 4,
-    num_points: int = 6,
+    num_points: int = 8,
     batch_size: int | None = None,
     method: Literal["sgld", "mala"] | str = "sgld",
     only: Only = None,

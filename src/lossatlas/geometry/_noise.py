@@ -73,9 +73,9 @@ def _direction(network, selected, key, draw, noise: Noise, transport: Transport 
         normal = normal[transport.order]
     if noise == "multiplicative":
         return normal * vector
-    if noise == "filter":
-        return filter_normalised(normal, vector, unravel)
-    return normal if transport is None else normal * transport.signs.astype(vector.dtype)
+    if transport is not None:
+        normal = normal * transport.signs.astype(vector.dtype)
+    return normal if noise == "additive" else filter_normalised(normal, vector, unravel)
 
 
 def filter_normalised(direction: Vector, vector: Vector, unravel: Unravel) -> Vector:

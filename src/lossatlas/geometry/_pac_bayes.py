@@ -256,7 +256,7 @@ def pac_bayes_bound(
 def gaussian_divergence(distance: float, sigma: float, prior_sigma: float, size: int) -> float:
     r"""$KL(N(\theta, \sigma^2 I) \| N(\theta_0, s^2 I))$ in nats, in `size` dimensions at a Euclidean distance."""
     ratio = (sigma / prior_sigma) ** 2
-    return 0.5 * (size * (ratio - 1 - math.log(ratio)) + (distance / prior_sigma) ** 2)
+    return float(0.5 * (size * (ratio - 1 - math.log(ratio)) + (distance / prior_sigma) ** 2))
 
 
 def inverse_kl(p: float, limit: float) -> float:

@@ -13,6 +13,7 @@ from lossatlas._errors import InputError
 from lossatlas._parameters import ravel, select
 from lossatlas._show import shown
 from lossatlas._types import Network, Only, Vector
+from lossatlas.geometry._noise import Transport
 from lossatlas.landscape import Landscape
 
 
@@ -54,6 +55,7 @@ def sharpness(
     shard_size: int | None = None,
     key: PRNGKeyArray | None = None,
     only: Only = None,
+    transport: Transport | None = None,
 ) -> Sharpness:
     r"""The largest rise of the mean loss within $|\delta| \le \rho$: the sharpness that SAM minimises.
 
@@ -71,6 +73,7 @@ def sharpness(
       loss (the last n mod m examples of the shuffled data are left out); None: all data at once.
     - `key`: of the random start and the order of the examples; default `jax.random.key(0)`.
     - `only`: a parameter filter; the others stay.
+    - `transport`: an order and signs of the coordinates of the start, see [`lossatlas.geometry.rewrite`][].
 
     **Returns:**
     A [`lossatlas.geometry.Sharpness`][].
@@ -82,7 +85,7 @@ def sharpness(
         Foret et al. 2021, arXiv 2010.01412 (one step, m-sharpness); Journée et al. 2010 (the power method for convex
         functions, whose rise never falls).
     """
-    return _measured(network, landscape, radius, None, num_steps, shard_size, key, only)
+    return _measured(network, landscape, radius, None, num_steps, shard_size, key, only, transport)
 
 
 def adaptive_sharpness(
@@ -95,6 +98,7 @@ def adaptive_sharpness(
     shard_size: int | None = None,
     key: PRNGKeyArray | None = None,
     only: Only = None,
+    transport: Transport | None = None,
 ) -> Sharpness:
     r"""The largest rise of the mean loss within $|T^{-1}\delta| \le \rho$, $T = |\theta| + \eta$: that of ASAM.
 
@@ -103,7 +107,7 @@ def adaptive_sharpness(
 
     **Arguments:**
     - `radius`: $\rho$, in units of the parameters. `eta`: added to their absolute values.
-    - `num_steps`, `shard_size`, `key`, `only`: as for `sharpness`.
+    - `num_steps`, `shard_size`, `key`, `only`, `transport`: as for `sharpness`.
 
     **Returns:**
     A [`lossatlas.geometry.Sharpness`][].
@@ -116,10 +120,10 @@ def adaptive_sharpness(
     if not (eta >= 0 and np.isfinite(eta)):
         msg = f"eta must be finite and not negative, got {eta}."
         raise InputError(msg)
-    return _measured(network, landscape, radius, eta, num_steps, shard_size, key, only)
+    return _measured(network, landscape, radius, eta, num_steps, shard_size, key, only, transport)
 
 
-def _measured(network, landscape: Landscape, radius, eta, num_steps, shard_size, key, only) -> Sharpness:
+def _measured(network, landscape: Landscape, radius, eta, num_steps, shard_size, key, only, transport) -> Sharpness:
     began = time.perf_counter()
     if not (radius >= 0 and np.isfinite(radius)):
         msg = f"radius must be finite and not negative, got {radius}."
@@ -135,6 +139,8 @@ def _measured(network, landscape: Landscape, radius, eta, num_steps, shard_size,
     selected = select(network, only)
     vector, _ = ravel(network, selected)
     random = jax.random.normal(start_key, vector.shape, vector.dtype)
+    if transport is not None:
+        random = random[transport.order] * transport.signs.astype(vector.dtype)
     random = radius * random / jnp.linalg.norm(random)
     rows = _shards(order_key, landscape.size, shard_size)
     found = []
