@@ -78,8 +78,9 @@ def quadratic_learning_coefficient(
 ) -> float:
     r"""The estimate that SGLD gives, exactly, on a quadratic loss.
 
-    $\frac12\sum_i \frac{n\beta\,\ell_i}{h_i(1 - \epsilon h_i/4)}$, $h_i = n\beta\,\ell_i + \gamma$ with the eigenvalues $\ell_i$ of the Hessian of the mean loss. A step of 0 gives
-    continuous Langevin dynamics (and MALA), and without localisation half the number of non-zero eigenvalues.
+    $\frac12\sum_i \frac{n\beta\,\ell_i}{h_i(1 - \epsilon h_i/4)}$, $h_i = n\beta\,\ell_i + \gamma$ with the eigenvalues
+    $\ell_i$ of the Hessian of the mean loss. A step of 0 gives continuous Langevin dynamics (and MALA), and without
+    localisation half the number of non-zero eigenvalues.
 
     **Arguments:**
     - `eigenvalues`: of the Hessian. `inverse_temperature`: $n\beta$. `localisation`: $\gamma$.
@@ -125,8 +126,8 @@ def learning_coefficient(
     of curvature below $\gamma/n\beta$ count little. In theory it does not depend on how a function is parametrised; the
     localisation and the step, which are measured in the parameters, do.
 
-    The Hessian's spectrum says how far a quadratic landscape would be off with these settings (`quadratic`), exactly for
-    up to 1,500 parameters, else by stochastic quadrature.
+    The Hessian's spectrum says how far a quadratic landscape would be off with these settings (`quadratic`), exactly
+    for up to 1,500 parameters, else by stochastic quadrature.
     Cost: `num_chains * num_steps` gradients, and as many Hessian products as parameters (about 1,000 for many).
 
     **Arguments:**

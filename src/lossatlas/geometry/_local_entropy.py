@@ -73,12 +73,13 @@ def local_entropy(
     only: Only = None,
     progress: ProgressLike = "none",
 ) -> LocalEntropy:
-    r"""$\Phi(\theta) = -\frac1\beta \log E_{\theta'} e^{-\beta R(\theta')}$ with $\theta' \sim N(\theta, (\beta\gamma)^{-1})$.
+    r"""The local-entropy loss, a soft minimum of the loss around the network.
 
-    This is the local-entropy loss of Chaudhari et al. without the constant of its Gaussian,
+    $\Phi(\theta) = -\frac1\beta \log E_{\theta'} e^{-\beta R(\theta')}$ with
+    $\theta' \sim N(\theta, (\beta\gamma)^{-1})$. This is the local-entropy loss of Chaudhari et al. without the constant of its Gaussian,
     $-\frac1\beta\log\int e^{-\beta R(\theta') - \frac{\beta\gamma}2|\theta' - \theta|^2} d\theta' +
-    \frac{p}{2\beta}\log\frac{2\pi}{\beta\gamma}$, so that a flat loss has its own value. It lies above the loss where the
-    neighbourhood is worse than the network. It is not invariant to the scale of units: its Gaussian is
+    \frac{p}{2\beta}\log\frac{2\pi}{\beta\gamma}$, so that a flat loss has its own value. It lies above the loss where
+    the neighbourhood is worse than the network. It is not invariant to the scale of units: its Gaussian is
     isotropic. For $R = \frac12\theta^\top A\theta$ it is
     $\frac12\sum_i\frac{a_i\gamma}{a_i + \gamma}\theta_i^2 + \frac1{2\beta}\sum_i\log(1 + a_i/\gamma)$.
 
@@ -89,7 +90,8 @@ def local_entropy(
     **Arguments:**
     - `inverse_temperature`: $\beta$; default n / log n. `localisation`: $\beta\gamma$, positive.
     - `step_size`: of the chains at s = 1; default and stability as for [`lossatlas.geometry.learning_coefficient`][].
-    - `num_steps`, `num_chains`, `batch_size`, `method`: of the chains at each point, see [`lossatlas.training.sample`][].
+    - `num_steps`, `num_chains`, `batch_size`, `method`: of the chains at each point, see
+      [`lossatlas.training.sample`][].
     - `num_points`: of the quadrature, at least 2.
     - `only`: a parameter filter; the others stay.
     - `progress`: `"none"`, `"text"`, `"rich"` or a meter.

@@ -197,6 +197,7 @@ def pac_bayes_bound(
     num_draws: int = 100,
     delta: float = 0.05,
     only: Only = None,
+    transport: Transport | None = None,
 ) -> PacBayesBound:
     r"""A PAC-Bayes bound of the error of the Gibbs classifier $Q = N(\theta, \sigma^2 I)$.
 
@@ -206,13 +207,14 @@ def pac_bayes_bound(
     $s = e^{-j/20}$, j = 1, 2, ...; a union bound over j gives it $\delta_P = 6\delta'/(\pi^2 j^2)$, so that s may be
     chosen after seeing the data. $\hat e_Q$ is estimated by draws; Chernoff's bound
     $kl(\bar e \| \hat e_Q) \le \log(K/\delta')/m$ for m draws and K sizes tried holds with $1 - \delta'$ too,
-    both together with $1 - \delta$. It bounds the noisy network, not the network itself, and holds only for a `prior` that the
-    data had no part in. Cost: `len(sigmas) * num_draws` forward passes.
+    both together with $1 - \delta$. It bounds the noisy network, not the network itself, and holds only for a `prior`
+    that the data had no part in. Cost: `len(sigmas) * num_draws` forward passes.
 
     **Arguments:**
     - `prior`: a network of the same shape at $\theta_0$, such as the initialisation; default all zeros.
     - `sigmas`: posterior sizes to try, positive. `num_draws`: m. `delta`: between 0 and 1.
     - `only`: a parameter filter; the others get no noise and must equal those of the prior's function.
+    - `transport`: as for [`lossatlas.geometry.local_energy`][].
 
     **Returns:**
     A [`lossatlas.geometry.PacBayesBound`][].
@@ -227,7 +229,7 @@ def pac_bayes_bound(
     if (sizes == 0).any() or not 0 < delta < 1:
         msg = f"sigmas must be positive and delta between 0 and 1, got {sigmas!r} and {delta}."
         raise InputError(msg)
-    point = NoisyPoint(network, landscape, only)
+    point = NoisyPoint(network, landscape, only, transport)
     if point.kind is None:
         raise InputError("The bound is one of an error between 0 and 1, and this data has no classes.")
     vector = np.asarray(point.vector, float)

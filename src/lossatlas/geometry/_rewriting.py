@@ -33,7 +33,8 @@ class Rewriting(eqx.Module):
     - `network`: the new one. `kind`: what was done: `"scale"`, `"permutation"` or `"sign"`.
     - `done`: what, by unit space; empty where the network has no such symmetry. `skipped`: why not, for the others.
     - `output_change`: the largest change of an output on the data, relative to their root mean square.
-    - `transport`: how noise on the parameters has to move along; None for scales, which leave every coordinate in place.
+    - `transport`: how noise on the parameters has to move along; None for scales, which leave every coordinate in
+      place.
     """
 
     network: Network
@@ -55,11 +56,12 @@ def rewrite(
 ) -> Rewriting:
     r"""Write the same function with other weights, at random.
 
-    - `"scale"`: the weights of each unit times powers of a random factor between `1 / most` and `most`, where that keeps
-      the outputs: homogeneous units (ReLU), what stands before a normalisation, queries against keys, values against the
-      output of attention, gated units. Which powers is found from derivatives and tested on the data, so it works for
-      every network that states its unit spaces, those of [`lossatlas.embedding.discover_units`][] too. Under batch
-      statistics weights before the norm may be scaled up to the small constant that the norm adds to the variance.
+    - `"scale"`: the weights of each unit times powers of a random factor between `1 / most` and `most`, where that
+      keeps the outputs: homogeneous units (ReLU), what stands before a normalisation, queries against keys, values
+      against the output of attention, gated units. Which powers is found from derivatives and tested on the data, so it
+      works for every network that states its unit spaces, those of [`lossatlas.embedding.discover_units`][] too. Under
+      batch statistics weights before the norm may be scaled up to the small constant that the norm adds to the
+      variance.
     - `"permutation"`: the units of each space in a random order.
     - `"sign"`: random units with the opposite sign, for odd activations (readers change sign too) and even ones.
 

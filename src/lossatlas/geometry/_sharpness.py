@@ -60,10 +60,10 @@ def sharpness(
     r"""The largest rise of the mean loss within $|\delta| \le \rho$: the sharpness that SAM minimises.
 
     One step is that of SAM, $\delta = \rho\, g / |g|$. More steps iterate
-    $\delta \leftarrow \rho\, g(\theta + \delta) / |g(\theta + \delta)|$, from there and from a random point of the sphere: the power method, which near a minimum
-    converges to the top eigenvector, with the rise $\rho^2 \lambda_{max} / 2$. The best point on the way counts, so the
-    value is a lower bound. It changes with the scale in which the same function is written; see
-    [`lossatlas.geometry.adaptive_sharpness`][].
+    $\delta \leftarrow \rho\, g(\theta + \delta) / |g(\theta + \delta)|$, from there and from a random point of the
+    sphere: the power method, which near a minimum converges to the top eigenvector, with the rise $\rho^2 \lambda_{max}
+    / 2$. The best point on the way counts, so the value is a lower bound. It changes with the scale in which the same
+    function is written; see [`lossatlas.geometry.adaptive_sharpness`][].
 
     Cost: `2 * num_steps + 2` gradients, on all data however many shards there are.
 

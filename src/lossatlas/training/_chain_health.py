@@ -19,8 +19,8 @@ class ChainHealth(eqx.Module):
 
     - `mean`, `standard_error`: over all chains and steps; the error is the standard deviation over the root of
       `effective_samples`, so that steps that resemble each other, and chains that differ, widen it.
-    - `r_hat`: of the halves of all chains (Gelman et al. 2013): near 1 when all sample the same law; above 1.01 they
-      should run longer.
+    - `r_hat`: of the halves of all chains (Gelman et al. 2013): near 1 when all sample the same law; above 1.1 they
+      have not mixed.
     - `effective_samples`: how many independent draws the mean is worth, at most as many as there are.
     - `between_chains`: the standard deviation of the means of the chains; NaN for one chain.
     - `drift`: the mean of the second halves minus that of the first. `drift_p`: the probability of a drift as large
@@ -37,8 +37,8 @@ class ChainHealth(eqx.Module):
 
     @property
     def is_mixed(self) -> bool:
-        """Whether nothing speaks against the chains: R-hat at most 1.05, and no drift at the level of 1 %."""
-        return self.r_hat <= 1.05 and not self.drift_p < 0.01
+        """Whether nothing speaks against the chains: R-hat at most 1.1, and no drift at the level of 1 %."""
+        return self.r_hat <= 1.1 and not self.drift_p < 0.01
 
 
 def chain_health(trace: Float[np.ndarray, "c t"]) -> ChainHealth:
