@@ -173,7 +173,8 @@ def _warnings(reports: Mapping[str, FlatnessReport], differences: tuple[Differen
         if abs(gap) > _ERROR_GAP:
             found.append(
                 f"The training errors of {first} ({reports[first].error:.2%}) and {second} "
-                f"({reports[second].error:.2%}) differ by more than 1 %: curvature then compares how far training has come."
+                f"({reports[second].error:.2%}) differ by more than 1 %: curvature then compares how far training "
+                "has come."
             )
         sides = {
             name: [row.measure for row in differences if (row.first, row.second, row.flatter) == (first, second, name)]

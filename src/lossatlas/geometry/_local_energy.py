@@ -93,7 +93,7 @@ def local_energy(
     network: Network,
     landscape: Landscape,
     *,
-    noise: Noise = "multiplicative",
+    noise: Noise | str = "multiplicative",
     sigmas: Sequence[float] | np.ndarray | None = None,
     num_draws: int = 100,
     only: Only = None,

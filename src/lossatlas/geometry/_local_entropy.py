@@ -76,7 +76,8 @@ def local_entropy(
     r"""The local-entropy loss, a soft minimum of the loss around the network.
 
     $\Phi(\theta) = -\frac1\beta \log E_{\theta'} e^{-\beta R(\theta')}$ with
-    $\theta' \sim N(\theta, (\beta\gamma)^{-1})$. This is the local-entropy loss of Chaudhari et al. without the constant of its Gaussian,
+    $\theta' \sim N(\theta, (\beta\gamma)^{-1})$. This is the local-entropy loss of Chaudhari et al. without the
+    constant of its Gaussian,
     $-\frac1\beta\log\int e^{-\beta R(\theta') - \frac{\beta\gamma}2|\theta' - \theta|^2} d\theta' +
     \frac{p}{2\beta}\log\frac{2\pi}{\beta\gamma}$, so that a flat loss has its own value. It lies above the loss where
     the neighbourhood is worse than the network. It is not invariant to the scale of units: its Gaussian is

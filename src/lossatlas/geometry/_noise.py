@@ -53,7 +53,7 @@ class NoisyPoint:
         loss, error = _changed(self.network, self.landscape, self.selected, self.kind, direction, size)
         return float(loss), float(error)
 
-    def direction(self, key: PRNGKeyArray, draw: int, noise: Noise) -> Vector:
+    def direction(self, key: PRNGKeyArray, draw: int, noise: str) -> Vector:
         """The direction of one draw: the same for the same key, whatever its size sigma and the network."""
         number = jnp.asarray(draw, jnp.int32)
         return _direction(self.network, self.selected, key, number, noise, self.transport)
@@ -66,7 +66,7 @@ def _changed(network, landscape, selected, kind, direction, sigma):
 
 
 @eqx.filter_jit
-def _direction(network, selected, key, draw, noise: Noise, transport: Transport | None) -> Vector:
+def _direction(network, selected, key, draw, noise: str, transport: Transport | None) -> Vector:
     vector, unravel = ravel(network, selected)
     normal = jax.random.normal(jax.random.fold_in(key, draw), vector.shape, vector.dtype)
     if transport is not None:

@@ -56,7 +56,7 @@ def pac_bayes_sigma(
     network: Network,
     landscape: Landscape,
     *,
-    noise: Noise = "additive",
+    noise: Noise | str = "additive",
     of: Literal["error", "loss"] | str = "error",
     threshold: float = 0.1,
     num_draws: int = 100,
@@ -117,7 +117,7 @@ def pac_bayes_sigma(
 class _Curve:
     """Mean and standard error of the rise at each size, every size once."""
 
-    def __init__(self, point: NoisyPoint, key: PRNGKeyArray, noise: Noise, num_draws: int, of: str):
+    def __init__(self, point: NoisyPoint, key: PRNGKeyArray, noise: str, num_draws: int, of: str):
         self.point, self.key, self.noise, self.num_draws, self.of = point, key, noise, num_draws, of
         self.known: dict[float, tuple[float, float]] = {}
 

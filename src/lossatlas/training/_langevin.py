@@ -11,7 +11,7 @@ from lossatlas.landscape import Landscape
 
 
 class Job(eqx.Module):
-    """What stays the same along all chains. `steps` is static, since the records have its length."""
+    """What stays the same along all chains. `room` is how many steps the records hold."""
 
     key: Key[Array, ""]
     unravel: Unravel
@@ -22,7 +22,7 @@ class Job(eqx.Module):
     step_size: Float[Array, ""]
     burn_in: Int[Array, ""]
     first_step: Int[Array, ""]
-    steps: int = eqx.field(static=True)
+    room: int = eqx.field(static=True)
     is_metropolis: bool = eqx.field(static=True)
     batch_size: int | None = eqx.field(static=True)
 
@@ -45,7 +45,7 @@ class Chain(eqx.Module):
 
 def start(job: Job, numbers: Int[Array, " c"], vectors: Float[Array, "c p"]) -> Chain:
     """All chains before their first step."""
-    empty = jnp.full(job.steps, jnp.nan, job.centre.dtype)
+    empty = jnp.full(job.room, jnp.nan, job.centre.dtype)
 
     def one(place):
         number, vector = place
@@ -61,7 +61,7 @@ def start(job: Job, numbers: Int[Array, " c"], vectors: Float[Array, "c p"]) -> 
             losses=empty,
             distances=empty,
             acceptances=empty,
-            moved=jnp.zeros(job.steps, bool),
+            moved=jnp.zeros(job.room, bool),
         )
 
     return jax.lax.map(one, (numbers, vectors))

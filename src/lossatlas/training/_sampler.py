@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     import xarray as xr
 
 _METHODS = ("sgld", "mala")
+_LEAST_ROOM = 256  # for records; powers of two, so that one program serves many lengths
 _FLOPS = 1e9  # a cautious guess of operations in a second, for the length of the first chunk only
 
 
@@ -202,7 +203,7 @@ def _job(
         step_size=number(step_size),
         burn_in=jnp.asarray(burn_in, jnp.int32),
         first_step=jnp.asarray(0, jnp.int32),
-        steps=num_steps,
+        room=max(_LEAST_ROOM, 1 << (num_steps - 1).bit_length()),
         is_metropolis=method == "mala",
         batch_size=None if batch_size is None or batch_size >= landscape.size else int(batch_size),
     )
@@ -235,14 +236,15 @@ def _loss_of(landscape: Landscape, network: Network) -> Float[Array, ""]:
 def _as_chains(network, only, job: Job, chains: Chain, settings: dict[str, Any], seconds: float) -> Chains:
     made = np.asarray(chains.step)
     diverged = ~np.asarray(chains.is_finite)
+    traced = lambda records: np.asarray(records)[:, : settings["num_steps"]]  # noqa: E731
     kept = np.maximum(made - int(job.burn_in), 1)[:, None]
     return Chains(
         centre=network,
         only=only,
-        loss=np.asarray(chains.losses),
-        distance=np.asarray(chains.distances),
-        acceptance=np.asarray(chains.acceptances),
-        moved=np.asarray(chains.moved),
+        loss=traced(chains.losses),
+        distance=traced(chains.distances),
+        acceptance=traced(chains.acceptances),
+        moved=traced(chains.moved),
         last=np.asarray(chains.vector),
         mean=np.asarray(chains.total) / kept,
         diverged_at=tuple(int(step) if bad else None for step, bad in zip(made, diverged, strict=True)),
