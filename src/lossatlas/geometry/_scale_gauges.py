@@ -21,6 +21,7 @@ from lossatlas.networks import Axis, UnitSpace
 _NULL = {8: (1e-9, 1e-3), 4: (1e-4, 1e-2)}
 _KEPT = {8: 1e-4, 4: 1e-3}  # how far outputs may move, relative to their size, and still be called the same
 _FEW = 16  # examples for the derivatives
+_POINTS = 3  # at which they are taken
 _WHOLE = 0.05  # how far an exponent may be from a multiple of one half
 
 
@@ -68,7 +69,7 @@ def scale_gauges(
     null space is taken at randomly changed parameters, its vectors are rounded to halves, and each is tested at the
     network itself with a random factor for every unit. Homogeneous activations, weights before a normalisation, queries
     against keys and values against the output of attention are all found like this, in any network with unit spaces.
-    Cost: a Jacobian product on 16 examples for each block, and a forward pass for each scale that is tested.
+    Cost: 6 Jacobian products on 16 examples for each block, and a forward pass for each scale that is tested.
     """
     few = rows_of(landscape, np.arange(min(landscape.size, _FEW))).with_batch_size(None)
     outputs = outputs_of(landscape)
@@ -80,17 +81,17 @@ def scale_gauges(
         axes = (*space.writers, *space.readers)
         place = jax.random.fold_in(key, i)
         factors = random_factors(place, space.size, 3.0)
-        before = len(found)
-        for exponents in _candidates(place, network, few, space, precision):
-            for is_common in (False, True):
+        kept: dict[tuple[float, ...], ScaleGauge] = {}
+        for is_common in (False, True):
+            for exponents in _candidates(place, network, few, space, precision, is_common=is_common):
                 gauge = ScaleGauge(name, axes, exponents, is_common)
                 moved = gauge.apply(network, factors)
-                if not _differs(moved, network):
+                if exponents in kept or not _differs(moved, network):
                     continue
                 if change(np.asarray(outputs(moved, landscape)), now) <= _KEPT[precision]:
-                    found.append(gauge)
-                    break
-        if len(found) == before:
+                    kept[exponents] = gauge
+        found += kept.values()
+        if not kept:
             reasons[name] = "no scale of its units keeps the outputs"
     return tuple(found), reasons
 
@@ -139,10 +140,13 @@ def _differs(one: Network, other: Network) -> bool:
 
 
 def _candidates(
-    key: PRNGKeyArray, network: Network, landscape: Landscape, space: UnitSpace, precision: int
+    key: PRNGKeyArray, network: Network, landscape: Landscape, space: UnitSpace, precision: int, *, is_common: bool
 ) -> list[tuple[float, ...]]:
     """Null vectors of the derivatives, in reduced echelon form, rounded to halves; exact ones first."""
-    columns = _slopes(key, network, landscape, space)
+    # Several points and weights of the units, so that no relation is an accident of one of them.
+    rng = host_generator(jax.random.fold_in(key, int(is_common)))
+    weights = [np.ones(space.size) if is_common else rng.uniform(0.3, 1.0, space.size) for _ in range(_POINTS)]
+    columns = np.concatenate([_slopes(rng, network, landscape, space, weight) for weight in weights])
     sizes = np.linalg.norm(columns, axis=0)
     if not np.isfinite(columns).all() or not (sizes > 0).any():
         return []
@@ -174,14 +178,15 @@ def _echelon(rows: np.ndarray) -> np.ndarray:
     return rows[:done]
 
 
-def _slopes(key: PRNGKeyArray, network: Network, landscape: Landscape, space: UnitSpace) -> Float[np.ndarray, "n m"]:
-    """The derivative of all outputs along each block of the space, at a point in general position."""
-    rng = host_generator(key)
+def _slopes(
+    rng: np.random.Generator, network: Network, landscape: Landscape, space: UnitSpace, weights: np.ndarray
+) -> Float[np.ndarray, "n m"]:
+    """The derivative of all outputs along each block, unit by unit weighted, at a point in general position."""
     arrays = {path: _jittered(rng, np.asarray(a)) for path, a in named_arrays(network).items()}
     zeros = {path: np.zeros_like(a) for path, a in arrays.items()}
     columns = []
     for axis in (*space.writers, *space.readers):
-        block = arrays[axis.path] * along(axis, arrays[axis.path], np.ones(space.size), 0.0)
+        block = arrays[axis.path] * along(axis, arrays[axis.path], weights, 0.0)
         tangent = zeros | {axis.path: block.astype(arrays[axis.path].dtype)}
         columns.append(np.asarray(_slope(network, landscape, arrays, tangent)))
     return np.stack(columns, axis=1).astype(float)
