@@ -29,6 +29,7 @@ from lossatlas.geometry._flatness import flatness_report as flatness_report
 from lossatlas.geometry._flatness_comparison import Difference as Difference
 from lossatlas.geometry._flatness_comparison import FlatnessComparison as FlatnessComparison
 from lossatlas.geometry._flatness_comparison import compare_flatness as compare_flatness
+from lossatlas.geometry._flatness_measures import FLATNESS_MEASURES as FLATNESS_MEASURES
 from lossatlas.geometry._flatness_measures import Measure as Measure
 from lossatlas.geometry._grouping import Grouping as Grouping
 from lossatlas.geometry._hessian import dense_hessian as dense_hessian

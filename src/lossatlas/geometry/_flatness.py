@@ -12,7 +12,15 @@ from lossatlas._errors import InputError
 from lossatlas._progress import ProgressLike, ProgressMeter, as_meter
 from lossatlas._show import shown
 from lossatlas._types import Network, Only
-from lossatlas.geometry._flatness_measures import GROUPS, Group, Measure, Measured, Plan, check_groups, measure_all
+from lossatlas.geometry._flatness_measures import (
+    FLATNESS_MEASURES,
+    Group,
+    Measure,
+    Measured,
+    Plan,
+    check_groups,
+    measure_all,
+)
 from lossatlas.geometry._learning_coefficient import LearningCoefficient
 from lossatlas.geometry._local_energy import LocalEnergy
 from lossatlas.geometry._rewriting import RewritingKind, rewrite
@@ -196,7 +204,7 @@ def flatness_report(
         relative_gradient_norm=found.relative_gradient_norm,
         stats={"seconds": time.perf_counter() - began, "examples": landscape.size},
         settings={
-            "measures": ", ".join(name for name in GROUPS if name in plan.groups),
+            "measures": ", ".join(name for name in FLATNESS_MEASURES if name in plan.groups),
             **{name: getattr(plan, name) for name in _NUMBERS},
             "convention": "mean over examples",
         },

@@ -27,7 +27,7 @@ from lossatlas.landscape import Landscape
 
 
 Group = Literal["local_energy", "hessian", "sharpness", "pac_bayes", "local_entropy", "learning_coefficient"]
-GROUPS = ("local_energy", "hessian", "sharpness", "pac_bayes", "local_entropy", "learning_coefficient")
+FLATNESS_MEASURES = ("local_energy", "hessian", "sharpness", "pac_bayes", "local_entropy", "learning_coefficient")
 _EXACT_TRACE = 300  # parameters, up to which the trace is summed exactly
 
 
@@ -89,12 +89,12 @@ def check_groups(measures: Sequence[str] | None) -> tuple[str, ...]:
 
     **Raises:** `InputError` for an unknown one, and for none.
     """
-    chosen = GROUPS if measures is None else tuple(measures)
+    chosen = FLATNESS_MEASURES if measures is None else tuple(measures)
     for name in chosen:
-        if name not in GROUPS:
-            raise unknown_name("measure", name, GROUPS)
+        if name not in FLATNESS_MEASURES:
+            raise unknown_name("measure", name, FLATNESS_MEASURES)
     if not chosen:
-        msg = f"measures is empty; choose from {', '.join(GROUPS)}."
+        msg = f"measures is empty; choose from {', '.join(FLATNESS_MEASURES)}."
         raise InputError(msg)
     return chosen
 
@@ -120,7 +120,7 @@ def measure_all(
         "local_entropy": _local_entropy,
         "learning_coefficient": _learning_coefficient,
     }
-    chosen = [name for name in GROUPS if name in plan.groups]
+    chosen = [name for name in FLATNESS_MEASURES if name in plan.groups]
     with (meter or NoProgress()).task("flatness", len(chosen)) as task:
         for i, name in enumerate(chosen):
             task.update(i, name.replace("_", " "))

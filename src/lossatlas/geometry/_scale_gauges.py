@@ -12,7 +12,6 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from lossatlas._parameters import named_arrays, replace_parameters
 from lossatlas._types import Network
 from lossatlas.geometry._products import host_generator
-from lossatlas.geometry._sharpness import rows_of
 from lossatlas.landscape import Landscape
 from lossatlas.networks import Axis, UnitSpace
 
@@ -71,7 +70,7 @@ def scale_gauges(
     against keys and values against the output of attention are all found like this, in any network with unit spaces.
     Cost: 6 Jacobian products on 16 examples for each block, and a forward pass for each scale that is tested.
     """
-    few = rows_of(landscape, np.arange(min(landscape.size, _FEW))).with_batch_size(None)
+    few = landscape.subset(slice(_FEW))
     outputs = outputs_of(landscape)
     now = np.asarray(outputs(network, landscape))
     precision = np.dtype(now.dtype).itemsize

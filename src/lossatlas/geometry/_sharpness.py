@@ -145,7 +145,7 @@ def _measured(network, landscape: Landscape, radius, eta, num_steps, shard_size,
     rows = _shards(order_key, landscape.size, shard_size)
     found = []
     for i in range(len(rows)):
-        part = landscape if shard_size is None else rows_of(landscape, rows[i])
+        part = landscape if shard_size is None else landscape.subset(rows[i])
         found.append(_climb(network, part, selected, radius, eta, num_steps, random))
     best, one_step, first_order = np.asarray(found).T
     return Sharpness(
@@ -205,11 +205,3 @@ def _shards(key: PRNGKeyArray, size: int, shard_size: int | None) -> np.ndarray:
     order = np.asarray(jax.random.permutation(key, size))
     number = size // shard_size
     return order[: number * shard_size].reshape(number, shard_size)
-
-
-def rows_of(landscape: Landscape, rows: np.ndarray) -> Landscape:
-    """The landscape of some of the examples."""
-    part = landscape.with_batch_size(landscape.batch_size)
-    object.__setattr__(part, "batch", jax.tree.map(lambda a: a[rows], landscape.batch))
-    object.__setattr__(part, "size", len(rows))
-    return part.with_batch_size(landscape.batch_size)
