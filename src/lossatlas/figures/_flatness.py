@@ -8,7 +8,6 @@ import numpy as np
 import plotly.graph_objects as go
 from jaxtyping import Float
 
-from lossatlas.figures._labels import text_size
 from lossatlas.figures._numbers import format_number
 from lossatlas.figures._plain import axes, empty_figure
 from lossatlas.figures._theme import INK, MUTED, PALETTE, new_figure
@@ -116,8 +115,7 @@ def _ratio(row: Mapping[str, Any]) -> float | None:
 
 def _table(names: Sequence[str], *, compact: bool, has_legend: bool) -> go.Figure:
     """An empty figure with a line for each name, the first on top."""
-    width = max((text_size(name, 11 if compact else 13)[0] for name in names), default=0.0)
-    margin = {"l": int(width) + 16, "r": 24, "t": 36 if has_legend else 12, "b": 48}
+    margin = {"l": 16, "r": 24, "t": 36 if has_legend else 12, "b": 48}
     figure = new_figure(height=_ROW * len(names) + margin["t"] + margin["b"] + 12, margin=margin, compact=compact)
     order = {"categoryorder": "array", "categoryarray": list(reversed(names)), "type": "category"}
     figure.update_yaxes(**order, range=[-0.7, len(names) - 0.3])

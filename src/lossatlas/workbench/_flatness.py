@@ -106,8 +106,9 @@ def flatness(
     comparison = result if len(nets) > 1 else None
     settings = {
         "measures": list(measures) if measures else "all", "audit": audit, "num_draws": num_draws,
-        "num_steps": num_steps, "num_chains": num_chains, "radius": radius, "threshold": threshold, "localisation": localisation, "only": only,
-        "seed": seed, "precision": precision, "level": level if comparison else None,
+        "num_steps": num_steps, "num_chains": num_chains, "radius": radius, "threshold": threshold,
+        "localisation": localisation, "only": only, "seed": seed, "precision": precision,
+        "level": level if comparison else None,
     }  # fmt: skip
     facts = {
         "networks": {name: _facts(report) for name, report in reports.items()},

@@ -15,8 +15,8 @@ TERMS = {
     "Sharpness": "The largest rise of the loss found within a ball: in plain distance (SAM), or in units of the "
     "parameters (adaptive).",
     "PAC-Bayes sigma": "The largest noise that raises the error by no more than a threshold; large is flat.",
-    "Learning coefficient": "How fast the volume of parameters with nearly this loss grows, by Langevin chains that start "
-    "at the network: half the number of parameters where all of them matter.",
+    "Learning coefficient": "How fast the volume of parameters with nearly this loss grows, by Langevin chains that "
+    "start at the network: half the number of parameters where all of them matter.",
     "Audit": "The same function is written with other weights, by factors, an order or signs of its units that keep "
     "every output, and measured again with the same random numbers. What is scale dependent can be made what one likes "
     "without changing the function.",
