@@ -25,6 +25,7 @@ NOT_RESULTS = {
         *("Discovered", "NullBlock", "Repair", "UnitMap"),
     },
     "geometry": {"BatchStatistics", "MovingBuffers", "Refresh", "UnitTaps"},
+    "geometry": {"Transport", "UnitTaps"},
     "interop": {"KerasNetwork", "TorchNetwork"},
     "studies": {"Parts", "Picture", "Study", "StudyKind", "Sweepable", "Verdict"},
     "theory": set(),

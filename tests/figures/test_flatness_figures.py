@@ -1,5 +1,7 @@
 """Figures of flatness show what their rows say."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -12,7 +14,7 @@ def row(name, value, half):
 
 @pytest.mark.parametrize("compact", [False, True])
 def test_one_network_is_shown_by_value_and_what_a_logarithm_lacks_as_a_number(compact):
-    figure = flatness_figure({"": [row("a", 2.0, 0.5), row("b", -1.5, 0.1)]}, compact=compact)
+    figure: Any = flatness_figure({"": [row("a", 2.0, 0.5), row("b", -1.5, 0.1)]}, compact=compact)
     (trace,) = figure.data
     assert list(trace.x) == [2.0]
     assert list(trace.y) == ["a"]
@@ -22,7 +24,7 @@ def test_one_network_is_shown_by_value_and_what_a_logarithm_lacks_as_a_number(co
 
 
 def test_several_networks_are_relative_to_the_first():
-    figure = flatness_figure({"x": [row("a", 2.0, 0.5)], "y": [row("a", 3.0, 1.0), row("c", 1.0, 0.0)]})
+    figure: Any = flatness_figure({"x": [row("a", 2.0, 0.5)], "y": [row("a", 3.0, 1.0), row("c", 1.0, 0.0)]})
     assert [list(trace.x) for trace in figure.data] == [[1.0], [1.5]]
     assert list(figure.data[1].error_x.array) == [0.5]
     assert figure.layout.xaxis.title.text == "relative to x"
@@ -34,7 +36,7 @@ def test_the_audit_has_a_colour_for_each_verdict_and_numbers_where_there_is_no_r
         {"name": "b", "before": 1.0, "after": 1.0, "verdict": "unchanged"},
         {"name": "c", "before": 0.0, "after": 0.5, "verdict": "scale dependent"},
     ]
-    figure = audit_figure(rows)
+    figure: Any = audit_figure(rows)
     shown = {trace.name: (list(trace.x), list(trace.y)) for trace in figure.data}
     assert shown == {"unchanged": ([1.0], ["b"]), "scale dependent": ([3.0], ["a"])}
     assert "0.5" in figure.layout.annotations[0].text
@@ -42,7 +44,7 @@ def test_the_audit_has_a_colour_for_each_verdict_and_numbers_where_there_is_no_r
 
 def test_local_energy_has_a_band_of_two_standard_errors():
     sizes = np.array([0.1, 0.2])
-    figure = local_energy_figure(
+    figure: Any = local_energy_figure(
         {"net": (sizes, np.array([1.0, 2.0]), np.array([0.1, 0.3]))}, noise="filter", of="loss"
     )
     band, line = figure.data
@@ -54,7 +56,7 @@ def test_local_energy_has_a_band_of_two_standard_errors():
 def test_chains_are_means_over_blocks_with_the_burn_in_marked():
     losses = np.tile(np.arange(1200.0), (8, 1))
     losses[0, -1] = np.nan
-    figure = chains_figure(losses, 300)
+    figure: Any = chains_figure(losses, 300)
     assert len(figure.data) == 6
     np.testing.assert_allclose(figure.data[1].y[:2], [1.0, 4.0])  # means over three steps
     assert np.isnan(figure.data[0].y[-1])

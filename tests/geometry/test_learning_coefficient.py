@@ -115,9 +115,10 @@ def test_local_entropy_of_a_quadratic_is_the_closed_form():
     assert found.loss == pytest.approx(0.5 * w @ matrix @ w)
     assert found.rise == found.value - found.loss
     assert found.localisation == pytest.approx(60.0)
-    for options, words in (({"localisation": 0.0}, "localisation"), ({"num_points": 1}, "num_points")):
-        with pytest.raises(InputError, match=words):
-            local_entropy(KEY, point, landscape, **options)
+    with pytest.raises(InputError, match="localisation must be finite and positive"):
+        local_entropy(KEY, point, landscape, localisation=0.0)
+    with pytest.raises(InputError, match="num_points must be at least 2"):
+        local_entropy(KEY, point, landscape, num_points=1)
 
 
 @pytest.mark.slow

@@ -42,7 +42,7 @@ def example_errors(landscape: Landscape, kind: ErrorKind, network: Network, batc
         wrong = (predictions > 0) != (targets.reshape(predictions.shape) > 0.5)
         return wrong.reshape(wrong.shape[0], -1).mean(axis=1, dtype=predictions.dtype)
     labels = targets.reshape(-1) if kind == "labels" else jnp.argmax(targets, axis=1)
-    return (jnp.argmax(predictions, axis=1) != labels).astype(predictions.dtype)
+    return (jnp.argmax(predictions, axis=1).astype(labels.dtype) != labels).astype(predictions.dtype)
 
 
 def loss_and_error(

@@ -128,14 +128,15 @@ def _full_step(job: Job, chain: Chain) -> Chain:
 
 
 def _batch_step(job: Job, chain: Chain) -> Chain:
-    assert job.batch_size is not None
+    size = job.batch_size
+    assert size is not None
     noise_key, rows_key = _keys(job, chain)
-    rows = jax.random.randint(rows_key, (job.batch_size,), 0, job.landscape.size)
+    rows = jax.random.randint(rows_key, (size,), 0, job.landscape.size)
     batch = jax.tree.map(lambda a: a[rows], job.landscape.batch)
-    weights = jnp.ones(job.batch_size, jnp.zeros(()).dtype)
+    weights = jnp.ones(size, jnp.zeros(()).dtype)
 
     def mean_loss(vector: Vector) -> Float[Array, ""]:
-        return job.landscape._weighted_loss(vector, job.unravel, batch, weights) / job.batch_size
+        return job.landscape._weighted_loss(vector, job.unravel, batch, weights) / size
 
     loss, gradient = jax.value_and_grad(mean_loss)(chain.vector)
     vector = _proposal(job, chain.vector, _force(job, chain.vector, gradient), noise_key)
