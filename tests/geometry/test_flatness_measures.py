@@ -34,7 +34,7 @@ KEY = jax.random.key(0)
 # -- local energy --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("noise", ["additive", "multiplicative"])
+@pytest.mark.parametrize("noise", ["additive", pytest.param("multiplicative", marks=pytest.mark.slow)])
 def test_local_energy_of_a_quadratic_is_the_closed_form(noise):
     """Mean sigma^2 / 2 tr(D A D), and for additive noise the variance sigma^4 / 2 tr(A^2) of a draw."""
     w = np.linspace(0.5, 2.0, 12)
@@ -167,11 +167,16 @@ def test_relative_coordinates_give_the_scaled_hessian_and_do_not_see_the_scale()
         point, moved = relative(net, landscape)
         found = spectrum(point, moved)
         np.testing.assert_allclose(np.asarray(found.all_values), np.linalg.eigvalsh(dense)[::-1], atol=1e-12)
-        np.testing.assert_allclose(trace(KEY, point, moved, method="exact").value, np.trace(dense), rtol=1e-10)
-        np.testing.assert_allclose(moved.gradient(point), w * landscape.gradient(network), atol=1e-14)
-    assert float(moved(point)) == pytest.approx(float(landscape(network)), rel=1e-12)
+    np.testing.assert_allclose(trace(KEY, point, moved, method="exact").value, np.trace(dense), rtol=1e-10)
+    value, slope = eqx.filter_jit(moved.value_and_gradient)(point)
+    loss, gradient = eqx.filter_jit(landscape.value_and_gradient)(network)
+    assert float(value) == pytest.approx(float(loss), rel=1e-12)
+    own = np.asarray(ravel(written)[0])
+    exact = own * np.asarray(eqx.filter_jit(landscape.value_and_gradient)(written)[1])
+    np.testing.assert_allclose(slope, exact, atol=1e-14)
+    np.testing.assert_allclose(slope, w * gradient, atol=1e-14)
     part, moved = relative(network, landscape, only="layers[1].*")
-    np.testing.assert_allclose(moved.hessian(part), dense[30:, 30:], atol=1e-13)
+    np.testing.assert_allclose(eqx.filter_jit(moved.hessian)(part), dense[30:, 30:], atol=1e-13)
 
 
 # -- sharpness -----------------------------------------------------------------------------------------------------
@@ -242,11 +247,11 @@ def test_sharpness_refuses(options, words):
 
 def test_sigma_of_a_quadratic_is_the_closed_form_within_its_interval():
     matrix, point, landscape = bowl()
-    found = pac_bayes_sigma(KEY, point, landscape, of="loss", threshold=0.1, num_draws=100)
+    found = pac_bayes_sigma(KEY, point, landscape, of="loss", threshold=0.1, num_draws=50)
     exact = math.sqrt(2 * 0.1 / np.trace(matrix))
     assert found.low < exact < found.high
     assert found.low < found.sigma < found.high
-    assert (found.high - found.low) / found.sigma < 0.25
+    assert (found.high - found.low) / found.sigma < 0.3
     # The same draws at every size: on a quadratic the curve is exactly quadratic.
     scale = np.interp(found.sigma, found.sizes, found.rises) / found.sigma**2
     np.testing.assert_allclose(found.rises, scale * found.sizes**2, rtol=0.01)
@@ -256,7 +261,7 @@ def test_sigma_of_a_quadratic_is_the_closed_form_within_its_interval():
 def test_sigma_of_multiplicative_noise_does_not_see_the_scale_and_may_be_infinite():
     network, landscape = classifier()
     written = apply_scale(network, "hidden[0]", jnp.full(6, 3.0))
-    options = {"noise": "multiplicative", "num_draws": 10}
+    options = {"noise": "multiplicative", "num_draws": 3}
     pair = [pac_bayes_sigma(KEY, net, landscape, **options).sigma for net in (network, written)]
     assert pair[0] == pytest.approx(pair[1], rel=1e-9)
     assert math.isinf(pac_bayes_sigma(KEY, network, landscape, threshold=2.0, **options).sigma)

@@ -142,7 +142,7 @@ def test_chains_on_fourth_powers_give_a_quarter_for_each_at_any_temperature(beta
     # Lengths scale as beta^(-1/4), so the step that resolves them equally well as beta^(-1/2).
     found = learning_coefficient(
         KEY, jnp.zeros(5), landscape, inverse_temperature=beta, localisation=0.0,
-        step_size=2e-4 * (100.0 / beta) ** 0.5 * 10, num_steps=12_000, num_chains=256,
+        step_size=2e-4 * (100.0 / beta) ** 0.5, num_steps=12_000, num_chains=128,
     )  # fmt: skip
     assert found.value == pytest.approx(1.25, rel=0.02)
     assert found.quadratic_free == 0

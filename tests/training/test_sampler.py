@@ -72,6 +72,7 @@ def test_chains_are_the_same_in_chunks_and_when_they_are_continued(bowl):
     assert not np.array_equal(whole.loss[0], whole.loss[1])
 
 
+@pytest.mark.slow
 def test_minibatches_keep_the_mean_and_only_some_parameters_may_move(key):
     x = jax.random.normal(jax.random.key(1), (32, 2))
     landscape = Landscape(x, x @ jnp.asarray([[1.0], [-1.0]]))

@@ -1,5 +1,6 @@
 """SAM and ASAM against closed forms and optax."""
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -52,7 +53,7 @@ def test_sam_is_that_of_optax(key):
     np.testing.assert_allclose(runs[0].parameters, runs[1].parameters, rtol=1e-12)
 
 
-@pytest.mark.parametrize(("make", "batch_size"), [(sam, None), (asam, 8)])
+@pytest.mark.parametrize(("make", "batch_size"), [(sam, 8), pytest.param(asam, None, marks=pytest.mark.slow)])
 def test_without_a_radius_it_is_the_optimiser_itself(key, curve, make, batch_size):
     landscape, network = curve
     options = {"num_steps": 12, "batch_size": batch_size, "snapshots": [12]}
@@ -73,7 +74,8 @@ def test_it_trains_in_a_loop_of_ones_own(curve):
     landscape, network = curve
     optimizer = sam(optax.sgd(RATE), rho=0.05)
     state = optimizer.init(network)
-    gradient_at = lambda net: ravel(net)[1].tangent(landscape.gradient(net))  # noqa: E731
+    gradient = eqx.filter_jit(landscape.value_and_gradient)
+    gradient_at = lambda net: ravel(net)[1].tangent(gradient(net)[1])  # noqa: E731
     updates, _ = optimizer.update(gradient_at(network), state, network, grad_fn=lambda net, _: gradient_at(net))
     run = train(jax.random.key(0), network, landscape, optimizer=optimizer, num_steps=1, snapshots=[1])
     np.testing.assert_allclose(

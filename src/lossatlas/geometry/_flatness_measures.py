@@ -173,7 +173,7 @@ def _curvatures(key, network, landscape, plan: Plan, transport, found: Measured)
         ("relative trace", "relative top eigenvalue", moved, None, "D H D, D = diag(parameters)"),
     )
     for trace_name, top_name, (point, data), only, words in points:
-        method = "exact" if size <= _EXACT_TRACE else "hutch++"
+        method = "exact" if size <= _EXACT_TRACE else "auto"
         estimate = trace(key, point, data, num_probes=plan.num_probes, only=only, method=method)
         error = float(estimate.standard_error)
         _add(found, trace_name, float(estimate.value), f"trace of {words}", error=error, interval=estimate.interval())

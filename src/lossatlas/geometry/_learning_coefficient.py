@@ -247,7 +247,7 @@ class _Curvature:
 
     def predict(self, temperature: float, localisation: float, step: float) -> float:
         """[`lossatlas.geometry.quadratic_learning_coefficient`][] of this spectrum."""
-        if temperature * self.smallest + localisation <= -temperature * self.noise:
+        if self.smallest < -self.noise and temperature * self.smallest + localisation <= 0:
             return math.nan
         clean = lambda values: np.where(np.abs(values) <= self.noise, 0.0, values)  # noqa: E731
         if self.density is None:
