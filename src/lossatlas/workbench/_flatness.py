@@ -225,10 +225,10 @@ def _differences(comparison: Any) -> list[dict[str, Any]]:
 def _shown_rows(reports: Mapping[str, Any], comparison: Any) -> list[dict[str, Any]]:
     """What a terminal and the first table show."""
     if comparison is None:
-        names = ("measure", "value", "standard error", "low", "high", "audit")
-        return [
-            finite({name: row[name] for name in names if name in row}) for row in next(iter(reports.values())).rows()
-        ]
+        names = {"measure": "measure", "value": "value", "standard error": "its error"}
+        names |= {name: name for name in ("low", "high", "audit")}
+        rows = next(iter(reports.values())).rows()
+        return [finite({new: row[name] for name, new in names.items() if name in row}) for row in rows]
     rows = []
     for name in next(iter(reports.values())).measures:
         row: dict[str, Any] = {"measure": name}
