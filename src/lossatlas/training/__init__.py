@@ -1,9 +1,9 @@
 """Carry a point along the landscape: optimisers, ensembles, flows."""
 
-from lossatlas.training._curve import CurveTraining as CurveTraining
-from lossatlas.training._curve import train_curve as train_curve
 from lossatlas.training._chain_health import ChainHealth as ChainHealth
 from lossatlas.training._chain_health import chain_health as chain_health
+from lossatlas.training._curve import CurveTraining as CurveTraining
+from lossatlas.training._curve import train_curve as train_curve
 from lossatlas.training._ensemble import train_ensemble as train_ensemble
 from lossatlas.training._flow import gradient_flow as gradient_flow
 from lossatlas.training._result import Ensemble as Ensemble
