@@ -99,6 +99,20 @@ _BARRIER = ("frankle2020linear", "entezari2022role", "ainsworth2023rebasin")
 _CONDENSATION = ("zhou2022condensation", "luo2021phase", "leinster2012diversity")
 _DIAGNOSIS = (*_REDUCE, *_CONDENSATION, "liu2019splitting")
 _SURVEY = (*_REDUCE, *_CONDENSATION, "baldi1989linear", "nadeau2003inference")
+_ENERGY = ("pittorino2021entropic", "li2018visualizing")
+_SHARPNESS = ("foret2021sharpness", "kwon2021asam")
+_CHAINS = ("welling2011bayesian", "roberts1996exponential", "gelman2013bayesian")
+_LEARNING = ("lau2025local", "watanabe2013widely", *_CHAINS)
+_FLATNESS = (
+    "dinh2017sharp",
+    *_ENERGY,
+    *_SHARPNESS,
+    "jiang2020fantastic",
+    "maurer2004note",
+    "dziugaite2017computing",
+    "chaudhari2017entropy",
+    *_LEARNING,
+)
 
 _SOURCES: dict[str, tuple[str, ...]] = {
     "atlas.Diagnosis": _DIAGNOSIS,
@@ -165,6 +179,25 @@ _SOURCES: dict[str, tuple[str, ...]] = {
     "geometry.find_critical_point": ("zhang2021embedding",),
     "geometry.find_critical_points": ("zhang2021embedding",),
     "geometry.CriticalPoint": ("zhang2021embedding",),
+    "geometry.adaptive_sharpness": _SHARPNESS,
+    "geometry.compare_flatness": _FLATNESS,
+    "geometry.FlatnessComparison": _FLATNESS,
+    "geometry.flatness_report": _FLATNESS,
+    "geometry.FlatnessReport": _FLATNESS,
+    "geometry.learning_coefficient": _LEARNING,
+    "geometry.LearningCoefficient": _LEARNING,
+    "geometry.local_energy": _ENERGY,
+    "geometry.LocalEnergy": _ENERGY,
+    "geometry.local_entropy": ("chaudhari2017entropy", *_CHAINS),
+    "geometry.LocalEntropy": ("chaudhari2017entropy", *_CHAINS),
+    "geometry.pac_bayes_bound": ("maurer2004note", "dziugaite2017computing"),
+    "geometry.PacBayesBound": ("maurer2004note", "dziugaite2017computing"),
+    "geometry.pac_bayes_sigma": ("jiang2020fantastic",),
+    "geometry.PacBayesSigma": ("jiang2020fantastic",),
+    "geometry.rewrite": ("dinh2017sharp",),
+    "geometry.Rewriting": ("dinh2017sharp",),
+    "geometry.sharpness": _SHARPNESS,
+    "geometry.Sharpness": _SHARPNESS,
     "geometry.inertia": _DEPTH,
     "geometry.Inertia": _DEPTH,
     "geometry.linearization": _DEPTH,
@@ -187,6 +220,10 @@ _SOURCES: dict[str, tuple[str, ...]] = {
     "theory.null_unit_inertia": _SPLIT[1:],
     "theory.split_inertia": _SPLIT[1:],
     "theory.AddedInertia": _SPLIT[1:],
+    "training.asam": ("kwon2021asam",),
+    "training.sam": ("foret2021sharpness",),
+    "training.sample": _CHAINS,
+    "training.Chains": _CHAINS,
     "training.gradient_flow": ("kidger2022neural",),
     "training.Flow": ("kidger2022neural",),
     "training.train_curve": ("garipov2018loss",),

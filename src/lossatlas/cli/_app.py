@@ -84,6 +84,14 @@ app.command(
 
 The matched model is written too: it computes what the second one does. Writes a page, JSON and arrays.""",
 )
+app.command(
+    "lossatlas.cli._flatness:flatness",
+    name="flatness",
+    help="""Measure how flat the loss is around one model or several, by every measure in use, each with its error.
+
+The audit says which of the numbers change when the same function is written with other weights. Writes a page, JSON and
+arrays.""",
+)
 studies = cyclopts.App(name="study", help="List, explain and run the studies: the claims of papers, tested.")
 studies.command("lossatlas.cli._study:list_studies", name="list", help="List the studies.")
 studies.command(

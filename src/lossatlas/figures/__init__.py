@@ -18,6 +18,10 @@ from lossatlas.figures._export import check_export as check_export
 from lossatlas.figures._export import format_of as format_of
 from lossatlas.figures._export import save as save
 from lossatlas.figures._export import save_all as save_all
+from lossatlas.figures._flatness import audit_figure as audit_figure
+from lossatlas.figures._flatness import chains_figure as chains_figure
+from lossatlas.figures._flatness import flatness_figure as flatness_figure
+from lossatlas.figures._flatness import local_energy_figure as local_energy_figure
 from lossatlas.figures._numbers import format_number as format_number
 from lossatlas.figures._numbers import format_steps as format_steps
 from lossatlas.figures._path import path_figure as path_figure

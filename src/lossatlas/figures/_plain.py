@@ -40,7 +40,7 @@ def curves_figure(
     - `levels`: by name, the heights of horizontal lines. `markers`: points on the curves.
     - `compact`: for narrow pages.
     """
-    figure = _new_figure(curves, compact=compact)
+    figure = empty_figure(curves, compact=compact)
     for i, (name, (horizontal, vertical)) in enumerate(curves.items()):
         figure.add_scatter(
             x=_shown(horizontal, x_scale),
@@ -64,7 +64,7 @@ def curves_figure(
                 yanchor="bottom",
                 font={"size": 10, "color": MUTED},
             )
-    _axes(figure, x, y, x_scale, y_scale, heights=list((levels or {}).values()))
+    axes(figure, x, y, x_scale, y_scale, heights=list((levels or {}).values()))
     figure.update_layout(showlegend=len(curves) > 1)
     return figure
 
@@ -84,7 +84,7 @@ def points_figure(
     - `groups`: x, y and texts by name.
     - `x`, `y`, `x_scale`, `y_scale`, `compact`: as for `curves_figure`.
     """
-    figure = _new_figure(groups, compact=compact)
+    figure = empty_figure(groups, compact=compact)
     for i, (name, (horizontal, vertical, texts)) in enumerate(groups.items()):
         figure.add_scatter(
             x=_shown(horizontal, x_scale),
@@ -100,7 +100,7 @@ def points_figure(
                 "line": {"color": INK, "width": 0.5},
             },
         )
-    _axes(figure, x, y, x_scale, y_scale)
+    axes(figure, x, y, x_scale, y_scale)
     return figure
 
 
@@ -112,7 +112,7 @@ def counts_figure(
     **Arguments:**
     - `bars`: heights by name, one at each place. `places`: their names. `x`, `y`, `compact`: as for `curves_figure`.
     """
-    figure = _new_figure(bars, compact=compact)
+    figure = empty_figure(bars, compact=compact)
     for i, (name, heights) in enumerate(bars.items()):
         figure.add_bar(
             x=list(places),
@@ -123,7 +123,7 @@ def counts_figure(
             textposition="outside",
             cliponaxis=False,
         )
-    _axes(figure, x, y, "linear", "linear")
+    axes(figure, x, y, "linear", "linear")
     figure.update_xaxes(type="category")  # places are names, even those that look like numbers
     figure.update_layout(barmode="group")
     return figure
@@ -160,12 +160,12 @@ def matrix_figure(
             marker={"symbol": "x-thin", "size": 7, "line": {"color": MUTED, "width": 1}},
             hovertemplate="row %{y}, column %{x}: no value<extra></extra>",
         )
-    _axes(figure, x, y, "linear", "linear")
+    axes(figure, x, y, "linear", "linear")
     figure.update_yaxes(autorange="reversed")
     return figure
 
 
-def _new_figure(names: Iterable[str], *, compact: bool) -> go.Figure:
+def empty_figure(names: Iterable[str], *, compact: bool) -> go.Figure:
     """An empty figure with room for the names of a legend above its panel."""
     widths = [text_size(name, 10 if compact else 12)[0] + _LEGEND_SYMBOL for name in names]
     columns = max(1, int((300 if compact else 500) / max(widths, default=1.0)))  # all as wide as the widest
@@ -180,7 +180,7 @@ def _shown(values: np.ndarray, scale: Scale) -> np.ndarray:
     return np.where(hidden, np.nan, values)
 
 
-def _axes(figure: go.Figure, x: str, y: str, x_scale: Scale, y_scale: Scale, *, heights: Sequence[float] = ()) -> None:
+def axes(figure: go.Figure, x: str, y: str, x_scale: Scale, y_scale: Scale, *, heights: Sequence[float] = ()) -> None:
     """Titles and ticks; `heights` are further values that the vertical axis shows."""
     for axis, title, scale in (("x", x, x_scale), ("y", y, y_scale)):
         update = figure.update_xaxes if axis == "x" else figure.update_yaxes

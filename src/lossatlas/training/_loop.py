@@ -112,7 +112,8 @@ def advance(job: Job, state: State, stop: Int[Array, ""]) -> State:
 
 def _full_step(job: Job, point: Point) -> Point:
     assert point.gradient is not None
-    vector, memory = job.optimizer.update(point.gradient, point.memory, point.vector, job.unravel)
+    gradient_at = lambda vector: _evaluate(job, vector)[1]  # noqa: E731
+    vector, memory = job.optimizer.update(point.gradient, point.memory, point.vector, job.unravel, gradient_at)
     loss, gradient = _evaluate(job, vector)
     return Point(point.step + 1, _code(job, loss, gradient), vector, memory, loss, gradient)
 
@@ -130,7 +131,7 @@ def _batch_step(job: Job, order: Int[Array, " n"], first: Int[Array, ""], point:
         return job.landscape._weighted_loss(vector, job.unravel, batch, weights) / weights.sum()
 
     loss, gradient = jax.value_and_grad(mean_loss)(point.vector)
-    vector, memory = job.optimizer.update(gradient, point.memory, point.vector, job.unravel)
+    vector, memory = job.optimizer.update(gradient, point.memory, point.vector, job.unravel, jax.grad(mean_loss))
     # This loss belongs to the point before the update: where it is not finite, that point is the end.
     finite = jnp.isfinite(loss)
     return Point(

@@ -40,16 +40,26 @@ class Optimizer(eqx.Module):
         with jax.numpy_dtype_promotion("standard"):
             return self._transformation().init(vector if self.on_vector else unravel.tangent(vector))
 
-    def update(self, gradient: Vector, state: PyTree, vector: Vector, unravel: Unravel) -> tuple[Vector, PyTree]:
-        """The next point and state."""
+    def update(
+        self,
+        gradient: Vector,
+        state: PyTree,
+        vector: Vector,
+        unravel: Unravel,
+        gradient_at: Callable[[Vector], Vector],
+    ) -> tuple[Vector, PyTree]:
+        """The next point and state; `gradient_at` serves optimisers that look at other points, such as `sam`."""
         # optax mixes counts with decay rates, which strict promotion forbids.
         with jax.numpy_dtype_promotion("standard"):
             transformation = self._transformation()
             if self.on_vector:
                 change, state = transformation.update(gradient, state, vector)
             else:
-                params = unravel.tangent(vector)
-                change, state = transformation.update(unravel.tangent(gradient), state, params)
+                params, slope = unravel.tangent(vector), unravel.tangent(gradient)
+                extra = {}
+                if isinstance(transformation, optax.GradientTransformationExtraArgs):
+                    extra["grad_fn"] = lambda at, _: unravel.tangent(gradient_at(ravel_tangent(at)))
+                change, state = transformation.update(slope, state, params, **extra)
                 change = ravel_tangent(change)
         return vector + jnp.asarray(change, vector.dtype), state
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from lossatlas.workbench._export_arrays import export_arrays as export_arrays
     from lossatlas.workbench._figures import figures_of as figures_of
     from lossatlas.workbench._figures import save_figures as save_figures
+    from lossatlas.workbench._flatness import flatness as flatness
     from lossatlas.workbench._grow import Grown as Grown
     from lossatlas.workbench._grow import grow as grow
     from lossatlas.workbench._instrument import Measured as Measured
@@ -86,6 +87,7 @@ _NAMES = {
     "export": "lossatlas.workbench._export",
     "export_arrays": "lossatlas.workbench._export_arrays",
     "figures_of": "lossatlas.workbench._figures",
+    "flatness": "lossatlas.workbench._flatness",
     "grow": "lossatlas.workbench._grow",
     "diagnose": "lossatlas.workbench._diagnose",
     "load": "lossatlas.workbench._load",

@@ -1,0 +1,175 @@
+"""The same function written with other weights: scales, permutations and signs of its units."""
+
+from collections.abc import Mapping
+from typing import Literal
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import PRNGKeyArray
+
+from lossatlas._errors import InputError, unknown_name
+from lossatlas._parameters import named_arrays, named_parameters, replace_parameters, select
+from lossatlas._show import shown
+from lossatlas._types import Network, Only
+from lossatlas.geometry._noise import Transport
+from lossatlas.geometry._products import host_generator
+from lossatlas.geometry._scale_gauges import along, change, outputs_of, random_factors, scale_gauges
+from lossatlas.landscape import Landscape
+from lossatlas.networks import Axis, UnitSpace
+
+
+RewritingKind = Literal["scale", "permutation", "sign"]
+_KINDS = ("scale", "permutation", "sign")
+_KEPT = {8: 1e-9, 4: 1e-4}  # by bytes: how far outputs may move under what is exact
+_Arrays = dict[str, np.ndarray]
+
+
+@shown
+class Rewriting(eqx.Module):
+    """A network that computes what another does, with other weights.
+
+    - `network`: the new one. `kind`: what was done: `"scale"`, `"permutation"` or `"sign"`.
+    - `done`: what, by unit space; empty where the network has no such symmetry. `skipped`: why not, for the others.
+    - `output_change`: the largest change of an output on the data, relative to their root mean square.
+    - `transport`: how noise on the parameters has to move along; None for scales, which leave every coordinate in
+      place.
+    """
+
+    network: Network
+    kind: str = eqx.field(static=True)
+    done: dict[str, str]
+    skipped: dict[str, str]
+    output_change: float
+    transport: Transport | None
+
+
+def rewrite(
+    key: PRNGKeyArray,
+    network: Network,
+    landscape: Landscape,
+    *,
+    kind: RewritingKind | str = "scale",
+    most: float = 3.0,
+    only: Only = None,
+) -> Rewriting:
+    r"""Write the same function with other weights, at random.
+
+    - `"scale"`: the weights of each unit times powers of a random factor between `1 / most` and `most`, where that
+      keeps the outputs: homogeneous units (ReLU), what stands before a normalisation, queries against keys, values
+      against the output of attention, gated units. Which powers is found from derivatives and tested on the data, so it
+      works for every network that states its unit spaces, those of [`lossatlas.embedding.discover_units`][] too. Under
+      batch statistics weights before the norm may be scaled up to the small constant that the norm adds to the
+      variance.
+    - `"permutation"`: the units of each space in a random order.
+    - `"sign"`: random units with the opposite sign, for odd activations (readers change sign too) and even ones.
+
+    Measured on a rewritten network, a property of the function stays, and a property of the weights changes.
+    Permutations and signs are isometries of the parameters, which even additive noise does not see.
+
+    **Arguments:**
+    - `kind`: as above. `most`: above 1, for scales.
+    - `only`: the parameter filter for which `transport` is made.
+
+    **Returns:**
+    A [`lossatlas.geometry.Rewriting`][]; `done` is empty, and the network the same, where there is no such symmetry.
+
+    **Raises:** `InputError` for an unknown kind, and a network without unit spaces.
+    """
+    if kind not in _KINDS:
+        raise unknown_name("kind of rewriting", kind, _KINDS)
+    if not most > 1:
+        msg = f"most must be above 1, got {most}."
+        raise InputError(msg)
+    if not hasattr(network, "unit_spaces"):
+        msg = (
+            f"{type(network).__name__} states no unit spaces, so no symmetries of it are known. Find them with "
+            "lossatlas.embedding.discover_units(fn, params, example) and use its .network."
+        )
+        raise InputError(msg)
+    if kind == "scale":
+        return _rescaled(key, network, landscape, most)
+    return _rearranged(key, network, landscape, kind, only)
+
+
+def _rescaled(key: PRNGKeyArray, network: Network, landscape: Landscape, most: float) -> Rewriting:
+    gauges, skipped = scale_gauges(key, network, landscape)
+    spaces, changed, done = network.unit_spaces(), network, {}
+    for i, gauge in enumerate(gauges):
+        factors = random_factors(jax.random.fold_in(key, 1000 + i), spaces[gauge.space].size, most)
+        changed = gauge.apply(changed, factors)
+        whole = " (all units by one)" if gauge.is_common else ""
+        done[gauge.space] = "; ".join(part for part in (done.get(gauge.space), gauge.words + whole) if part)
+    return Rewriting(changed, "scale", done, skipped, _moved(network, changed, landscape), None)
+
+
+def _rearranged(key: PRNGKeyArray, network: Network, landscape: Landscape, kind: str, only: Only) -> Rewriting:
+    outputs = outputs_of(landscape)
+    now = np.asarray(outputs(network, landscape))
+    limit = _KEPT[np.dtype(now.dtype).itemsize]
+    arrays = {path: np.asarray(array) for path, array in named_arrays(network).items()}
+    chosen = named_parameters(eqx.filter(network, select(network, only)))
+    tracer = {path: np.ones(a.shape) for path, a in arrays.items()}
+    if kind == "permutation":
+        ends = np.cumsum([0, *(a.size for a in chosen.values())])
+        for path, start in zip(chosen, ends, strict=False):
+            tracer[path] = start + np.arange(arrays[path].size, dtype=float).reshape(arrays[path].shape)
+    done, skipped = {}, {}
+    for i, space in enumerate(network.unit_spaces().values()):
+        rng = host_generator(jax.random.fold_in(key, i))
+        for words, move in _moves(kind, rng, space):
+            moved = move(arrays)
+            made = replace_parameters(network, _as_arrays(moved, network))
+            if change(np.asarray(outputs(made, landscape)), now) <= limit:
+                arrays, tracer = moved, move(tracer)
+                done[space.name] = words
+                break
+        else:
+            skipped[space.name] = "none of its units keeps the outputs"
+    changed = replace_parameters(network, _as_arrays(arrays, network))
+    flat = np.concatenate([tracer[path].ravel() for path in chosen])
+    order = flat.astype(np.int64) if kind == "permutation" else np.arange(len(flat))
+    signs = np.ones(len(flat)) if kind == "permutation" else flat
+    transport = Transport(jnp.asarray(order), jnp.asarray(signs))
+    return Rewriting(changed, kind, done, skipped, _moved(network, changed, landscape), transport)
+
+
+def _moved(network: Network, changed: Network, landscape: Landscape) -> float:
+    outputs = outputs_of(landscape)
+    return change(np.asarray(outputs(changed, landscape)), np.asarray(outputs(network, landscape)))
+
+
+def _as_arrays(arrays: Mapping[str, np.ndarray], network: Network) -> dict:
+    like = named_arrays(network)
+    return {path: jnp.asarray(array, like[path].dtype) for path, array in arrays.items()}
+
+
+def _moves(kind: str, rng: np.random.Generator, space: UnitSpace):
+    """What may be done to a space: words, and a function of named arrays."""
+    if kind == "permutation":
+        order = rng.permutation(space.size)
+        axes = (*space.writers, *space.readers)
+        yield "in another order", lambda arrays: _with(arrays, axes, lambda a, axis: _permuted(a, axis, order))
+        return
+    signs = rng.choice([-1.0, 1.0], space.size)
+    if (signs > 0).all():
+        signs[0] = -1.0
+    both = (*space.writers, *space.readers)
+    for words, axes in (("odd units turned round", both), ("even units turned round", space.writers)):
+        yield words, lambda arrays, axes=axes: _with(arrays, axes, lambda a, axis: a * along(axis, a, signs))
+
+
+def _with(arrays: _Arrays, axes: tuple[Axis, ...], move) -> _Arrays:
+    moved = dict(arrays)
+    for axis in axes:
+        moved[axis.path] = move(moved[axis.path], axis)
+    return moved
+
+
+def _permuted(array: np.ndarray, axis: Axis, order: np.ndarray) -> np.ndarray:
+    index = np.arange(array.shape[axis.axis])
+    size = axis.outer * len(order) * axis.inner
+    block = index[axis.offset : axis.offset + size].reshape(axis.outer, len(order), axis.inner)
+    index[axis.offset : axis.offset + size] = block[:, order].ravel()
+    return np.take(array, index, axis=axis.axis)
