@@ -20,6 +20,13 @@ from lossatlas.geometry._diagonal import DiagonalEstimate as DiagonalEstimate
 from lossatlas.geometry._diagonal import NormEstimate as NormEstimate
 from lossatlas.geometry._diagonal import diagonal as diagonal
 from lossatlas.geometry._diagonal import frobenius_norm as frobenius_norm
+from lossatlas.geometry._directions import Directions as Directions
+from lossatlas.geometry._directions import as_directions as as_directions
+from lossatlas.geometry._directions import directions_to as directions_to
+from lossatlas.geometry._directions import hessian_directions as hessian_directions
+from lossatlas.geometry._directions import moved as moved
+from lossatlas.geometry._directions import random_directions as random_directions
+from lossatlas.geometry._directions import trajectory_directions as trajectory_directions
 from lossatlas.geometry._diversity import effective_neurons as effective_neurons
 from lossatlas.geometry._find_curve import find_curve as find_curve
 from lossatlas.geometry._grouping import Grouping as Grouping
@@ -47,6 +54,11 @@ from lossatlas.geometry._products import CURVATURES as CURVATURES
 from lossatlas.geometry._products import Curvature as Curvature
 from lossatlas.geometry._residual_curvature import ResidualCurvature as ResidualCurvature
 from lossatlas.geometry._residual_curvature import residual_curvature as residual_curvature
+from lossatlas.geometry._slice import Slice as Slice
+from lossatlas.geometry._slice import SliceCost as SliceCost
+from lossatlas.geometry._slice import loss_slice as loss_slice
+from lossatlas.geometry._slice import regenerate_slice as regenerate_slice
+from lossatlas.geometry._slice import slice_cost as slice_cost
 from lossatlas.geometry._spectrum import Spectrum as Spectrum
 from lossatlas.geometry._spectrum import spectrum as spectrum
 from lossatlas.geometry._trace import TraceEstimate as TraceEstimate

@@ -1,0 +1,246 @@
+"""Sample where it is needed: refine cells until interpolation is good enough at points that it has not seen."""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Float
+
+from lossatlas._status import Status
+from lossatlas.geometry._cells import COUNTS, Cell, box_grid, tails
+
+
+ErrorScale = Literal["range", "value", "absolute"]
+_MAX_DEPTH = 6  # halvings along an axis
+
+
+@dataclasses.dataclass(frozen=True)
+class Tolerance:
+    """How large an error may be: `size` in units of the spread of all samples, of the value itself, or as it is."""
+
+    size: float
+    scale: ErrorScale
+
+    def at(self, values: np.ndarray, spread: float) -> np.ndarray:
+        """The largest allowed error at some values."""
+        if self.scale == "value":
+            return self.size * np.abs(values)
+        return np.full(values.shape, self.size * (spread if self.scale == "range" else 1.0))
+
+
+class Samples:
+    """Points and their values, each computed once."""
+
+    def __init__(self, compute: Callable[[np.ndarray], np.ndarray], num_directions: int, num_quantities: int):
+        self.compute = compute
+        self.points = np.zeros((0, num_directions))
+        self.values = np.zeros((0, num_quantities))
+        self._known: dict[bytes, int] = {}
+
+    def missing(self, points: np.ndarray) -> np.ndarray:
+        """Those of some points, each once, that are not computed."""
+        rows = {row.tobytes(): row for row in points + 0.0}  # adding 0.0 turns -0.0 into 0.0
+        new = [row for key, row in rows.items() if key not in self._known]
+        return np.stack(new) if new else np.zeros((0, points.shape[1]))
+
+    def add(self, points: np.ndarray) -> None:
+        """Compute what is missing of some points."""
+        new = self.missing(points)
+        if not len(new):
+            return
+        self._known |= {row.tobytes(): len(self.points) + i for i, row in enumerate(new)}
+        self.points = np.concatenate([self.points, new])
+        self.values = np.concatenate([self.values, self.compute(new)])
+
+    def index(self, points: np.ndarray) -> np.ndarray:
+        """Where computed points stand."""
+        return np.array([self._known[row.tobytes()] for row in points + 0.0])
+
+
+@dataclasses.dataclass(frozen=True)
+class Refined:
+    """Cells that fill the box, their samples, and the last check.
+
+    - `errors`: at the points of the last check, a column for each quantity; NaN where either side is not finite.
+    - `num_mismatched`: points of the check that are masked on one side only.
+    - `num_checked`: points of all checks.
+    """
+
+    cells: list[Cell]
+    samples: Samples
+    errors: Float[np.ndarray, "m q"]
+    num_mismatched: int
+    num_checked: int
+    spread: float
+    status: Status
+
+
+def check_size(coverage: float, confidence: float) -> int:
+    """How many random points must all pass, so that with this confidence that share of the area does."""
+    return math.ceil(math.log(1 - confidence) / math.log(coverage))
+
+
+def refine(
+    compute: Callable[[np.ndarray], np.ndarray],
+    extents: tuple[tuple[float, float], ...],
+    num_quantities: int,
+    judged: list[int],
+    tolerance: Tolerance,
+    *,
+    coverage: float,
+    confidence: float,
+    max_points: int,
+    rng: np.random.Generator,
+    report: Callable[[int, str], None],
+) -> Refined:
+    """Refine until a check with fresh random points passes, or points run out.
+
+    A cell whose coefficients promise too large an error is refined without a check. Check r draws as many points as a
+    confidence of 1 - (1 - confidence) / 2^r needs, so that all checks together hold the stated one.
+
+    **Arguments:**
+    - `compute`: the quantities at points. `judged`: the columns that the tolerance is for.
+    - `report`: hears how many points are computed, and of what.
+    """
+    samples = Samples(compute, len(extents), num_quantities)
+    low, high = (tuple(ends) for ends in zip(*extents, strict=True))
+    counts = (COUNTS[0],) * len(extents)
+    samples.add(box_grid(low, high, counts))
+    cells = [_cell(samples, low, high, (0,) * len(extents), counts)]
+    checked, round_ = 0, 0
+    while True:
+        wanted = [(cell, _wish(cell, samples, judged, tolerance)) for cell in cells]
+        cells, status = _refined(wanted, samples, max_points - checked)
+        report(len(samples.points) + checked, f"{len(cells)} cells")
+        if status is None and any(wish for _, wish in wanted):
+            continue
+        round_ += 1
+        size = check_size(coverage, 1 - (1 - confidence) / 2**round_)
+        points = rng.uniform(low, high, (size, len(extents)))
+        truth, checked = compute(points), checked + size
+        errors, mismatched = _errors(cells, samples, points, truth)
+        spread = _spread(samples.values[:, judged])
+        allowed = tolerance.at(truth[:, judged], spread)
+        failing = np.any(errors[:, judged] > allowed, axis=1) | mismatched
+        report(len(samples.points) + checked, "check passed" if not failing.any() else "check failed")
+        if status is None and failing.any():
+            inside = [(cell, cell.holds(points) & failing) for cell in cells]
+            forced = [(cell, _forced(cell, samples, judged) if bad.any() else ()) for cell, bad in inside]
+            if any(wish for _, wish in forced):
+                cells, status = _refined(forced, samples, max_points - checked)
+                if status is None:
+                    continue
+        done = Status.CONVERGED if not failing.any() else Status.MAX_STEPS
+        return Refined(cells, samples, errors, int(mismatched.sum()), checked, spread, done)
+
+
+def _cell(samples: Samples, low, high, depth, counts) -> Cell:
+    return Cell(low, high, depth, samples.index(box_grid(low, high, counts)).reshape(counts))
+
+
+Wish = tuple[tuple[str, int], ...]
+"""What a cell needs: `("raise", axis)` for more points along axes, or `("halve", axis)`."""
+
+
+def _wish(cell: Cell, samples: Samples, judged: list[int], tolerance: Tolerance) -> Wish:
+    """How a cell wants to be refined by its own coefficients; nothing when it seems good enough."""
+    values = samples.values[cell.index][..., judged]
+    finite = np.isfinite(values).all(axis=-1)
+    if not finite.all():
+        # An edge of what is finite cannot be interpolated: halve the longest side, down to the smallest cells.
+        return _halving(cell) if finite.any() else ()
+    spread = _spread(samples.values[:, judged])
+    wishes: dict[int, tuple[str, int]] = {}
+    for i in range(values.shape[-1]):
+        allowed = float(tolerance.at(values[..., i], spread).min()) / values[..., i].ndim
+        expected, rates = tails(values[..., i])
+        for axis, (size, rate) in enumerate(zip(expected, rates, strict=True)):
+            if size > allowed:
+                wishes[axis] = _raise_or_halve(cell, axis, size * rate ** cell.index.shape[axis] <= allowed)
+    return tuple(wish for wish in wishes.values() if wish[0])
+
+
+def _forced(cell: Cell, samples: Samples, judged: list[int]) -> Wish:
+    """How to refine a cell that failed a check: along the axis whose coefficients fall the least."""
+    values = samples.values[cell.index][..., judged]
+    if not np.isfinite(values).all():
+        return _halving(cell)
+    found = [tails(values[..., i]) for i in range(values.shape[-1])]
+    expected = np.max([sizes for sizes, _ in found], axis=0)
+    axis = int(np.argmax(expected))
+    rate = max(rates[axis] for _, rates in found)
+    wish = _raise_or_halve(cell, axis, rate < 0.5)
+    return (wish,) if wish[0] else ()
+
+
+def _raise_or_halve(cell: Cell, axis: int, falls_fast: bool) -> tuple[str, int]:
+    count = cell.index.shape[axis]
+    if count < COUNTS[1] or (count < COUNTS[-1] and falls_fast):
+        return ("raise", axis)
+    return ("halve" if cell.depth[axis] < _MAX_DEPTH else "", axis)
+
+
+def _halving(cell: Cell) -> Wish:
+    axis = int(np.argmin(cell.depth))
+    return (("halve", axis),) if cell.depth[axis] < _MAX_DEPTH else ()
+
+
+def _refined(wanted: list[tuple[Cell, Wish]], samples: Samples, budget: int) -> tuple[list[Cell], Status | None]:
+    """The cells after all wishes; with `MAX_STEPS`, and the cells as they were, when the points would run out."""
+    plans = [(cell, _plan(cell, wish)) for cell, wish in wanted]
+    points = [box_grid(low, high, counts) for _, plan in plans for low, high, _, counts in plan]
+    if not points:
+        return [cell for cell, _ in wanted], None
+    if len(samples.points) + len(samples.missing(np.concatenate(points))) > budget:
+        return [cell for cell, _ in wanted], Status.MAX_STEPS
+    samples.add(np.concatenate(points))
+    return [made for cell, plan in plans for made in ([_cell(samples, *p) for p in plan] if plan else [cell])], None
+
+
+def _plan(cell: Cell, wish: Wish) -> list[tuple]:
+    """The boxes (low, high, depth, counts) that take the place of a cell; none when it stays."""
+    if not wish:
+        return []
+    counts = list(cell.index.shape)
+    for what, axis in wish:
+        if what == "raise":
+            counts[axis] = COUNTS[COUNTS.index(counts[axis]) + 1]
+    halved = [axis for what, axis in wish if what == "halve"]
+    boxes = [(cell.low, cell.high, cell.depth, tuple(counts))]
+    for axis in halved:
+        boxes = [half for box in boxes for half in _halves(*box, axis)]
+    return boxes
+
+
+def _halves(low, high, depth, counts, axis: int) -> list[tuple]:
+    middle = 0.5 * (low[axis] + high[axis])
+    put = lambda values, value: (*values[:axis], value, *values[axis + 1 :])  # noqa: E731
+    # Half as long, half the degree: what was too coarse by a little is fine then.
+    deeper, fewer = put(depth, depth[axis] + 1), put(counts, COUNTS[0])
+    return [(low, put(high, middle), deeper, fewer), (put(low, middle), high, deeper, fewer)]
+
+
+def _errors(cells: list[Cell], samples: Samples, points: np.ndarray, truth: np.ndarray):
+    """The distance of interpolation to the truth, and which points are finite on one side only."""
+    with np.errstate(invalid="ignore"):
+        found = interpolate(cells, samples.values, points)
+        errors = np.abs(found - truth)
+    mismatched = np.isfinite(found[:, 0]) != np.isfinite(truth[:, 0])
+    return np.where(np.isfinite(errors), errors, np.nan), mismatched
+
+
+def interpolate(cells: list[Cell], values: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """The piecewise polynomial at points of the box, shape (m, q); NaN in masked cells and outside."""
+    found = np.full((len(points), values.shape[1]), np.nan)
+    for cell in cells:
+        inside = cell.holds(points)
+        if inside.any():
+            found[inside] = cell.interpolate(values, points[inside])
+    return found
+
+
+def _spread(values: np.ndarray) -> float:
+    finite = values[np.isfinite(values)]
+    return float(finite.max() - finite.min()) if finite.size else 0.0
