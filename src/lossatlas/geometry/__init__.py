@@ -52,6 +52,8 @@ from lossatlas.geometry._path_verification import SegmentVerification as Segment
 from lossatlas.geometry._planted import plant_landscape as plant_landscape
 from lossatlas.geometry._products import CURVATURES as CURVATURES
 from lossatlas.geometry._products import Curvature as Curvature
+from lossatlas.geometry._refined_slice import RefinedSlice as RefinedSlice
+from lossatlas.geometry._refined_slice import refined_slice as refined_slice
 from lossatlas.geometry._residual_curvature import ResidualCurvature as ResidualCurvature
 from lossatlas.geometry._residual_curvature import residual_curvature as residual_curvature
 from lossatlas.geometry._slice import Slice as Slice
@@ -61,8 +63,14 @@ from lossatlas.geometry._slice import regenerate_slice as regenerate_slice
 from lossatlas.geometry._slice import slice_cost as slice_cost
 from lossatlas.geometry._spectrum import Spectrum as Spectrum
 from lossatlas.geometry._spectrum import spectrum as spectrum
+from lossatlas.geometry._topology import MergeTree as MergeTree
+from lossatlas.geometry._topology import Persistence as Persistence
+from lossatlas.geometry._topology import merge_tree as merge_tree
+from lossatlas.geometry._topology import persistence as persistence
 from lossatlas.geometry._trace import TraceEstimate as TraceEstimate
 from lossatlas.geometry._trace import trace as trace
+from lossatlas.geometry._trajectory import ProjectedTrajectory as ProjectedTrajectory
+from lossatlas.geometry._trajectory import project_trajectory as project_trajectory
 from lossatlas.geometry._unit_outputs import UnitTaps as UnitTaps
 from lossatlas.geometry._unit_outputs import find_taps as find_taps
 from lossatlas.geometry._unit_outputs import slope_products as slope_products

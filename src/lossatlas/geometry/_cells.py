@@ -31,31 +31,44 @@ class Cell:
     def interpolate(
         self, values: Float[np.ndarray, "s q"], points: Float[np.ndarray, "m k"]
     ) -> Float[np.ndarray, "m q"]:
-        """The interpolating polynomial of samples at points in the box; NaN where a sample of the cell is not finite."""
+        """The interpolating polynomial of samples at points in the box.
+
+        Where a sample of the cell is not finite: linear between the samples, NaN beside one that is not finite.
+        """
         nodes = values[self.index]  # (n_1, ..., n_k, q)
+        if not np.isfinite(nodes).all():
+            return self._linear(np.where(np.isfinite(nodes), nodes, np.nan), points)
         at = [
             _lagrange(count, (2 * points[:, i] - self.low[i] - self.high[i]) / (self.high[i] - self.low[i]))
             for i, count in enumerate(self.index.shape)
         ]
-        with np.errstate(invalid="ignore"):
-            found = np.tensordot(at[0], nodes, axes=1)
-            for weights in at[1:]:
-                found = np.einsum("mi,mi...->m...", weights, found)
+        found = np.tensordot(at[0], nodes, axes=1)
+        for weights in at[1:]:
+            found = np.einsum("mi,mi...->m...", weights, found)
         return found
 
-    def grid(self) -> Float[np.ndarray, "n k"]:
-        """The points of the grid, in the order of `index.ravel()`."""
-        return box_grid(self.low, self.high, self.index.shape)
+    def _linear(self, nodes: np.ndarray, points: np.ndarray) -> np.ndarray:
+        from scipy.interpolate import RegularGridInterpolator
+
+        axes = box_axes(self.low, self.high, self.index.shape)
+        return RegularGridInterpolator(axes, nodes, method="linear")(points)
 
 
-def box_grid(low: tuple[float, ...], high: tuple[float, ...], counts: tuple[int, ...]) -> Float[np.ndarray, "n k"]:
-    """Chebyshev points of a box; on a common face of two boxes they are the same numbers."""
+def box_axes(
+    low: tuple[float, ...], high: tuple[float, ...], counts: tuple[int, ...]
+) -> list[Float[np.ndarray, " n"]]:
+    """Chebyshev points along each axis of a box; on a common face of two boxes they are the same numbers."""
     axes = []
     for a, b, count in zip(low, high, counts, strict=True):
         nodes = 0.5 * (a + b) + 0.5 * (b - a) * _nodes(count)
         nodes[0], nodes[-1] = a, b
         axes.append(nodes)
-    return np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, len(axes))
+    return axes
+
+
+def box_grid(low: tuple[float, ...], high: tuple[float, ...], counts: tuple[int, ...]) -> Float[np.ndarray, "n k"]:
+    """The grid of Chebyshev points of a box, the last axis fastest."""
+    return np.stack(np.meshgrid(*box_axes(low, high, counts), indexing="ij"), axis=-1).reshape(-1, len(low))
 
 
 def tails(values: Float[np.ndarray, "..."]) -> tuple[list[float], list[float]]:
