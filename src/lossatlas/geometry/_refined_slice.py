@@ -110,7 +110,7 @@ def refined_slice(
     *,
     max_error: float = 0.01,
     relative_to: ErrorScale = "range",
-    extents: Sequence[tuple[float, float]] | None = None,
+    extents: Sequence[tuple[float | int, float | int]] | None = None,
     test: Landscape | None = None,
     gradient_norm: bool = False,
     accuracy: bool | None = None,

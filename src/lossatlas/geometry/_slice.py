@@ -199,7 +199,7 @@ def loss_slice(
     directions: Directions,
     *,
     num: int | Sequence[int] | None = None,
-    extents: Sequence[tuple[float, float]] | None = None,
+    extents: Sequence[tuple[float | int, float | int]] | None = None,
     test: Landscape | None = None,
     gradient_norm: bool = False,
     accuracy: bool | None = None,
@@ -348,7 +348,7 @@ def _counts(num: int | Sequence[int] | None, k: int) -> tuple[int, ...]:
 
 
 def check_extents(
-    extents: Sequence[tuple[float, float]] | None, directions: Directions
+    extents: Sequence[tuple[float | int, float | int]] | None, directions: Directions
 ) -> tuple[tuple[float, float], ...]:
     """The extents of a slice: increasing, finite, one pair for each direction."""
     pairs = tuple((float(low), float(high)) for low, high in (directions.extents if extents is None else extents))
