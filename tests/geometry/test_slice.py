@@ -47,7 +47,9 @@ def along_axes(size):
 def test_a_plane_of_a_quadratic_is_the_quadratic():
     matrix = np.array([[2.0, 0.5], [0.5, -1.0]])
     landscape = plain(lambda p: 0.5 * p @ jnp.asarray(matrix) @ p)
-    found = loss_slice(jnp.zeros(2), landscape, along_axes(2), num=(5, 4), gradient_norm=True, extents=[(-1, 1), (0, 2)])
+    found = loss_slice(
+        jnp.zeros(2), landscape, along_axes(2), num=(5, 4), gradient_norm=True, extents=[(-1, 1), (0, 2)]
+    )
     points = np.stack(np.meshgrid(*found.coordinates, indexing="ij"), axis=-1)
     wanted = 0.5 * np.einsum("abi,ij,abj->ab", points, matrix, points)
     np.testing.assert_allclose(found.values["loss"], wanted, atol=1e-14)
@@ -83,7 +85,9 @@ def test_batches_and_loops_give_the_same_numbers(classes):
     network, landscape, test, directions = classes
     options = {"num": 3, "test": test, "gradient_norm": True}
     whole = loss_slice(network, landscape, directions, **options)
-    streamed = loss_slice(network, landscape.with_batch_size(4), directions, **options | {"test": test.with_batch_size(5)})
+    streamed = loss_slice(
+        network, landscape.with_batch_size(4), directions, **options | {"test": test.with_batch_size(5)}
+    )
     for name, values in whole.values.items():
         np.testing.assert_allclose(streamed.values[name], values, rtol=1e-12, err_msg=name)
     for loop in ("host", "vmap"):
@@ -170,7 +174,9 @@ def test_an_interrupted_slice_goes_on_where_it_stopped(classes, tmp_path, monkey
         loss_slice(network, landscape, directions, **options)
     found = loss_slice(network, landscape, directions, **options)
     assert calls == [64, 17, 17]
-    assert np.array_equal(found.values["loss"], loss_slice(network, landscape, directions, num=9, loop="host").values["loss"])
+    assert np.array_equal(
+        found.values["loss"], loss_slice(network, landscape, directions, num=9, loop="host").values["loss"]
+    )
     # Another slice in the same folder does not read these.
     twice = random_directions(jax.random.key(7), network)
     other = loss_slice(network, landscape, twice, **options)

@@ -30,7 +30,9 @@ _NAMES = {
 }
 
 
-def line_figure(dataset: "xr.Dataset", *, quantities: tuple[str, ...] | None = None, compact: bool = False) -> go.Figure:
+def line_figure(
+    dataset: "xr.Dataset", *, quantities: tuple[str, ...] | None = None, compact: bool = False
+) -> go.Figure:
     """Quantities along a line; masked points are gaps, with a cross on the lower edge.
 
     **Arguments:**
@@ -90,9 +92,7 @@ def plane_figure(
     - `samples`: of `RefinedSlice.to_xarray`: where the loss was computed.
     - `compact`: for pages narrower than 640 pixels.
     """
-    figure = new_figure(
-        height=370 if compact else 540, margin={"l": 64, "r": 16, "t": 62, "b": 56}, compact=compact
-    )
+    figure = new_figure(height=370 if compact else 540, margin={"l": 64, "r": 16, "t": 62, "b": 56}, compact=compact)
     x, y, values = _plane(dataset, quantity)
     colours = _colours(values, _NAMES[quantity], scale, is_share="accuracy" in quantity)
     shown = _transformed(values, colours)

@@ -72,7 +72,10 @@ def merge_tree_figure(tree: "xr.Dataset", *, compact: bool = False) -> go.Figure
         hovertemplate="%{text}<extra></extra>",
     )
     figure.update_xaxes(
-        title={"text": f"minima of the slice ({count:,})"}, showticklabels=False, showgrid=False, ticks="",
+        title={"text": f"minima of the slice ({count:,})"},
+        showticklabels=False,
+        showgrid=False,
+        ticks="",
         range=[-0.6, count - 0.4],
     )
     figure.update_yaxes(title={"text": tree.attrs["quantity"].replace("_", " ")}, type="log" if is_log else "linear")
@@ -98,8 +101,12 @@ def persistence_figure(
     top = high + 1.5 * pad
     figure = new_figure(height=320 if compact else 420, margin=_MARGIN, compact=compact)
     figure.add_scatter(
-        x=[low - pad, top], y=[low - pad, top], mode="lines", line={"color": MUTED, "width": 1, "dash": "dot"},
-        hoverinfo="skip", showlegend=False,
+        x=[low - pad, top],
+        y=[low - pad, top],
+        mode="lines",
+        line={"color": MUTED, "width": 1, "dash": "dot"},
+        hoverinfo="skip",
+        showlegend=False,
     )
     for dim, born in births.items():
         if not len(born):
@@ -114,13 +121,23 @@ def persistence_figure(
             y=np.where(np.isfinite(ends), ends, top),
             mode="markers",
             name=_KINDS[dim] if dim < len(_KINDS) else f"dimension {dim}",
-            marker={"symbol": ("circle", "diamond", "square")[dim % 3], "size": 9, "color": PALETTE[dim % len(PALETTE)]},
+            marker={
+                "symbol": ("circle", "diamond", "square")[dim % 3],
+                "size": 9,
+                "color": PALETTE[dim % len(PALETTE)],
+            },
             text=texts,
             hovertemplate="%{text}<extra></extra>",
         )
     figure.add_hline(y=top, line={"color": MUTED, "width": 1})
     figure.add_annotation(
-        text="never ends", x=1, xref="x domain", y=top, showarrow=False, xanchor="right", yanchor="bottom",
+        text="never ends",
+        x=1,
+        xref="x domain",
+        y=top,
+        showarrow=False,
+        xanchor="right",
+        yanchor="bottom",
         font={"size": 10, "color": MUTED},
     )
     words = quantity.replace("_", " ")

@@ -54,9 +54,7 @@ class Cell:
         return RegularGridInterpolator(axes, nodes, method="linear")(points)
 
 
-def box_axes(
-    low: tuple[float, ...], high: tuple[float, ...], counts: tuple[int, ...]
-) -> list[Float[np.ndarray, " n"]]:
+def box_axes(low: tuple[float, ...], high: tuple[float, ...], counts: tuple[int, ...]) -> list[Float[np.ndarray, " n"]]:
     """Chebyshev points along each axis of a box; on a common face of two boxes they are the same numbers."""
     axes = []
     for a, b, count in zip(low, high, counts, strict=True):

@@ -270,9 +270,7 @@ def loss_slice(
     )
 
 
-def regenerate_slice(
-    found: Slice, network: Network, landscape: Landscape, *, test: Landscape | None = None
-) -> Slice:
+def regenerate_slice(found: Slice, network: Network, landscape: Landscape, *, test: Landscape | None = None) -> Slice:
     """Compute a slice again from what it stores: the same numbers on the same machine.
 
     **Arguments:**

@@ -202,4 +202,3 @@ def _widest(network: Network, landscape: Landscape) -> int:
     """The size of the largest value that one example passes through."""
     shapes = [getattr(var.aval, "shape", ()) for eqn in _traced(network, landscape).eqns for var in eqn.outvars]
     return max((int(np.prod(shape)) for shape in shapes), default=1)
-
