@@ -21,7 +21,7 @@ def refined(fn, tolerance, extents=SQUARE, *, max_points=20_000, scale="absolute
     return refine(
         compute,
         extents,
-        1,
+        ("smooth",),
         [0],
         Tolerance(tolerance, scale),
         coverage=options.get("coverage", 0.95),
@@ -35,7 +35,7 @@ def refined(fn, tolerance, extents=SQUARE, *, max_points=20_000, scale="absolute
 def true_errors(found, fn, extents=SQUARE, num=4000):
     low, high = zip(*extents, strict=True)
     points = np.random.default_rng(99).uniform(low, high, (num, len(extents)))
-    return np.abs(interpolate(found.cells, found.samples.values, points)[:, 0] - fn(points))
+    return np.abs(interpolate(found.cells, found.samples.values, points, ("smooth",))[:, 0] - fn(points))
 
 
 def test_polynomials_up_to_the_degree_of_a_cell_are_exact():
@@ -127,7 +127,7 @@ def test_an_edge_of_what_is_finite_is_followed_masked_and_excused():
     assert found.status is Status.CONVERGED
     assert 0 < found.num_at_edge < len(found.errors)
     points = np.random.default_rng(1).uniform(-1, 1, (4000, 2))
-    values = interpolate(found.cells, found.samples.values, points)[:, 0]
+    values = interpolate(found.cells, found.samples.values, points, ("smooth",))[:, 0]
     inside = np.sum(points**2, axis=1) < 0.7
     assert np.isnan(values[np.sum(points**2, axis=1) > 0.85]).all()
     assert np.mean(np.isnan(values[inside])) < 0.1  # cells beside a sample that is not finite
@@ -157,8 +157,24 @@ def test_tolerances_are_relative_to_the_spread_the_value_or_nothing():
     by_value, by_range = (refined(steep, 0.01, scale=scale) for scale in ("value", "range"))
     assert len(by_value.samples.points) > len(by_range.samples.points)
     points = np.random.default_rng(3).uniform(-1, 1, (2000, 2))
-    off = np.abs(interpolate(by_value.cells, by_value.samples.values, points)[:, 0] / steep(points) - 1)
+    off = np.abs(interpolate(by_value.cells, by_value.samples.values, points, ("smooth",))[:, 0] / steep(points) - 1)
     assert np.mean(off > 0.01) < 0.05
+
+
+def test_accuracies_stay_between_samples_and_gradient_norms_never_fall_below_zero(key):
+    # One over zero: accuracy 0 or 1; the gradient norm of a quadratic has a tip where it is zero.
+    landscape = Landscape(jnp.ones((1, 1)), jnp.ones((1, 1)), loss="logistic")
+    network = Dense(key, [1, 1], use_output_bias=False)
+    network = jax.tree.map(lambda a: jnp.full_like(a, 0.2), network)
+    line = as_directions(network, [np.ones(1)])
+    found = refined_slice(key, network, landscape, line)
+    x = np.linspace(-1, 1, 501)[:, None]
+    accuracy = found(x)["accuracy"]
+    assert ((accuracy >= 0) & (accuracy <= 1)).all()
+    quadratic = Landscape(jnp.ones((1, 1)), jnp.zeros((1, 1)))
+    sloped = refined_slice(key, network, quadratic, line, gradient_norm=True)
+    np.testing.assert_allclose(sloped(x)["gradient_norm"], np.abs(x[:, 0] + 0.2), atol=1e-7)
+    assert sloped.error["gradient_norm"] < 1e-7
 
 
 def test_points_are_computed_once():

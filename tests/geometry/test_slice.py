@@ -189,7 +189,9 @@ def test_the_cost_is_said_beforehand_and_is_what_it_comes_to(classes):
     said = slice_cost(network, landscape, directions, num=3, test=test, gradient_norm=True)
     assert said.points == 9
     assert said.evaluations == pytest.approx(9 * (3 + 0.7))
-    assert said.operations == pytest.approx(2 * 20 * 10 * said.evaluations)
+    assert said.seconds > 0
+    assert said.words().startswith("9 points, 33 evaluations of the loss, ")
+    assert said.words(90).startswith("90 points, 333 evaluations")
     assert said.bytes >= directions.vectors.nbytes + 9 * 8 * 5
     found = loss_slice(network, landscape, directions, num=3, test=test, gradient_norm=True, progress=NoProgress())
     assert found.stats["evaluations"] == said.evaluations

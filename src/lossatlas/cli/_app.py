@@ -83,6 +83,11 @@ app.command(
     help="""Measure how far the loss rises between two models, as they are, with matched units, along a trained curve.
 
 The matched model is written too: it computes what the second one does. Writes a page, JSON and arrays.""",
+    "lossatlas.cli._plane:plane",
+    name="plane",
+    help="""Draw the loss around a model: a plane or a line, in random or curved directions, or through other models.
+
+Computed where it is needed, to a stated error of the interpolation. Writes a page, JSON and arrays.""",
 )
 studies = cyclopts.App(name="study", help="List, explain and run the studies: the claims of papers, tested.")
 studies.command("lossatlas.cli._study:list_studies", name="list", help="List the studies.")

@@ -331,8 +331,11 @@ def _path(trajectory: "xr.Dataset") -> list[go.Scatter]:
     x, y = trajectory["direction_1"].to_numpy(), trajectory["direction_2"].to_numpy()
     steps, losses, off = (trajectory[name].to_numpy() for name in ("step", "loss", "off_plane"))
     texts = [
-        f"step {format_number(float(step))}<br>loss {format_number(float(loss))}<br>off the plane {format_number(float(d), 3)}"
-        for step, loss, d in zip(steps, losses, off, strict=True)
+        "<br>".join(
+            f"{word} {format_number(float(number))}"
+            for word, number in (("step", step), ("loss", loss), ("off the plane", distance))
+        )
+        for step, loss, distance in zip(steps, losses, off, strict=True)
     ]
     start = go.Scatter(
         x=x[:1],

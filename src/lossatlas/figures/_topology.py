@@ -58,8 +58,7 @@ def merge_tree_figure(tree: "xr.Dataset", *, compact: bool = False) -> go.Figure
         hovertemplate="%{text}<extra></extra>",
     )
     texts = [
-        f"minimum {format_number(float(low))}<br>gap {format_number(float(high - low)) if np.isfinite(high) else 'none'}"
-        f"<br>{size:,} cells"
+        f"minimum {format_number(float(low))}<br>gap {format_number(float(high - low))}<br>{size:,} cells"
         for low, high, size in zip(losses, saddles, cells, strict=True)
     ]
     figure.add_scatter(

@@ -37,7 +37,7 @@ class Cell:
         """
         nodes = values[self.index]  # (n_1, ..., n_k, q)
         if not np.isfinite(nodes).all():
-            return self._linear(np.where(np.isfinite(nodes), nodes, np.nan), points)
+            return self.linear(values, points)
         at = [
             _lagrange(count, (2 * points[:, i] - self.low[i] - self.high[i]) / (self.high[i] - self.low[i]))
             for i, count in enumerate(self.index.shape)
@@ -47,11 +47,12 @@ class Cell:
             found = np.einsum("mi,mi...->m...", weights, found)
         return found
 
-    def _linear(self, nodes: np.ndarray, points: np.ndarray) -> np.ndarray:
+    def linear(self, values: Float[np.ndarray, "s q"], points: Float[np.ndarray, "m k"]) -> Float[np.ndarray, "m q"]:
+        """Linear between the samples in every direction; NaN beside one that is not finite."""
         from scipy.interpolate import RegularGridInterpolator
 
-        axes = box_axes(self.low, self.high, self.index.shape)
-        return RegularGridInterpolator(axes, nodes, method="linear")(points)
+        nodes = np.where(np.isfinite(values), values, np.nan)[self.index]
+        return RegularGridInterpolator(tuple(box_axes(self.low, self.high, self.index.shape)), nodes)(points)
 
 
 def box_axes(low: tuple[float, ...], high: tuple[float, ...], counts: tuple[int, ...]) -> list[Float[np.ndarray, " n"]]:

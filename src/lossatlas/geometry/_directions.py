@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from lossatlas._errors import InputError
-from lossatlas._parameters import num_parameters, ravel, ravel_tangent
+from lossatlas._parameters import named_parameters, num_parameters, ravel
 from lossatlas._show import shown
 from lossatlas._types import Network, Only
 from lossatlas.geometry._filters import Normalisation, filter_axes, normalised, selected_names
@@ -285,14 +285,10 @@ def _flat(network: Network, tangent: PyTree, only: Only, name: str) -> np.ndarra
     size = num_parameters(network, only)
     if isinstance(tangent, Array | np.ndarray) and tangent.shape == (size,):
         return np.asarray(tangent, float)
-    if jax.tree.structure(tangent) == jax.tree.structure(network):
-        given, own = ravel(tangent, only)[0], selected_names(network, only)
-        if selected_names(tangent, only) == own and _shapes(tangent) == _shapes(network):
-            return np.asarray(given, float)
-    elif jax.tree.structure(tangent) == jax.tree.structure(ravel(network, only)[1].like):
-        given = ravel_tangent(tangent)
-        if given.size == size:
-            return np.asarray(given, float)
+    if not isinstance(tangent, Array | np.ndarray):
+        wanted, given = _chosen(network, selected_names(network, only)), _chosen(tangent, selected_names(network, only))
+        if [(path, a.shape) for path, a in wanted.items()] == [(path, a.shape) for path, a in given.items()]:
+            return np.concatenate([np.ravel(a) for a in given.values()]).astype(float)
     msg = (
         f"The {name!r} does not fit: it must be a network of the same structure and shapes, the pytree of its moving "
         f"parameters, or a vector of {size} numbers."
@@ -300,8 +296,9 @@ def _flat(network: Network, tangent: PyTree, only: Only, name: str) -> np.ndarra
     raise InputError(msg)
 
 
-def _shapes(tree: PyTree) -> list[tuple[int, ...]]:
-    return [np.shape(leaf) for leaf in jax.tree.leaves(tree)]
+def _chosen(tree: PyTree, names: Sequence[str]) -> dict[str, Array]:
+    """The arrays of a tree under some of their paths; modules of other programs share no more than paths."""
+    return {path: array for path, array in named_parameters(tree).items() if path in names}
 
 
 def _as_rows(rows: Sequence[np.ndarray], network: Network, only: Only, names: Sequence[str] = ()) -> np.ndarray:

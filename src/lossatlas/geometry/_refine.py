@@ -13,6 +13,9 @@ from lossatlas.geometry._cells import COUNTS, Cell, box_grid, tails
 
 
 ErrorScale = Literal["range", "value", "absolute"]
+Manner = Literal["smooth", "norm", "steps"]
+"""How a quantity is interpolated: as it is; by its square, which is smooth where it is zero; or linearly."""
+
 _MAX_DEPTH = 6  # halvings along an axis
 _EDGE_DEPTH = 3  # of a cell that an edge of what is finite cuts; its samples are as dense as 1/48 of the extent
 
@@ -87,7 +90,7 @@ def check_size(coverage: float, confidence: float) -> int:
 def refine(
     compute: Callable[[np.ndarray], np.ndarray],
     extents: tuple[tuple[float, float], ...],
-    num_quantities: int,
+    manners: tuple[Manner, ...],
     judged: list[int],
     tolerance: Tolerance,
     *,
@@ -103,10 +106,10 @@ def refine(
     confidence of 1 - (1 - confidence) / 2^r needs, so that all checks together hold the stated one.
 
     **Arguments:**
-    - `compute`: the quantities at points. `judged`: the columns that the tolerance is for.
+    - `compute`: the quantities at points, a column for each of `manners`. `judged`: those that the tolerance is for.
     - `report`: hears how many points are computed, and of what.
     """
-    samples = Samples(compute, len(extents), num_quantities)
+    samples = Samples(compute, len(extents), len(manners))
     low, high = (tuple(ends) for ends in zip(*extents, strict=True))
     counts = (COUNTS[0],) * len(extents)
     samples.add(box_grid(low, high, counts))
@@ -122,7 +125,7 @@ def refine(
         size = check_size(coverage, 1 - (1 - confidence) / 2**round_)
         points = rng.uniform(low, high, (size, len(extents)))
         truth, checked = compute(points), checked + size
-        errors, mismatched = _errors(cells, samples, points, truth)
+        errors, mismatched = _errors(interpolate(cells, samples.values, points, manners), truth)
         spread = _spread(samples.values[:, judged])
         allowed = tolerance.at(truth[:, judged], spread)
         excused = np.any([cell.holds(points) for cell in cells if _is_edge(cell, samples)] or [False], axis=0)
@@ -235,23 +238,27 @@ def _halves(low, high, depth, counts, axis: int) -> list[tuple]:
     return [(low, put(high, middle), deeper, fewer), (put(low, middle), high, deeper, fewer)]
 
 
-def _errors(cells: list[Cell], samples: Samples, points: np.ndarray, truth: np.ndarray):
+def _errors(found: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The distance of interpolation to the truth, and which points are finite on one side only."""
     with np.errstate(invalid="ignore"):
-        found = interpolate(cells, samples.values, points)
         errors = np.abs(found - truth)
     mismatched = np.isfinite(found[:, 0]) != np.isfinite(truth[:, 0])
     return np.where(np.isfinite(errors), errors, np.nan), mismatched
 
 
-def interpolate(cells: list[Cell], values: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """The piecewise polynomial at points of the box, shape (m, q); NaN in masked cells and outside."""
+def interpolate(cells: list[Cell], values: np.ndarray, points: np.ndarray, manners: tuple[Manner, ...]) -> np.ndarray:
+    """The quantities between samples, shape (m, q); NaN in masked cells and outside."""
+    steps = np.array([manner == "steps" for manner in manners])
+    norms = np.array([manner == "norm" for manner in manners])
+    values = np.where(norms, values**2, values)
     found = np.full((len(points), values.shape[1]), np.nan)
     for cell in cells:
-        inside = cell.holds(points)
-        if inside.any():
-            found[inside] = cell.interpolate(values, points[inside])
-    return found
+        inside = np.flatnonzero(cell.holds(points))
+        if len(inside):
+            found[np.ix_(inside, ~steps)] = cell.interpolate(values[:, ~steps], points[inside])
+        if len(inside) and steps.any():
+            found[np.ix_(inside, steps)] = cell.linear(values[:, steps], points[inside])
+    return np.where(norms, np.sqrt(np.maximum(found, 0.0)), found)
 
 
 def _spread(values: np.ndarray) -> float:

@@ -17,7 +17,7 @@ from lossatlas._types import Network
 from lossatlas.geometry._cells import Cell
 from lossatlas.geometry._directions import Directions
 from lossatlas.geometry._products import host_generator
-from lossatlas.geometry._refine import ErrorScale, Tolerance, interpolate, refine
+from lossatlas.geometry._refine import ErrorScale, Manner, Tolerance, interpolate, refine
 from lossatlas.geometry._slice import LONG_NAMES, Slice, check_extents, rest_digest
 from lossatlas.geometry._slice_values import Loop, SliceValues
 from lossatlas.landscape import Landscape
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     import xarray as xr
 
 _SCALES = ("range", "value", "absolute")
+_MANNERS: dict[str, Manner] = {"gradient_norm": "norm", "accuracy": "steps", "test_accuracy": "steps"}
 
 
 @shown
@@ -64,7 +65,8 @@ class RefinedSlice(eqx.Module):
     def __call__(self, points: Float[np.ndarray, "n k"]) -> dict[str, Float[np.ndarray, " n"]]:
         """The interpolated quantities at coordinates inside the box; NaN where masked."""
         samples = np.stack(list(self.values.values()), axis=1)
-        found = interpolate(list(self.cells), samples, np.asarray(points, float))
+        manners = tuple(_MANNERS.get(name, "smooth") for name in self.values)
+        found = interpolate(list(self.cells), samples, np.asarray(points, float), manners)
         return {name: found[:, i] for i, name in enumerate(self.values)}
 
     def on_grid(self, num: int = 101) -> Slice:
@@ -137,8 +139,9 @@ def refined_slice(
       samples (a picture in linear colours); `"value"`, the loss itself (logarithmic colours); or `"absolute"`.
     - `coverage`, `confidence`: $s$ and $c$ above.
     - `max_points`: where it gives up; `status` then says so.
-    - `extents`, `test`, `gradient_norm`, `accuracy`, `loop`: as for [`lossatlas.geometry.loss_slice`][]. An accuracy
-      has steps, so its interpolation is as good as its `error` says.
+    - `extents`, `test`, `gradient_norm`, `accuracy`, `loop`: as for [`lossatlas.geometry.loss_slice`][]. Accuracies,
+      which have steps, are linear between the samples, and gradient norms are interpolated by their squares: as good
+      as their `error` says.
 
     **Returns:** [`lossatlas.geometry.RefinedSlice`][].
 
@@ -159,7 +162,7 @@ def refined_slice(
         found = refine(
             at,
             box,
-            len(at.names),
+            tuple(_MANNERS.get(name, "smooth") for name in at.names),
             judged,
             Tolerance(max_error, relative_to),
             coverage=coverage,

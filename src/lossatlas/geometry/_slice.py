@@ -18,6 +18,7 @@ from lossatlas._parameters import ravel
 from lossatlas._progress import ProgressLike, as_meter
 from lossatlas._show import shown
 from lossatlas._types import Network
+from lossatlas.geometry._cost import duration
 from lossatlas.geometry._directions import Directions
 from lossatlas.geometry._slice_values import Loop, SliceValues
 from lossatlas.landscape import Landscape
@@ -154,18 +155,28 @@ class Slice(eqx.Module):
         return plane_figure(self.to_xarray()) if len(self.coordinates) == 2 else None
 
 
+@shown
 class SliceCost(eqx.Module):
     """What a slice will cost.
 
     - `points`: of the grid. `evaluations`: of the training loss that they come to, a gradient counted as three.
-    - `operations`: floating-point operations, roughly. `bytes`: of the results, directions and parameters; the
+    - `seconds`: of one point, measured after compiling. `bytes`: of the results, directions and parameters; the
       activations of one batch come on top.
     """
 
     points: int
     evaluations: float
-    operations: float
+    seconds: float
     bytes: int
+
+    def words(self, num_points: int | None = None) -> str:
+        """The cost of so many points, by default those of the grid, in words."""
+        points = self.points if num_points is None else num_points
+        evaluations = points * self.evaluations / self.points
+        return (
+            f"{points:,} points, {evaluations:,.0f} evaluations of the loss, {1e3 * self.seconds:.3g} ms a point, "
+            f"about {duration(points * self.seconds)}"
+        )
 
 
 def slice_cost(
@@ -180,6 +191,8 @@ def slice_cost(
 ) -> SliceCost:
     """What [`lossatlas.geometry.loss_slice`][] with these arguments will cost, said beforehand.
 
+    One point is computed, after compiling; the program is kept for the slice.
+
     **Arguments:**
     - `num`, `test`, `gradient_norm`, `accuracy`: as there.
 
@@ -187,9 +200,16 @@ def slice_cost(
     """
     at = SliceValues(network, landscape, directions, test=test, gradient_norm=gradient_norm, accuracy=accuracy)
     points = int(np.prod(_counts(num, len(directions))))
+    here = np.zeros((1, len(directions)))
+    at(here)
+    begin = time.perf_counter()
+    at(here)
     held = directions.vectors.nbytes + 2 * at.origin.nbytes
     return SliceCost(
-        points, points * at.evaluations, points * at.operations, held + points * 8 * (len(at.names) + len(directions))
+        points=points,
+        evaluations=points * at.evaluations,
+        seconds=time.perf_counter() - begin,
+        bytes=held + points * 8 * (len(at.names) + len(directions)),
     )
 
 

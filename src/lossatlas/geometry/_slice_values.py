@@ -59,7 +59,7 @@ class SliceValues:
         if accuracy is None:
             accuracy = all(has_classes(each) for each in self.landscapes)
         if accuracy and not all(has_classes(each) for each in self.landscapes):
-            msg = "accuracy needs a landscape with loss='cross_entropy' or 'logistic'; leave it out or give accuracy=False."
+            msg = "accuracy needs loss='cross_entropy' or 'logistic' on every landscape; leave it out or give False."
             raise InputError(msg)
         self.accuracy, self.gradient_norm = bool(accuracy), gradient_norm
         self.names = tuple(_names(test is not None, gradient_norm, self.accuracy))
@@ -67,7 +67,6 @@ class SliceValues:
         self.operations = _operations(network, self.landscapes, gradient_norm)
         self.loop = loop if loop != "auto" else self._best_loop(network)
         self.chunk = self._chunk_size(network)
-        self.count = 0
 
     def _best_loop(self, network: Network) -> Loop:
         if jax.default_backend() != "cpu":
@@ -84,7 +83,7 @@ class SliceValues:
         return int(np.clip(_CHUNK_OPERATIONS / self.operations, 1, _MOST_POINTS))
 
     def __call__(
-        self, points: Float[np.ndarray, "m k"], report: Callable[[int], None] = lambda done: None
+        self, points: Float[np.ndarray, "m k"], report: Callable[[int], None] | None = None
     ) -> Float[np.ndarray, "m q"]:
         """The quantities at points, a column for each of `names`, in float64; `report` hears how many are done."""
         values = np.empty((len(points), len(self.names)))
@@ -92,8 +91,8 @@ class SliceValues:
         for start in range(0, len(points), self.chunk):
             part = points[start : start + self.chunk]
             values[start : start + len(part)] = self._chunk_values(part)
-            report(start + len(part))
-        self.count += len(points)
+            if report is not None:
+                report(start + len(part))
         return values
 
     def _chunk_values(self, part: np.ndarray) -> np.ndarray:

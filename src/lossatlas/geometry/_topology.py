@@ -71,8 +71,8 @@ class MergeTree(eqx.Module):
 def merge_tree(found: Slice, *, quantity: str = "loss", min_persistence: float | None = None) -> MergeTree:
     """The merge tree of the sublevel sets of a slice, with saddle-minimum gaps.
 
-    Cells are added from the lowest up; neighbours along the directions are joined (4 in a plane). Where two basins meet,
-    the one with the higher minimum ends (the elder rule), so the gaps are the persistence of dimension 0. Cost:
+    Cells are added from the lowest up; neighbours along the directions are joined (4 in a plane). Where two basins
+    meet, the one with the higher minimum ends (the elder rule), so the gaps are the persistence of dimension 0. Cost:
     sorting the cells.
 
     **Arguments:**
@@ -81,7 +81,7 @@ def merge_tree(found: Slice, *, quantity: str = "loss", min_persistence: float |
     - `min_persistence`: minima whose gap is at most this are merged away. Default 0 for computed values, and twice the
       measured interpolation error for interpolated ones, below which a gap may come from interpolation.
 
-    **Raises:** `InputError` for a quantity that the slice lacks, a negative gap, and a slice whose cells are all masked.
+    **Raises:** `InputError` for a quantity that the slice lacks, a negative gap, and a slice that is masked all over.
 
     !!! cite
         Edelsbrunner, Letscher and Zomorodian 2002, Discrete Comput. Geom. 28 (persistence).
