@@ -1,6 +1,7 @@
 """The loss around a stored model, or between stored models: a plane or a line, as a page."""
 
 import os
+import shlex
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -154,7 +155,8 @@ def plane(
     terms = {word: meaning for word, meaning in TERMS.items() if word not in left_out}
     command = command_words(KIND, point.origin, **asked)
     if point.origin is not None:
-        command += "".join(f" --to {path}" for path in to) + "".join(f" --snapshots {path}" for path in snapshots)
+        command += "".join(f" --to {shlex.quote(str(path))}" for path in to)
+        command += f" --snapshots {shlex.join(map(str, snapshots))}" if snapshots else ""
     return write_measured(
         folder,
         KIND,
