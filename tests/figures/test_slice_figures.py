@@ -14,7 +14,9 @@ def plane(values, x=None, y=None, **others):
     y = np.linspace(-1, 1, values.shape[1]) if y is None else y
     dims = ("direction_1", "direction_2")
     columns = {"loss": values, **others}
-    axes = {name: (name, axis, {"long_name": f"along {i}"}) for i, (name, axis) in enumerate(zip(dims, (x, y), strict=True))}
+    axes = {
+        name: (name, axis, {"long_name": f"along {i}"}) for i, (name, axis) in enumerate(zip(dims, (x, y), strict=True))
+    }
     return xr.Dataset({name: (dims, column) for name, column in columns.items()}, coords=axes)
 
 

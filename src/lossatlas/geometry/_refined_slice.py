@@ -17,7 +17,7 @@ from lossatlas._types import Network
 from lossatlas.geometry._cells import Cell
 from lossatlas.geometry._directions import Directions
 from lossatlas.geometry._products import host_generator
-from lossatlas.geometry._refine import ErrorScale, Manner, Tolerance, interpolate, refine
+from lossatlas.geometry._refine import ErrorScale, Manner, Tolerance, interpolate, interpolate_grid, refine
 from lossatlas.geometry._slice import LONG_NAMES, Slice, check_extents, rest_digest
 from lossatlas.geometry._slice_values import Loop, SliceValues
 from lossatlas.landscape import Landscape
@@ -64,10 +64,13 @@ class RefinedSlice(eqx.Module):
 
     def __call__(self, points: Float[np.ndarray, "n k"]) -> dict[str, Float[np.ndarray, " n"]]:
         """The interpolated quantities at coordinates inside the box; NaN where masked."""
-        samples = np.stack(list(self.values.values()), axis=1)
-        manners = tuple(_MANNERS.get(name, "smooth") for name in self.values)
+        samples, manners = self._samples()
         found = interpolate(list(self.cells), samples, np.asarray(points, float), manners)
         return {name: found[:, i] for i, name in enumerate(self.values)}
+
+    def _samples(self) -> tuple[np.ndarray, tuple[Manner, ...]]:
+        values = np.stack(list(self.values.values()), axis=1)
+        return values, tuple(_MANNERS.get(name, "smooth") for name in self.values)
 
     def on_grid(self, num: int = 101) -> Slice:
         """A uniform picture by interpolation, without a further evaluation.
@@ -78,10 +81,10 @@ class RefinedSlice(eqx.Module):
         **Returns:** [`lossatlas.geometry.Slice`][], whose `error` is that of the interpolation.
         """
         axes = tuple(np.linspace(low, high, num) for low, high in self.extents)
-        points = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, len(axes))
-        shape = (num,) * len(axes)
+        samples, manners = self._samples()
+        found = interpolate_grid(list(self.cells), samples, axes, manners)
         return Slice(
-            values={name: column.reshape(shape) for name, column in self(points).items()},
+            values={name: found[..., i] for i, name in enumerate(self.values)},
             coordinates=axes,
             directions=self.directions,
             origin=self.origin,
