@@ -1,4 +1,5 @@
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,31 +27,35 @@ def path(steps=5, loss=0.5):
     return xr.Dataset({name: ("snapshot", column) for name, column in columns.items()}, attrs={"captured": 0.9876})
 
 
-def named(figure):
+def traces(figure) -> list[Any]:
+    return list(figure.data)
+
+
+def named(figure) -> dict[str, Any]:
     return {trace.name: trace for trace in figure.data}
 
 
 def test_a_plane_has_its_rows_upwards_and_the_network_at_zero():
     x, y = np.array([-1.0, 0.0, 1.0, 2.0]), np.array([0.0, 1.0])
     values = np.add.outer(x, 10 * y)
-    (contour, network) = figures.plane_figure(plane(values, x, y), scale="linear").data
+    contour, network = traces(figures.plane_figure(plane(values, x, y), scale="linear"))
     assert np.array_equal(contour.x, x)
     assert np.array_equal(contour.y, y)
     assert np.array_equal(contour.z, values.T)
     assert (network.x, network.y) == ((0,), (0,))
-    layout = figures.plane_figure(plane(values, x, y)).layout
+    layout: Any = figures.plane_figure(plane(values, x, y)).layout
     assert (layout.xaxis.title.text, layout.yaxis.title.text) == ("along 0", "along 1")
 
 
 def test_colours_are_logarithmic_where_the_loss_spans_much_and_their_ticks_are_losses():
     figure = figures.plane_figure(plane(np.geomspace(0.01, 10, 16).reshape(4, 4)))
-    contour = figure.data[0]
+    contour = traces(figure)[0]
     np.testing.assert_allclose((contour.zmin, contour.zmax), (-2, 1))
     assert "log scale" in contour.colorbar.title.text
     ticks = dict(zip(contour.colorbar.ticktext, contour.colorbar.tickvals, strict=True))
     assert ticks["0.1"] == pytest.approx(-1)
     np.testing.assert_allclose(np.max(contour.customdata), 10)  # what shows under the pointer is the loss
-    narrow = figures.plane_figure(plane(np.linspace(1, 3, 16).reshape(4, 4))).data[0]
+    narrow = traces(figures.plane_figure(plane(np.linspace(1, 3, 16).reshape(4, 4))))[0]
     assert (narrow.zmin, narrow.zmax) == (1, 3)
     assert narrow.colorbar.title.text == "training loss"
 
@@ -58,7 +63,7 @@ def test_colours_are_logarithmic_where_the_loss_spans_much_and_their_ticks_are_l
 def test_a_few_cells_far_above_do_not_take_the_colours_and_the_bar_says_so():
     values = np.linspace(-1, 1, 121).reshape(11, 11)
     values[0, 0] = 1e6
-    contour = figures.plane_figure(plane(values)).data[0]
+    contour = traces(figures.plane_figure(plane(values)))[0]
     assert contour.zmax < 2
     assert "alike" in contour.colorbar.title.text
     assert np.nanmax(contour.z) == 1e6  # nothing is altered
@@ -103,15 +108,17 @@ def test_a_trajectory_minima_and_samples_lie_where_they_are():
 
 
 def test_an_animation_grows_the_path_frame_by_frame_and_is_plain_json():
-    figure = figures.training_animation(plane(np.eye(3)), path(5))
+    figure: Any = figures.training_animation(plane(np.eye(3)), path(5))
     (at,) = {frame.traces for frame in figure.frames}
-    assert figure.data[at[0]].name.startswith("training")
+    assert traces(figure)[at[0]].name.startswith("training")
     assert [len(frame.data[0].x) for frame in figure.frames] == [1, 2, 3, 4, 5]
     steps = figure.layout.sliders[0].steps
     assert [step.args[0][0] for step in steps] == [frame.name for frame in figure.frames]
     assert steps[2].label == "step 2, loss 0.5"
-    assert len(json.loads(figure.to_json())["frames"]) == 5
-    assert len(figures.training_animation(plane(np.eye(3)), path(500, np.nan)).frames) == 60
+    assert len(json.loads(str(figure.to_json()))["frames"]) == 5
+    assert (
+        len(json.loads(str(figures.training_animation(plane(np.eye(3)), path(500, np.nan)).to_json()))["frames"]) == 60
+    )
 
 
 def test_a_line_has_a_gap_and_crosses_where_it_is_not_finite():
@@ -127,7 +134,7 @@ def test_a_line_has_a_gap_and_crosses_where_it_is_not_finite():
 def test_a_surface_has_holes_and_the_scale_of_the_colours():
     values = np.geomspace(0.01, 10, 16).reshape(4, 4)
     values[0, 0] = np.nan
-    (surface,) = figures.surface_figure(plane(values)).data
+    (surface,) = traces(figures.surface_figure(plane(values)))
     assert np.isnan(surface.z).sum() == 1
     np.testing.assert_allclose(np.nanmax(surface.z), 1)
 

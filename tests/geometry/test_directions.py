@@ -1,3 +1,5 @@
+from typing import Any
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -107,7 +109,7 @@ def test_a_filter_normalised_slice_does_not_change_when_filters_are_rescaled(key
         network,
         {
             "layers[0].weight": first.weight * scale[:, None],
-            "layers[0].bias": first.bias * scale,
+            "layers[0].bias": jnp.asarray(first.bias) * scale,
             "layers[1].weight": last.weight / scale[None],
         },
     )
@@ -119,7 +121,7 @@ def test_a_filter_normalised_slice_does_not_change_when_filters_are_rescaled(key
 
 
 def test_filters_of_architectures_lie_along_the_axis_that_their_units_write(key):
-    sizes = {"num_stream": 8, "num_heads": 2, "num_hidden": 4, "num_blocks": 1}
+    sizes: dict[str, Any] = {"num_stream": 8, "num_heads": 2, "num_hidden": 4, "num_blocks": 1}
     for network in (Recurrent(key, 2, 3, 1), Transformer(key, 4, 3, 2, **sizes), Residual(key, 3, 4, 2, num_blocks=1)):
         found = filter_axes(network)
         writers = {axis.path: axis.axis for space in network.unit_spaces().values() for axis in space.writers}
@@ -198,7 +200,7 @@ def test_directions_to_other_networks_end_there(key):
     line = directions_to(one, two, only="*weight")
     there = named_parameters(moved(one, line, [1.0]))
     np.testing.assert_allclose(there["layers[0].weight"], two.layers[0].weight, atol=1e-15)
-    assert np.array_equal(there["layers[0].bias"], one.layers[0].bias)
+    assert np.array_equal(there["layers[0].bias"], np.asarray(one.layers[0].bias))
     with pytest.raises(InputError, match="does not fit"):
         directions_to(one, Dense(key, [2, 4, 1]))
     with pytest.raises(InputError, match="is zero"):

@@ -1,3 +1,5 @@
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,7 +17,7 @@ from lossatlas.networks import Dense
 SQUARE = ((-1.0, 1.0), (-1.0, 1.0))
 
 
-def refined(fn, tolerance, extents=SQUARE, *, max_points=20_000, scale="absolute", seed=0, **options):
+def refined(fn, tolerance, extents=SQUARE, *, max_points=20_000, scale: Any = "absolute", seed=0, **options):
     """Refine a numpy function of points, shape (m, k)."""
     compute = lambda points: fn(points)[:, None]  # noqa: E731
     return refine(

@@ -204,7 +204,7 @@ def training_animation(
     - `trajectory`: of `lossatlas.geometry.ProjectedTrajectory.to_xarray`; at most 60 of its snapshots become frames.
     """
     figure = plane_figure(dataset, scale=scale, trajectory=trajectory, compact=compact)
-    at = len(figure.data) - 2  # the path; the network is drawn last
+    at = sum(1 for _ in figure.select_traces()) - 2  # the path; the network is drawn last
     steps, losses = trajectory["step"].to_numpy(), trajectory["loss"].to_numpy()
     kept = np.unique(np.linspace(0, len(steps) - 1, min(len(steps), _MOST_FRAMES)).round().astype(int))
     x, y = trajectory["direction_1"].to_numpy(), trajectory["direction_2"].to_numpy()
@@ -213,7 +213,8 @@ def training_animation(
         path = {"type": "scatter", "x": x[: i + 1], "y": y[: i + 1]}
         frames.append(go.Frame(name=str(i), data=[path], traces=[at]))
         loss = f", loss {format_number(float(losses[i]), 3)}" if np.isfinite(losses[i]) else ""
-        label = f"step {format_number(int(steps[i]) if steps[i] == round(steps[i]) else float(steps[i]))}{loss}"
+        step = float(steps[i])
+        label = f"step {format_number(int(step) if step.is_integer() else step)}{loss}"
         marks.append({"args": [[str(i)], _at_once()], "label": label, "method": "animate"})
     figure.frames = frames
     play = {"frame": {"duration": 90, "redraw": False}, "fromcurrent": True, "transition": {"duration": 0}}

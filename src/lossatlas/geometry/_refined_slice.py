@@ -191,7 +191,7 @@ def refined_slice(
         extents=box,
         directions=directions,
         origin=np.asarray(at.origin),
-        rest=rest_digest(network, directions),
+        rest=rest_digest(at.unravel),
         status=found.status,
         stats={
             "points": points,

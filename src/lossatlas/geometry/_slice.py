@@ -14,7 +14,7 @@ from jaxtyping import Float, Shaped
 
 from lossatlas._errors import InputError
 from lossatlas._journal import Journal
-from lossatlas._parameters import ravel
+from lossatlas._parameters import Unravel, ravel
 from lossatlas._progress import ProgressLike, as_meter
 from lossatlas._show import shown
 from lossatlas._types import Network
@@ -272,7 +272,7 @@ def loss_slice(
         "batch_size": landscape.batch_size,
         "convention": "mean over examples",
     }
-    rest = rest_digest(network, directions)
+    rest = rest_digest(at.unravel)
     found = _computed(at, points, folder, f"{rest}{json.dumps(settings)}", progress)
     return Slice(
         values={name: found[:, i].reshape(counts) for i, name in enumerate(at.names)},
@@ -303,14 +303,15 @@ def regenerate_slice(found: Slice, network: Network, landscape: Landscape, *, te
     if found.error is not None:
         msg = "This slice was interpolated; regenerate it by refined_slice with its settings."
         raise InputError(msg)
-    if rest_digest(network, found.directions) != found.rest:
+    found.directions.origin(network)  # refuses other networks
+    _, unravel = ravel(network, found.directions.only)
+    if rest_digest(unravel) != found.rest:
         msg = "What does not move along the directions differs from the network that the slice was made from."
         raise InputError(msg)
     settings = found.settings
     if settings["test"] != (test is not None):
         msg = f"The slice was made {'with' if settings['test'] else 'without'} test data; give the same."
         raise InputError(msg)
-    _, unravel = ravel(network, found.directions.only)
     return loss_slice(
         unravel(jax.numpy.asarray(found.origin)),
         landscape.with_batch_size(settings["batch_size"]),
@@ -346,10 +347,8 @@ def _computed(
     return np.concatenate(parts)
 
 
-def rest_digest(network: Network, directions: Directions) -> str:
+def rest_digest(unravel: Unravel) -> str:
     """A digest of all arrays of a network that do not move."""
-    directions.origin(network)
-    _, unravel = ravel(network, directions.only)
     digest = hashlib.sha256()
     for leaf in jax.tree.leaves(eqx.filter(unravel.rest, eqx.is_array)):
         digest.update(np.ascontiguousarray(leaf).tobytes())

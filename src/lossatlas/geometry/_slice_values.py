@@ -163,8 +163,9 @@ def _quantities(origin, unravel, vectors, parts, names, point) -> Float[Array, "
         size = sum(each.size for each in landscapes)
         means = [_means(each, unravel, "accuracy" in names, with_gradient, vector) for each in landscapes]
         shares = [each.size / size for each in landscapes]
+        columns = zip(*means, strict=True)
         loss, right, gradient = (
-            sum(mean * share for mean, share in zip(column, shares, strict=True)) for column in zip(*means, strict=True)
+            ft.reduce(jnp.add, [mean * share for mean, share in zip(column, shares, strict=True)]) for column in columns
         )
         found |= {f"{prefix}loss": loss, f"{prefix}accuracy": right}
         if with_gradient:

@@ -212,7 +212,7 @@ def persistence(found: Slice, *, quantity: str = "loss", min_persistence: float 
         raise InputError(msg) from error
     finite = np.isfinite(values)
     complex_ = CubicalComplex(vertices=np.where(finite, values, np.inf).T)  # it counts vertices first axis fastest
-    complex_.compute_persistence(min_persistence=min_persistence)
+    complex_.compute_persistence(min_persistence=min_persistence)  # pyright: ignore[reportArgumentType]
     pairs, stays = complex_.vertices_of_persistence_pairs()
     births: dict[int, np.ndarray] = {}
     deaths: dict[int, np.ndarray] = {}

@@ -208,7 +208,7 @@ def _pictures(view: View, name: str) -> list[Picture]:
     trajectory = view.trajectory.to_xarray() if view.trajectory is not None else None
 
     def make(compact: bool) -> Any:
-        drawn = {"trajectory": trajectory, "minima": minima, "samples": samples}
+        drawn: dict[str, Any] = {"trajectory": trajectory, "minima": minima, "samples": samples}
         return plane_figure(data, quantity=name, compact=compact, **drawn)
 
     caption = _CAPTIONS[name] + ("; white points are where it was computed." if samples is not None else ".")
