@@ -1,6 +1,10 @@
 """landscaper: planes, for `planes.py`. It scales the directions itself, to the norm of the model."""
 
+import os
 import time
+
+
+os.environ["TQDM_DISABLE"] = "1"  # what nobody reads would fill the pipe of its errors
 
 import numpy as np
 import torch

@@ -57,8 +57,8 @@ def test_a_plane_is_computed_where_it_is_needed_and_leaves_its_files(lossatlas, 
     assert err.startswith("usually 300 points, 300 evaluations of the loss")  # the cost, before anything long
     picture = Slice.from_xarray(read_arrays(pathlib.Path(facts["files"]["arrays"]))["picture"].to_dataset())
     loss = picture.values["loss"]
-    assert loss.shape == (121, 121)
-    for i, j in ((0, 0), (60, 60), (17, 101)):
+    assert loss.shape == (81, 81)
+    for i, j in ((0, 0), (40, 40), (17, 75)):
         there = moved(networks[0], picture.directions, [picture.coordinates[0][i], picture.coordinates[1][j]])
         assert abs(loss[i, j] - float(landscape(there))) <= facts["interpolation"]["allowed"]
     assert facts["points"] < 400
@@ -92,6 +92,7 @@ def test_a_line_to_another_model_ends_at_its_loss(lossatlas, files):
     assert "none interpolated" in facts["headline"]
 
 
+@pytest.mark.slow
 def test_a_pytorch_module_has_its_plane(lossatlas, files, monkeypatch):
     if importlib.util.find_spec("torch") is None or importlib.util.find_spec("torchax") is None:
         pytest.skip("torch or torchax is not installed")

@@ -12,7 +12,7 @@ from lossatlas._parameters import named_parameters, ravel, replace_parameters
 from lossatlas.geometry import as_directions, directions_to, moved, random_directions
 from lossatlas.geometry._filters import filter_axes, selected_names
 from lossatlas.landscape import Landscape
-from lossatlas.networks import Conv, Dense, Recurrent, Residual, Transformer
+from lossatlas.networks import Conv, Dense, Recurrent, Transformer
 
 
 def pieces(network, directions, row=0):
@@ -122,7 +122,7 @@ def test_a_filter_normalised_slice_does_not_change_when_filters_are_rescaled(key
 
 def test_filters_of_architectures_lie_along_the_axis_that_their_units_write(key):
     sizes: dict[str, Any] = {"num_stream": 8, "num_heads": 2, "num_hidden": 4, "num_blocks": 1}
-    for network in (Recurrent(key, 2, 3, 1), Transformer(key, 4, 3, 2, **sizes), Residual(key, 3, 4, 2, num_blocks=1)):
+    for network in (Recurrent(key, 2, 3, 1), Transformer(key, 4, 3, 2, **sizes)):
         found = filter_axes(network)
         writers = {axis.path: axis.axis for space in network.unit_spaces().values() for axis in space.writers}
         for path, (axis, shape) in found.items():

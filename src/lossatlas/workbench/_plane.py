@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 KIND = "plane"
 Kind = Literal["filter", "layer", "model", "none", "hessian"]
-_PICTURE = {1: 301, 2: 121}  # points along each direction of the picture of a refined slice
+_PICTURE = {1: 301, 2: 81}  # points along each direction of the picture of a refined slice
 _USUAL_POINTS = {1: 100, 2: 300}
 
 
