@@ -1,4 +1,5 @@
 import pathlib
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -93,6 +94,15 @@ def test_batches_and_loops_give_the_same_numbers(classes):
     for loop in ("host", "vmap"):
         other = loss_slice(network, landscape, directions, num=3, accuracy=False, loop=loop)
         np.testing.assert_allclose(other.values["loss"], whole.values["loss"], rtol=1e-12)
+
+
+def test_parts_of_the_data_that_python_drives_give_the_same_numbers(classes):
+    network, landscape, test, directions = classes
+    options: dict[str, Any] = {"num": 3, "test": test, "gradient_norm": True}
+    whole = loss_slice(network, landscape, directions, **options)
+    driven = loss_slice(network, landscape.with_batch_size(4), directions, **options, loop="host")  # 4, 4 and 2
+    for name, values in whole.values.items():
+        np.testing.assert_allclose(driven.values[name], values, rtol=1e-12, err_msg=name)
 
 
 def test_a_value_does_not_depend_on_the_points_beside_it(classes):

@@ -330,7 +330,7 @@ def _computed(
 ) -> np.ndarray:
     """The values at points, part after part, each kept in the folder under a name that no other slice has."""
     digest = hashlib.sha256(key.encode())
-    for array in (at.origin, at.vectors, *jax.tree.leaves([each.batch for part in at.parts for each in part])):
+    for array in (at.origin, at.vectors, *jax.tree.leaves([each.batch for each in at.landscapes])):
         digest.update(np.ascontiguousarray(array).tobytes())
     journal, name = Journal(folder), digest.hexdigest()[:16]
     size = 64 * at.chunk

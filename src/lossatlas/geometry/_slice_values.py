@@ -23,7 +23,7 @@ _LOOPS = ("auto", "map", "vmap", "host")
 _CHUNK_OPERATIONS = 2e9  # of a chunk, so that progress and Ctrl-C come within a second or so
 _MOST_POINTS = 512  # of a chunk
 _CACHE_NUMBERS = 500_000  # of the widest activation of a part
-_LEAST_ROWS, _MOST_PARTS = 64, 16
+_LEAST_ROWS = 64
 _VMAP_NUMBERS = 2e8  # of activations and parameters that points side by side may take
 _PASSES = 3  # what a gradient costs, in evaluations of the loss
 
@@ -35,8 +35,9 @@ class SliceValues:
     parameters; `accuracy`; `test_loss` and `test_accuracy` with another landscape. Non-finite values stay so.
 
     On a CPU the points run one after another inside one compiled loop, which is faster there than side by side; with
-    convolutions, which are slow inside loops, Python drives them one by one. Elsewhere they run side by side in chunks
-    of a fixed size. A value does not depend on the points that it is computed with.
+    convolutions, which are slow inside loops, Python drives them one by one, over parts of the data whose activations
+    stay in the cache of the processor (twice as fast). Elsewhere they run side by side in chunks of a fixed size. A
+    value does not depend on the points that it is computed with.
 
     **Raises:** `InputError` for an unknown `loop`, and accuracies that the losses do not have.
     """
@@ -68,7 +69,8 @@ class SliceValues:
         self.evaluations = _evaluations(landscapes, gradient_norm)
         self.loop = loop if loop != "auto" else _best_loop(network, landscape)
         self.chunk = self._chunk_size(network, landscapes)
-        self.parts = tuple(_parts(network, each) if self.loop == "host" else (each,) for each in landscapes)
+        self.landscapes = landscapes
+        self.parts = tuple(_parts(network, each) for each in landscapes) if self.loop == "host" else ()
 
     def _chunk_size(self, network: Network, landscapes: Sequence[Landscape]) -> int:
         if self.loop == "host":
@@ -94,13 +96,29 @@ class SliceValues:
         return values
 
     def _chunk_values(self, part: np.ndarray) -> np.ndarray:
-        fixed = (self.origin, self.unravel, self.vectors, self.parts, self.names)
         if self.loop == "host":
-            return np.asarray(_at_one(*fixed, jnp.asarray(part[0])))
+            return self._driven(jnp.asarray(part[0]))
         # Filled up, so that one program serves all; the compiled loop leaves out what was filled in.
         full = np.concatenate([part, np.repeat(part[-1:], self.chunk - len(part), axis=0)])
         run = _in_turn if self.loop == "map" else _side_by_side
+        fixed = (self.origin, self.unravel, self.vectors, self.landscapes, self.names)
         return np.asarray(run(*fixed, jnp.asarray(full), jnp.asarray(len(part))))[: len(part)]
+
+    def _driven(self, point: Array) -> np.ndarray:
+        """The quantities at one point, from means over parts of the data, one program for all of one size."""
+        found: dict[str, Any] = {}
+        for prefix, parts in zip(("", "test_"), self.parts, strict=False):
+            with_gradient = self.gradient_norm and not prefix
+            fixed = (self.origin, self.unravel, self.vectors, self.accuracy, with_gradient)
+            means = [_means_at(*fixed, each, point) for each in parts]
+            shares = [each.size / sum(part.size for part in parts) for each in parts]
+            loss, right, gradient = (
+                sum(share * np.asarray(mean, float) for share, mean in zip(shares, column, strict=True))
+                for column in zip(*means, strict=True)
+            )
+            found |= {f"{prefix}loss": loss, f"{prefix}accuracy": right}
+            found[f"{prefix}gradient_norm"] = np.linalg.norm(gradient)
+        return np.array([found[name] for name in self.names])
 
 
 def has_classes(landscape: Landscape) -> bool:
@@ -126,50 +144,43 @@ def _best_loop(network: Network, landscape: Landscape) -> Loop:
 
 
 def _parts(network: Network, landscape: Landscape) -> tuple[Landscape, ...]:
-    """The data in pieces whose activations stay in the cache of a processor: convolutions are then twice as fast."""
-    if landscape.batch_size is not None or getattr(network, "batch_statistics", False):
+    """The data in pieces, no larger than its batches."""
+    if getattr(network, "batch_statistics", False):
         return (landscape,)
-    rows = max(_LEAST_ROWS, _CACHE_NUMBERS // _widest(network, landscape), -(-landscape.size // _MOST_PARTS))
-    return tuple(
-        landscape.subset(slice(start, min(start + rows, landscape.size))) for start in range(0, landscape.size, rows)
-    )
+    rows = max(_LEAST_ROWS, _CACHE_NUMBERS // _widest(network, landscape))
+    rows = min(rows, landscape.batch_size or landscape.size)
+    starts = range(0, landscape.size, rows)
+    return tuple(landscape.subset(slice(start, min(start + rows, landscape.size))) for start in starts)
 
 
 @eqx.filter_jit
-def _at_one(origin, unravel, vectors, parts, names, point):
-    return _quantities(origin, unravel, vectors, parts, names, point)
+def _means_at(origin, unravel, vectors, accuracy, with_gradient, landscape, point):
+    return _means(landscape, unravel, accuracy, with_gradient, origin + point @ vectors)
 
 
 @eqx.filter_jit
-def _in_turn(origin, unravel, vectors, parts, names, points, count):
+def _in_turn(origin, unravel, vectors, landscapes, names, points, count):
     def step(i, values):
-        return values.at[i].set(_quantities(origin, unravel, vectors, parts, names, points[i]))
+        return values.at[i].set(_quantities(origin, unravel, vectors, landscapes, names, points[i]))
 
     return jax.lax.fori_loop(0, count, step, jnp.zeros((len(points), len(names))))
 
 
 @eqx.filter_jit
-def _side_by_side(origin, unravel, vectors, parts, names, points, count):
+def _side_by_side(origin, unravel, vectors, landscapes, names, points, count):
     del count
-    return jax.vmap(lambda point: _quantities(origin, unravel, vectors, parts, names, point))(points)
+    return jax.vmap(lambda point: _quantities(origin, unravel, vectors, landscapes, names, point))(points)
 
 
-def _quantities(origin, unravel, vectors, parts, names, point) -> Float[Array, " q"]:
+def _quantities(origin, unravel, vectors, landscapes, names, point) -> Float[Array, " q"]:
     """The quantities at one point, in the order of their names."""
     vector = origin + point @ vectors
     found: dict[str, Array] = {}
-    for prefix, landscapes in zip(("", "test_"), parts, strict=False):
+    for prefix, landscape in zip(("", "test_"), landscapes, strict=False):
         with_gradient = "gradient_norm" in names and not prefix
-        size = sum(each.size for each in landscapes)
-        means = [_means(each, unravel, "accuracy" in names, with_gradient, vector) for each in landscapes]
-        shares = [each.size / size for each in landscapes]
-        columns = zip(*means, strict=True)
-        loss, right, gradient = (
-            ft.reduce(jnp.add, [mean * share for mean, share in zip(column, shares, strict=True)]) for column in columns
-        )
+        loss, right, gradient = _means(landscape, unravel, "accuracy" in names, with_gradient, vector)
         found |= {f"{prefix}loss": loss, f"{prefix}accuracy": right}
-        if with_gradient:
-            found["gradient_norm"] = jnp.linalg.norm(gradient)
+        found[f"{prefix}gradient_norm"] = jnp.linalg.norm(gradient)
     return jnp.stack([found[name].astype(jnp.zeros(()).dtype) for name in names])
 
 
@@ -177,7 +188,7 @@ def _means(landscape: Landscape, unravel: Unravel, accuracy: bool, with_gradient
     """Mean loss, share of right predictions, and gradient (0 where it is not wanted) over the data."""
     sums = ft.partial(_sums, landscape, unravel, accuracy)
     if not with_gradient:
-        return *landscape._mean(lambda *batch: sums(vector, *batch)), jnp.zeros(())
+        return *landscape._mean(lambda *batch: sums(vector, *batch)), jnp.zeros((1,))
     differentiated = jax.value_and_grad(sums, has_aux=True)
     (loss, right), gradient = landscape._mean(lambda *batch: differentiated(vector, *batch))
     return loss, right, gradient
