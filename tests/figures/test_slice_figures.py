@@ -115,6 +115,7 @@ def test_an_animation_grows_the_path_frame_by_frame_and_is_plain_json():
     steps = figure.layout.sliders[0].steps
     assert [step.args[0][0] for step in steps] == [frame.name for frame in figure.frames]
     assert steps[2].label == "step 2, loss 0.5"
+    assert all(step.args[1]["frame"]["redraw"] for step in steps)  # else plotly loses the plane
     assert len(json.loads(str(figure.to_json()))["frames"]) == 5
     assert (
         len(json.loads(str(figures.training_animation(plane(np.eye(3)), path(500, np.nan)).to_json()))["frames"]) == 60

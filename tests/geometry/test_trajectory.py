@@ -49,6 +49,7 @@ def test_a_training_run_ends_at_the_network_and_brings_its_losses(key):
     assert np.array_equal(found.steps, run.steps)
     assert np.array_equal(found.loss, run.loss)
     assert found.captured > 0.9
+    assert found.clock == "step"
     assert found.to_xarray().sizes["snapshot"] == len(run.steps)
     with pytest.raises(InputError, match="a row of 10 parameters"):
         project_trajectory(run.network, plane, run.parameters[:, 1:])

@@ -191,7 +191,7 @@ def trajectory_figure(trajectory: "xr.Dataset", *, compact: bool = False) -> go.
         "distance from the network": (steps, trajectory["distance"].to_numpy()),
         "of that, off the plane": (steps, trajectory["off_plane"].to_numpy()),
     }
-    return curves_figure(curves, x="training step", y="distance in the space of parameters", compact=compact)
+    return curves_figure(curves, x=_clock(trajectory), y="distance in the space of parameters", compact=compact)
 
 
 def training_animation(
@@ -214,10 +214,10 @@ def training_animation(
         frames.append(go.Frame(name=str(i), data=[path], traces=[at]))
         loss = f", loss {format_number(float(losses[i]), 3)}" if np.isfinite(losses[i]) else ""
         step = float(steps[i])
-        label = f"step {format_number(int(step) if step.is_integer() else step)}{loss}"
+        label = f"{_clock(trajectory)} {format_number(int(step) if step.is_integer() else step)}{loss}"
         marks.append({"args": [[str(i)], _at_once()], "label": label, "method": "animate"})
     figure.frames = frames
-    play = {"frame": {"duration": 90, "redraw": False}, "fromcurrent": True, "transition": {"duration": 0}}
+    play = {"frame": {"duration": 90, "redraw": True}, "fromcurrent": True, "transition": {"duration": 0}}
     buttons = [
         {"label": "play", "method": "animate", "args": [None, play]},
         {"label": "stop", "method": "animate", "args": [[None], _at_once()]},
@@ -259,8 +259,13 @@ def training_animation(
     return figure
 
 
+def _clock(trajectory: "xr.Dataset") -> str:
+    return trajectory.attrs.get("clock", "step")
+
+
 def _at_once() -> dict[str, Any]:
-    return {"mode": "immediate", "frame": {"duration": 0, "redraw": False}, "transition": {"duration": 0}}
+    # Without drawing anew, plotly loses whatever else than lines is in the picture.
+    return {"mode": "immediate", "frame": {"duration": 0, "redraw": True}, "transition": {"duration": 0}}
 
 
 def _plane(dataset: "xr.Dataset", quantity: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -334,7 +339,7 @@ def _path(trajectory: "xr.Dataset") -> list[go.Scatter]:
     texts = [
         "<br>".join(
             f"{word} {format_number(float(number))}"
-            for word, number in (("step", step), ("loss", loss), ("off the plane", distance))
+            for word, number in ((_clock(trajectory), step), ("loss", loss), ("off the plane", distance))
         )
         for step, loss, distance in zip(steps, losses, off, strict=True)
     ]

@@ -27,8 +27,8 @@ class ProjectedTrajectory(eqx.Module):
       through. Both in the space of all parameters.
     - `captured`: the share of the squared distances from that network that lies in the plane, over all snapshots. Where
       it is small, the picture shows a shadow: the loss on the plane below a snapshot is not the loss of the snapshot.
-    - `steps`: training steps or times of the snapshots; numbers from 0 for plain arrays. `loss`: of the snapshots,
-      NaN for plain arrays.
+    - `steps`: of the snapshots, in units of `clock`: training steps, times, or numbers from 0 for plain arrays. `loss`:
+      of the snapshots, NaN for plain arrays.
     - `names`: of the directions.
     """
 
@@ -39,6 +39,7 @@ class ProjectedTrajectory(eqx.Module):
     steps: Float[np.ndarray, " s"]
     loss: Float[np.ndarray, " s"]
     names: tuple[str, ...]
+    clock: str
 
     def to_xarray(self) -> "xr.Dataset":
         """Coordinates and distances over `snapshot`."""
@@ -47,7 +48,8 @@ class ProjectedTrajectory(eqx.Module):
         columns = {"off_plane": self.off_plane, "distance": self.distance, "step": self.steps, "loss": self.loss}
         columns |= {f"direction_{i + 1}": column for i, column in enumerate(self.coordinates.T)}
         return xr.Dataset(
-            {name: ("snapshot", column) for name, column in columns.items()}, attrs={"captured": self.captured}
+            {name: ("snapshot", column) for name, column in columns.items()},
+            attrs={"captured": self.captured, "clock": self.clock},
         )
 
     def _figure(self) -> Any:
@@ -86,17 +88,18 @@ def project_trajectory(
     off = np.sqrt(np.sum((step[:, moving] - inside) ** 2, axis=1) + still)
     distance = np.linalg.norm(step, axis=1)
     total = float(np.sum(distance**2))
-    if isinstance(trajectory, Training | Flow):
-        steps = np.asarray(trajectory.steps if isinstance(trajectory, Training) else trajectory.times, float)
-        loss = np.asarray(trajectory.loss, float)
-    else:
-        steps, loss = np.arange(len(rows), dtype=float), np.full(len(rows), np.nan)
+    clock, steps, loss = "snapshot", np.arange(len(rows)), np.full(len(rows), np.nan)
+    if isinstance(trajectory, Training):
+        clock, steps, loss = "step", trajectory.steps, trajectory.loss
+    elif isinstance(trajectory, Flow):
+        clock, steps, loss = "time", trajectory.times, trajectory.loss
     return ProjectedTrajectory(
         coordinates=coordinates.T,
         off_plane=off,
         distance=distance,
         captured=float(np.sum(inside**2)) / total if total else 1.0,
-        steps=steps,
-        loss=loss,
+        steps=np.asarray(steps, float),
+        loss=np.asarray(loss, float),
         names=directions.names,
+        clock=clock,
     )
