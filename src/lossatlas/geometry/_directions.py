@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from lossatlas._errors import InputError
-from lossatlas._parameters import named_parameters, num_parameters, ravel
+from lossatlas._parameters import Unravel, named_parameters, num_parameters, ravel
 from lossatlas._show import shown
 from lossatlas._types import Network, Only
 from lossatlas.geometry._filters import Normalisation, filter_axes, normalised, selected_names
@@ -67,8 +67,15 @@ class Directions(eqx.Module):
 
         **Raises:** `InputError` for a network that has other ones.
         """
+        return self.split(network)[0]
+
+    def split(self, network: Network) -> tuple[Float[Array, " p"], Unravel]:
+        """The moving parameters, flat, and the way back to a network with others in their place.
+
+        **Raises:** `InputError` for a network that has other ones.
+        """
         _check_fits(network, self)
-        return ravel(network, self.only)[0]
+        return ravel(network, self.only)
 
 
 def random_directions(
@@ -316,12 +323,13 @@ def _as_rows(rows: Sequence[np.ndarray], network: Network, only: Only, names: Se
 
 
 def _check_fits(network: Network, directions: Directions) -> None:
-    names = [name for name in selected_names(network) if name in directions.parameters]
-    size = num_parameters(network, directions.only) if names else 0
+    parameters = named_parameters(network)
+    names = [name for name in parameters if name in directions.parameters]
+    size = sum(parameters[name].size for name in names)
     if tuple(names) != directions.parameters or size != directions.vectors.shape[1]:
         msg = (
             f"The directions move {directions.vectors.shape[1]} parameters of a network that has "
-            f"{', '.join(directions.parameters[:4])}...; this network has {', '.join(selected_names(network)[:4])}..., "
+            f"{', '.join(directions.parameters[:4])}...; this network has {', '.join(list(parameters)[:4])}..., "
             f"{size} of them shared. Make the directions from this network."
         )
         raise InputError(msg)
@@ -338,6 +346,6 @@ def moved(network: Network, directions: Directions, coordinates: Sequence[float 
     if len(coordinates) != len(directions):
         msg = f"There are {len(directions)} directions, got {len(coordinates)} coordinates."
         raise InputError(msg)
-    origin = directions.origin(network)
+    origin, unravel = directions.split(network)
     step = jnp.asarray(coordinates, origin.dtype) @ jnp.asarray(directions.vectors)
-    return ravel(network, directions.only)[1](origin + step)
+    return unravel(origin + step)

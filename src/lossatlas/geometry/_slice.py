@@ -14,7 +14,7 @@ from jaxtyping import Float, Shaped
 
 from lossatlas._errors import InputError
 from lossatlas._journal import Journal
-from lossatlas._parameters import Unravel, ravel
+from lossatlas._parameters import Unravel
 from lossatlas._progress import ProgressLike, as_meter
 from lossatlas._show import shown
 from lossatlas._types import Network
@@ -303,8 +303,7 @@ def regenerate_slice(found: Slice, network: Network, landscape: Landscape, *, te
     if found.error is not None:
         msg = "This slice was interpolated; regenerate it by refined_slice with its settings."
         raise InputError(msg)
-    found.directions.origin(network)  # refuses other networks
-    _, unravel = ravel(network, found.directions.only)
+    _, unravel = found.directions.split(network)
     if rest_digest(unravel) != found.rest:
         msg = "What does not move along the directions differs from the network that the slice was made from."
         raise InputError(msg)

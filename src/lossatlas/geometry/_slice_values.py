@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from lossatlas._errors import InputError, unknown_name
-from lossatlas._parameters import Unravel, named_parameters, num_parameters, ravel
+from lossatlas._parameters import Unravel, named_parameters, num_parameters
 from lossatlas._types import Network, Vector
 from lossatlas.geometry._directions import Directions
 from lossatlas.landscape import Landscape
@@ -55,8 +55,7 @@ class SliceValues:
     ):
         if loop not in _LOOPS:
             raise unknown_name("loop", loop, _LOOPS)
-        self.origin = directions.origin(network)
-        self.unravel = ravel(network, directions.only)[1]
+        self.origin, self.unravel = directions.split(network)
         self.vectors = jnp.asarray(directions.vectors, self.origin.dtype)
         landscapes = (landscape,) if test is None else (landscape, test)
         if accuracy is None:
