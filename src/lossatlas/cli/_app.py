@@ -83,6 +83,8 @@ app.command(
     help="""Measure how far the loss rises between two models, as they are, with matched units, along a trained curve.
 
 The matched model is written too: it computes what the second one does. Writes a page, JSON and arrays.""",
+)
+app.command(
     "lossatlas.cli._plane:plane",
     name="plane",
     help="""Draw the loss around a model: a plane or a line, in random or curved directions, or through other models.
