@@ -92,6 +92,13 @@ app.command(
 The audit says which of the numbers change when the same function is written with other weights. Writes a page, JSON and
 arrays.""",
 )
+app.command(
+    "lossatlas.cli._plane:plane",
+    name="plane",
+    help="""Draw the loss around a model: a plane or a line, in random or curved directions, or through other models.
+
+Computed where it is needed, to a stated error of the interpolation. Writes a page, JSON and arrays.""",
+)
 studies = cyclopts.App(name="study", help="List, explain and run the studies: the claims of papers, tested.")
 studies.command("lossatlas.cli._study:list_studies", name="list", help="List the studies.")
 studies.command(

@@ -32,8 +32,15 @@ from lossatlas.figures._plain import points_figure as points_figure
 from lossatlas.figures._reduction import reduction_figure as reduction_figure
 from lossatlas.figures._selection import selection_figure as selection_figure
 from lossatlas.figures._shrinking import shrinking_figure as shrinking_figure
+from lossatlas.figures._slice import line_figure as line_figure
+from lossatlas.figures._slice import plane_figure as plane_figure
+from lossatlas.figures._slice import surface_figure as surface_figure
+from lossatlas.figures._slice import training_animation as training_animation
+from lossatlas.figures._slice import trajectory_figure as trajectory_figure
 from lossatlas.figures._spectrum import spectrum_figure as spectrum_figure
 from lossatlas.figures._sweep import sweep_figure as sweep_figure
 from lossatlas.figures._sweep import sweep_status_figure as sweep_status_figure
 from lossatlas.figures._theme import dark_colours as dark_colours
+from lossatlas.figures._topology import merge_tree_figure as merge_tree_figure
+from lossatlas.figures._topology import persistence_figure as persistence_figure
 from lossatlas.figures._tree import tree_figure as tree_figure

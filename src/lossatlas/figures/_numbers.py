@@ -43,9 +43,14 @@ def log_ticks(low: float, high: float) -> dict[str, Any]:
         if len(values) <= 9:
             break
     values = values[:: 1 + len(values) // 10]
-    if len(values) < 3:  # less than a power of two: equal steps of 1, 2 or 5, between two and seven of them
-        size = 10.0 ** math.floor(math.log10((high - low) / 2))
-        step = size * next(factor for factor in (1, 2, 5, 10) if (high - low) / (factor * size) <= 7)
-        values = [step * i for i in range(math.ceil(low / step), math.floor(high / step) + 1)]
-        return {"tickmode": "array", "tickvals": values, "ticktext": [format_number(v, 4) for v in values]}
+    if len(values) < 3:  # less than a power of two
+        return even_ticks(low, high)
     return {"tickmode": "array", "tickvals": values, "ticktext": [format_number(v, 2) for v in values]}
+
+
+def even_ticks(low: float, high: float) -> dict[str, Any]:
+    """Settings of an axis from `low` to `high`: equal steps of 1, 2 or 5, between two and seven of them, in words."""
+    size = 10.0 ** math.floor(math.log10((high - low) / 2))
+    step = size * next(factor for factor in (1, 2, 5, 10) if (high - low) / (factor * size) <= 7)
+    values = [step * i for i in range(math.ceil(low / step), math.floor(high / step) + 1)]
+    return {"tickmode": "array", "tickvals": values, "ticktext": [format_number(v, 4) for v in values]}

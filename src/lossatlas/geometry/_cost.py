@@ -36,7 +36,7 @@ class ProductCost(eqx.Module):
         """The cost of so many products in words."""
         total = num_products * self.seconds
         return (
-            f"{num_products:,} products of {1e3 * self.seconds:.3g} ms, about {_duration(total)}, "
+            f"{num_products:,} products of {1e3 * self.seconds:.3g} ms, about {duration(total)}, "
             f"working memory {_bytes(self.memory_bytes)}"
         )
 
@@ -121,7 +121,8 @@ def _gradient(network: Network, landscape: Landscape, only: Only) -> Float[Array
     return landscape.gradient(network, only)
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Seconds in words."""
     if seconds < 1:
         return f"{seconds:.2g} s"
     if seconds < 100:

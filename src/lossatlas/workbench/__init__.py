@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from lossatlas.workbench._page import sized_figures as sized_figures
     from lossatlas.workbench._path import Connection as Connection
     from lossatlas.workbench._path import path as path
+    from lossatlas.workbench._plane import plane as plane
     from lossatlas.workbench._report import write_report as write_report
     from lossatlas.workbench._report_tables import settings_table as settings_table
     from lossatlas.workbench._reproduce import Reproduction as Reproduction
@@ -91,6 +92,7 @@ _NAMES = {
     "grow": "lossatlas.workbench._grow",
     "diagnose": "lossatlas.workbench._diagnose",
     "load": "lossatlas.workbench._load",
+    "plane": "lossatlas.workbench._plane",
     "reproduce": "lossatlas.workbench._reproduce",
     "run_job": "lossatlas.workbench._job_run",
     "run_study": "lossatlas.workbench._study",

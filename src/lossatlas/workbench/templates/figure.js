@@ -16,12 +16,13 @@ function drawFigure(element, sizes, { name, dark, printing }) {
   if (dark) figure = repaint(figure);
   figure.layout.width = width;
   element.style.minHeight = figure.layout.height + "px";
-  Plotly.react(element, figure.data, figure.layout, {
+  const config = {
     displaylogo: false,
     displayModeBar: narrow || !matchMedia("(hover: hover)").matches ? false : "hover",
     modeBarButtonsToRemove: ["select2d", "lasso2d", "zoomIn2d", "zoomOut2d", "autoScale2d"],
     toImageButtonOptions: { filename: "lossatlas-" + name, scale: 2 },
-  });
+  };
+  Plotly.react(element, { data: figure.data, layout: figure.layout, frames: figure.frames || [], config });
   // The description of the picture is on its element; its thousand pieces are not read one by one.
   for (const svg of element.querySelectorAll("svg")) svg.setAttribute("aria-hidden", "true");
 }

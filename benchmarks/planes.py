@@ -1,0 +1,177 @@
+"""Planes of the loss: LossAtlas against loss-landscapes and landscaper, to the same maximal interpolation error.
+
+    python benchmarks/planes.py [--json FILE] [--repeats N]
+
+All look at the same plane of the same network: two Gaussian directions, each parameter array of them as long as the
+square root of its size and the whole as long as the network, from -1 to 1 along both (this is how landscaper scales
+what it is given, so no other plane would serve all). The error is the largest at random points that nobody has seen.
+
+Ours is `refined_slice` with a tolerance of 1 %, or 0.1 %, of the spread of the loss, and what it reaches is measured. A
+peer computes a uniform grid, as fine as bilinear interpolation (what its pictures show) needs to reach the same error;
+the size of that grid is worked out beforehand, on our own values, and costs it nothing. The accuracy column also says
+what grid a bicubic spline would need: no peer has one, and with it a grid is nearly as frugal as we are, without a
+stated error.
+"""
+
+# ruff: noqa: E402  (threads are set before anything else is imported)
+import _common
+
+
+THREADS = _common.single_thread()
+
+import time
+from collections.abc import Iterator
+
+import jax
+import numpy as np
+from scipy.interpolate import RectBivariateSpline, RegularGridInterpolator
+
+from _common import Row, Times
+from _peers import NotRun, Peer, cache_folder, summary
+from _problems import Problem, problem
+from lossatlas import geometry
+from lossatlas._parameters import named_parameters, ravel
+from lossatlas.geometry._slice_values import SliceValues
+
+
+CPU_TORCH = ["--extra-index-url", "https://download.pytorch.org/whl/cpu", "torch>=2.6,<2.14"]
+PEERS = (
+    Peer("loss-landscapes", [*CPU_TORCH, "numpy", "loss-landscapes==3.0.6"], "_peer_loss_landscapes.py"),
+    Peer("landscaper", [*CPU_TORCH, "landscaper==1.3.1"], "_peer_landscaper.py"),
+)
+# The aims: 3x on the networks of the digits, 20x on the small one.
+JOBS = (("small", 20.0), ("mlp", 3.0), ("cnn", 3.0))
+TOLERANCES = (1e-2, 1e-3)
+CHECKED = {"mlp": 2000, "cnn": 500, "small": 5000}
+_MOST_STEPS = 400
+
+
+def plane_of(point: Problem) -> geometry.Directions:
+    """Two directions, scaled as landscaper scales them."""
+    rng = np.random.default_rng(0)
+    length = float(np.linalg.norm(ravel(point.network)[0]))
+    rows = []
+    for _ in range(2):
+        parts = [rng.standard_normal(array.size) for array in named_parameters(point.network).values()]
+        row = np.concatenate([np.sqrt(part.size) * part / np.linalg.norm(part) for part in parts])
+        rows.append((length * row / np.linalg.norm(row)).astype(np.float32))
+    return geometry.as_directions(point.network, rows)
+
+
+def rows(repeats: int) -> Iterator[Row]:
+    """All rows, each as soon as it is measured."""
+    folder = cache_folder() / "planes"
+    folder.mkdir(exist_ok=True)
+    started: dict[str, str] = {}
+    for name, aim in JOBS:
+        point = problem(name)
+        directions = plane_of(point)
+        path = point.write(folder)
+        spanned = folder / f"{name}-directions.npy"
+        np.save(spanned, directions.vectors)
+        seen = np.random.default_rng(12345).uniform(-1, 1, (CHECKED[name], 2))
+        truth = SliceValues(point.network, point.landscape, directions, accuracy=False)(seen)[:, 0]
+        spread = float(np.ptp(truth))
+        fine = geometry.refined_slice(
+            jax.random.key(9), point.network, point.landscape, directions, max_error=1e-4, accuracy=False
+        )
+        for tolerance in TOLERANCES:
+            ours = Ours(point, directions, tolerance)
+            begin = time.perf_counter()
+            picture = ours()
+            compile_seconds = time.perf_counter() - begin
+            error = float(np.abs(picture(seen)["loss"] - truth).max()) / spread
+            linear, cubic = grid_size(fine, seen, truth, error * spread)
+            for peer in PEERS:
+                job = f"{name}, to {error:.1e} of the spread, {peer.name}"
+                try:
+                    if peer.name not in started:
+                        started[peer.name] = summary(peer.start())
+                        print(started[peer.name], flush=True)
+                    options = {"path": str(path), "directions": str(spanned), "steps": linear}
+                    peer.ask("plane", **options | {"steps": 3})
+                    times = alternate(ours, peer, options, repeats)
+                except NotRun as reason:
+                    yield Row(job, not_run=str(reason), threads=THREADS)
+                    continue
+                yield Row(
+                    job=job,
+                    **times,
+                    peer_name=peer.name,
+                    compile_seconds=compile_seconds,
+                    accuracy=f"{picture.stats['points']} points against {linear} x {linear} (cubic: {cubic} x {cubic})",
+                    target=aim,
+                    threads=THREADS,
+                )
+    for peer in PEERS:
+        peer.stop()
+
+
+class Ours:
+    """A refined slice, and the picture on a grid that comes of it."""
+
+    def __init__(self, point: Problem, directions: geometry.Directions, tolerance: float):
+        self.point, self.directions, self.tolerance = point, directions, tolerance
+
+    def __call__(self) -> geometry.RefinedSlice:
+        found = geometry.refined_slice(
+            jax.random.key(0),
+            self.point.network,
+            self.point.landscape,
+            self.directions,
+            max_error=self.tolerance,
+            accuracy=False,
+        )
+        found.on_grid(101)
+        return found
+
+
+def grid_size(fine: geometry.RefinedSlice, seen: np.ndarray, truth: np.ndarray, error: float) -> tuple[int, int]:
+    """The smallest uniform grids whose linear, and cubic, interpolation is within an error at the points."""
+    sizes = {"linear": 0, "cubic": 0}
+    for steps in range(4, _MOST_STEPS):
+        axis = np.linspace(-1, 1, steps)
+        values = fine.on_grid(steps).values["loss"]
+        if not sizes["linear"]:
+            linear = RegularGridInterpolator((axis, axis), values)(seen)
+            sizes["linear"] = steps if np.abs(linear - truth).max() <= error else 0
+        if not sizes["cubic"]:
+            cubic = RectBivariateSpline(axis, axis, values)(seen[:, 0], seen[:, 1], grid=False)
+            sizes["cubic"] = steps if np.abs(cubic - truth).max() <= error else 0
+        if all(sizes.values()):
+            break
+    return sizes["linear"] or _MOST_STEPS, sizes["cubic"] or _MOST_STEPS
+
+
+def alternate(ours: Ours, peer: Peer, options: dict, repeats: int) -> dict:
+    """Time both sides in turn; the peer is timed in its own process, around its own function."""
+    ours()
+    first, second, first_cpu, second_cpu = [], [], [], []
+    for _ in range(repeats):
+        begin, processor = time.perf_counter(), time.process_time()
+        ours()
+        first.append(time.perf_counter() - begin)
+        first_cpu.append(time.process_time() - processor)
+        answer = peer.ask("plane", **options)
+        second.append(answer["seconds"])
+        second_cpu.append(answer["processor"])
+    pairs = [b / a for a, b in zip(first, second, strict=True)]
+    one, two = Times.of(first), Times.of(second)
+    return {
+        "ours": one,
+        "peer": two,
+        "ratio": two.median / one.median,
+        "ratio_range": (min(pairs), max(pairs)),
+        "processor_ratio": min(second_cpu) / min(first_cpu),
+    }
+
+
+def main() -> None:
+    """Measure and report."""
+    options = _common.arguments("Planes of the loss, to the same interpolation error.", repeats=3)
+    found = _common.versions("lossatlas", "jax", "jaxlib", "numpy")
+    _common.report(rows(options.repeats), found, options.json)
+
+
+if __name__ == "__main__":
+    main()

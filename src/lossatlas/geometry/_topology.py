@@ -1,0 +1,255 @@
+"""The shape of a surface: its minima, the saddles between them, and how deep they are."""
+
+from typing import TYPE_CHECKING, Any
+
+import equinox as eqx
+import numpy as np
+from jaxtyping import Float, Int
+
+from lossatlas._errors import InputError, unknown_name
+from lossatlas._show import shown
+from lossatlas.geometry._slice import Slice
+
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+
+@shown
+class MergeTree(eqx.Module):
+    """The minima of a sampled surface and the saddles over which their basins merge, the most persistent first.
+
+    These are minima and saddles of the slice. A minimum of a slice is in general no minimum of the landscape.
+
+    - `minima`: the coordinates of each. `losses`: the values there.
+    - `saddles`, `saddle_losses`: the lowest pass to a basin with a lower minimum; NaN and infinity for a minimum that
+      has none: the lowest of all, or of a part that masked cells cut off.
+    - `parents`: the minimum with which each merges there, -1 where it does not.
+    - `num_cells`: the size of the basin below its saddle.
+    - `min_persistence`: gaps up to this were merged away; `num_dropped` minima had such.
+    - `quantity`: which values; `num_masked` cells of it are not finite and belong to no basin.
+    """
+
+    minima: Float[np.ndarray, "m k"]
+    losses: Float[np.ndarray, " m"]
+    saddles: Float[np.ndarray, "m k"]
+    saddle_losses: Float[np.ndarray, " m"]
+    parents: Int[np.ndarray, " m"]
+    num_cells: Int[np.ndarray, " m"]
+    min_persistence: float
+    num_dropped: int
+    num_masked: int
+    quantity: str
+
+    @property
+    def persistence(self) -> Float[np.ndarray, " m"]:
+        """The gap between each saddle and its minimum; infinity without a saddle."""
+        return self.saddle_losses - self.losses
+
+    def to_xarray(self) -> "xr.Dataset":
+        """A row for each minimum."""
+        import xarray as xr
+
+        columns = {
+            "loss": self.losses,
+            "saddle_loss": self.saddle_losses,
+            "persistence": self.persistence,
+            "parent": self.parents,
+            "num_cells": self.num_cells,
+        }
+        for i in range(self.minima.shape[1]):
+            columns |= {f"minimum_{i + 1}": self.minima[:, i], f"saddle_{i + 1}": self.saddles[:, i]}
+        attributes = {"quantity": self.quantity, "min_persistence": self.min_persistence}
+        return xr.Dataset({name: ("minimum", column) for name, column in columns.items()}, attrs=attributes)
+
+    def _figure(self) -> Any:
+        from lossatlas.figures import merge_tree_figure
+
+        return merge_tree_figure(self.to_xarray())
+
+
+def merge_tree(found: Slice, *, quantity: str = "loss", min_persistence: float | None = None) -> MergeTree:
+    """The merge tree of the sublevel sets of a slice, with saddle-minimum gaps.
+
+    Cells are added from the lowest up; neighbours along the directions are joined (4 in a plane). Where two basins
+    meet, the one with the higher minimum ends (the elder rule), so the gaps are the persistence of dimension 0. Cost:
+    sorting the cells.
+
+    **Arguments:**
+    - `found`: a slice on a grid; for a refined one, its `on_grid`.
+    - `quantity`: which of its values.
+    - `min_persistence`: minima whose gap is at most this are merged away. Default 0 for computed values, and twice the
+      measured interpolation error for interpolated ones, below which a gap may come from interpolation.
+
+    **Raises:** `InputError` for a quantity that the slice lacks, a negative gap, and a slice that is masked all over.
+
+    !!! cite
+        Edelsbrunner, Letscher and Zomorodian 2002, Discrete Comput. Geom. 28 (persistence).
+    """
+    values, min_persistence = _checked(found, quantity, min_persistence)
+    births, deaths, sizes, joined = _merge(values)
+    persistence = np.where(deaths >= 0, values.ravel()[deaths] - values.ravel()[births], np.inf)
+    kept = np.flatnonzero(persistence > min_persistence)
+    kept = kept[np.lexsort((values.ravel()[births[kept]], -persistence[kept]))]
+    place = {int(old): new for new, old in enumerate(kept)}
+    parents = np.array([_kept_parent(int(i), joined, place) for i in kept], int)
+    births, deaths = births[kept], deaths[kept]
+    merges = deaths >= 0
+    return MergeTree(
+        minima=_coordinates(found, births),
+        losses=values.ravel()[births],
+        saddles=np.where(merges[:, None], _coordinates(found, np.maximum(deaths, 0)), np.nan),
+        saddle_losses=np.where(merges, values.ravel()[deaths], np.inf),
+        parents=parents,
+        num_cells=sizes[kept],
+        min_persistence=min_persistence,
+        num_dropped=len(persistence) - len(kept),
+        num_masked=int((~np.isfinite(values)).sum()),
+        quantity=quantity,
+    )
+
+
+def _merge(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """For each basin the flat index of its minimum, of its saddle (-1), its cells, and the basin it joined (-1)."""
+    flat, shape = values.ravel(), values.shape
+    order = np.argsort(flat, kind="stable")
+    order = order[np.isfinite(flat[order])]
+    owner = np.full(flat.size, -1)  # the basin that a cell was put into
+    leader: list[int] = []  # the basin that a basin has become part of; itself while it lasts
+    births: list[int] = []
+    deaths: list[int] = []
+    joined: list[int] = []
+    sizes: list[int] = []
+
+    def alive(basin: int) -> int:
+        while leader[basin] != basin:
+            leader[basin] = leader[leader[basin]]
+            basin = leader[basin]
+        return basin
+
+    for cell in order.tolist():
+        around = [owner[near] for near in _neighbours(cell, shape) if owner[near] >= 0]
+        basins = sorted({alive(int(basin)) for basin in around}, key=lambda basin: (flat[births[basin]], basin))
+        if not basins:
+            basins = [len(births)]
+            births.append(cell)
+            deaths.append(-1)
+            joined.append(-1)
+            sizes.append(0)
+            leader.append(basins[0])
+        elder = basins[0]
+        for younger in basins[1:]:
+            leader[younger], deaths[younger], joined[younger] = elder, cell, elder
+            sizes[elder] += sizes[younger]
+        owner[cell] = elder
+        sizes[elder] += 1
+    return np.array(births, int), np.array(deaths, int), np.array(sizes, int), np.array(joined, int)
+
+
+def _neighbours(cell: int, shape: tuple[int, ...]) -> list[int]:
+    """The flat indices beside a cell, along each axis."""
+    found, stride, rest = [], 1, cell
+    for size in reversed(shape):
+        place, rest = rest % size, rest // size
+        if place > 0:
+            found.append(cell - stride)
+        if place < size - 1:
+            found.append(cell + stride)
+        stride *= size
+    return found
+
+
+def _kept_parent(basin: int, joined: np.ndarray, place: dict[int, int]) -> int:
+    """The minimum that is left of those that a basin became part of."""
+    basin = int(joined[basin])
+    while basin >= 0 and basin not in place:
+        basin = int(joined[basin])
+    return place.get(basin, -1)
+
+
+@shown
+class Persistence(eqx.Module):
+    """The persistence of the sublevel sets of a slice, by dimension.
+
+    - `births`, `deaths`: by dimension: 0 for basins, 1 for closed ridges around a peak, and so on; the value at which
+      each begins and ends, infinity for what stays. Sorted by their difference, the largest first.
+    - `birth_points`, `death_points`: the coordinates of the cells that cause them; NaN for what stays.
+    - `num_masked`: cells that are not finite: they are never reached, like infinitely high ones.
+    - `quantity`: which values.
+    """
+
+    births: dict[int, Float[np.ndarray, " _"]]
+    deaths: dict[int, Float[np.ndarray, " _"]]
+    birth_points: dict[int, Float[np.ndarray, "_ k"]]
+    death_points: dict[int, Float[np.ndarray, "_ k"]]
+    num_masked: int
+    quantity: str
+
+    def _figure(self) -> Any:
+        from lossatlas.figures import persistence_figure
+
+        return persistence_figure(self.births, self.deaths, quantity=self.quantity)
+
+
+def persistence(found: Slice, *, quantity: str = "loss", min_persistence: float | None = None) -> Persistence:
+    """The persistence of the sublevel sets of a slice in every dimension, by gudhi.
+
+    The grid is a cubical complex whose vertices are the points; an edge or a square is reached with its highest vertex.
+
+    **Arguments:**
+    - `found`, `quantity`, `min_persistence`: as for [`lossatlas.geometry.merge_tree`][].
+
+    **Raises:** `InputError` as there, and where gudhi is missing.
+
+    !!! cite
+        Wagner, Chen and Vucini 2012 (cubical complexes); Edelsbrunner, Letscher and Zomorodian 2002.
+    """
+    values, min_persistence = _checked(found, quantity, min_persistence)
+    try:
+        from gudhi import CubicalComplex
+    except ImportError as error:
+        msg = "persistence needs gudhi: pip install 'lossatlas[topology]' (or gudhi). merge_tree works without."
+        raise InputError(msg) from error
+    finite = np.isfinite(values)
+    complex_ = CubicalComplex(vertices=np.where(finite, values, np.inf).T)  # it counts vertices first axis fastest
+    complex_.compute_persistence(min_persistence=min_persistence)  # pyright: ignore[reportArgumentType]
+    pairs, stays = complex_.vertices_of_persistence_pairs()
+    births: dict[int, np.ndarray] = {}
+    deaths: dict[int, np.ndarray] = {}
+    born: dict[int, np.ndarray] = {}
+    dead: dict[int, np.ndarray] = {}
+    for dim in range(values.ndim):
+        ends = np.asarray(pairs[dim], int).reshape(-1, 2) if dim < len(pairs) else np.zeros((0, 2), int)
+        left = np.asarray(stays[dim], int).ravel() if dim < len(stays) else np.zeros(0, int)
+        ends = np.concatenate([ends, np.stack([left, np.full(len(left), -1)], axis=1)])
+        ends = ends[finite.ravel()[ends[:, 0]]]
+        # What ends at a masked cell does not end on what was computed.
+        stay = (ends[:, 1] < 0) | ~finite.ravel()[ends[:, 1]]
+        start = values.ravel()[ends[:, 0]]
+        stop = np.where(stay, np.inf, values.ravel()[ends[:, 1]])
+        order = np.lexsort((start, -(stop - start)))
+        births[dim], deaths[dim] = start[order], stop[order]
+        born[dim] = _coordinates(found, ends[order, 0])
+        dead[dim] = np.where(stay[order, None], np.nan, _coordinates(found, np.maximum(ends[order, 1], 0)))
+    return Persistence(births, deaths, born, dead, int((~finite).sum()), quantity)
+
+
+def _checked(found: Slice, quantity: str, min_persistence: float | None) -> tuple[np.ndarray, float]:
+    if quantity not in found.values:
+        raise unknown_name("quantity", quantity, found.values)
+    values = np.asarray(found.values[quantity], float)
+    if not np.isfinite(values).any():
+        msg = f"Every cell of {quantity} is masked: there is no finite value. Look at a smaller extent."
+        raise InputError(msg)
+    if min_persistence is None:
+        min_persistence = 0.0 if found.error is None else 2 * found.error[quantity]
+    if not min_persistence >= 0:
+        msg = f"min_persistence must be at least 0, got {min_persistence}."
+        raise InputError(msg)
+    return values, min_persistence
+
+
+def _coordinates(found: Slice, cells: np.ndarray) -> np.ndarray:
+    """The coordinates of cells by flat index, shape (m, k)."""
+    places = np.unravel_index(cells, tuple(len(axis) for axis in found.coordinates))
+    return np.stack([axis[place] for axis, place in zip(found.coordinates, places, strict=True)], axis=1)

@@ -1,0 +1,241 @@
+"""The loss around a stored model, or between stored models: a plane or a line, as a page."""
+
+import os
+import shlex
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lossatlas._errors import InputError
+from lossatlas._parameters import ravel
+from lossatlas._progress import ProgressLike
+from lossatlas._types import Network
+from lossatlas.landscape import Landscape
+from lossatlas.workbench._instrument import (
+    BatchSize,
+    Measured,
+    Point,
+    command_words,
+    instrument_folder,
+    open_point,
+    write_measured,
+)
+from lossatlas.workbench._load import load as load_model
+from lossatlas.workbench._model import Model
+from lossatlas.workbench._plane_page import TERMS, View, cautions, headline, plane_facts, sections
+
+
+if TYPE_CHECKING:
+    from lossatlas.geometry import Directions
+
+
+KIND = "plane"
+Kind = Literal["filter", "layer", "model", "none", "hessian"]
+_PICTURE = {1: 301, 2: 81}  # points along each direction of the picture of a refined slice
+_USUAL_POINTS = {1: 100, 2: 300}
+
+
+def plane(
+    model: Model | str | os.PathLike[str],
+    table: Any,
+    *,
+    directions: Kind = "filter",
+    num_directions: Literal[1, 2] = 2,
+    to: Sequence[str | os.PathLike[str]] = (),
+    snapshots: Sequence[str | os.PathLike[str]] = (),
+    extent: float | None = None,
+    grid: int | None = None,
+    max_error: float = 0.01,
+    relative_to: Literal["range", "value"] = "range",
+    gradient_norm: bool = False,
+    include_biases: bool = False,
+    only: str | None = None,
+    test: Any = None,
+    network: str = "recommended",
+    target: str | None = None,
+    batch_size: BatchSize = "auto",
+    precision: Literal["float64", "float32"] = "float64",
+    seed: int = 0,
+    origin: str | None = None,
+    out: str | os.PathLike[str] | None = None,
+    progress: ProgressLike = "none",
+    announce: Callable[[str], None] | None = None,
+) -> Measured:
+    """Draw the loss around a stored model, or between stored models, and write a page, JSON and labelled arrays.
+
+    **Arguments:**
+    - `model`, `table`, `network`, `target`, `batch_size`, `precision`, `origin`: see `open_point`.
+    - `directions`: random ones normalised by `"filter"`, `"layer"`, `"model"` or `"none"`, or `"hessian"`, the
+      eigenvectors of largest curvature. `num_directions`: 2 for a plane, 1 for a line. `include_biases`: random
+      directions move biases and normalisations too. `only`: a parameter filter: what moves.
+    - `to`: other models of the same shape: one makes a line to it, two a plane through the three.
+    - `snapshots`: models of the same shape, in the order of training: the plane of their principal components, with
+      their path and an animation.
+    - `extent`: how far to look along each direction, on both sides; by default what suits the directions.
+    - `grid`: points along each direction, all computed; by default the loss is computed where needed, until its
+      interpolation is within `max_error` of the spread of the losses (`relative_to="range"`), or of the loss itself
+      (`"value"`).
+    - `gradient_norm`: its picture too. `test`: other data, for the test loss on the same points.
+    - `seed`: of random directions and checks. `out`: the folder to write into; default `plane` in the folder of runs.
+    - `progress`: a meter. `announce`: takes a line that says what it will cost, before it begins.
+
+    **Returns:** A [`lossatlas.workbench.Measured`][] with a [`lossatlas.geometry.RefinedSlice`][], or with `grid` a
+    [`lossatlas.geometry.Slice`][].
+
+    **Raises:** `InputError` for what cannot be read or written, before any long work; models of other shapes.
+    """
+    from lossatlas import geometry
+
+    _check(directions, num_directions, to, snapshots, extent)
+    folder = instrument_folder(KIND, out)
+    with jax.enable_x64(True):
+        opened = {"network": network, "target": target, "batch_size": batch_size, "precision": precision}
+        point = open_point(model, table, origin=origin, only=only, **opened)
+        others = [_as(load_model(path).network, point.network) for path in (*to, *snapshots)]
+        tested = None if test is None else open_point(point.model, test, only=only, **opened).landscape
+        keys = jax.random.split(jax.random.key(seed), 2)
+        spanned, rows = _spanned(
+            keys[0], point, directions, num_directions, others, bool(snapshots), include_biases, only
+        )
+        extents = None if extent is None else [(-extent, extent)] * len(spanned)
+        options: dict[str, Any] = {"test": tested, "gradient_norm": gradient_norm}
+        cost = geometry.slice_cost(point.network, point.landscape, spanned, num=grid or 2, **options)
+        if announce is not None:
+            usual = cost.words(None if grid else _USUAL_POINTS[len(spanned)])
+            announce(usual if grid else f"usually {usual}")
+        options |= {"extents": extents, "progress": progress}
+        if grid is None:
+            found = geometry.refined_slice(
+                keys[1],
+                point.network,
+                point.landscape,
+                spanned,
+                max_error=max_error,
+                relative_to=relative_to,
+                **options,
+            )
+            picture = found.on_grid(_PICTURE[len(spanned)])
+        else:
+            found = picture = geometry.loss_slice(point.network, point.landscape, spanned, num=grid, **options)
+        tree = geometry.merge_tree(picture)
+        trajectory = None
+        if rows is not None:
+            losses = _losses(point, rows)
+            trajectory = geometry.project_trajectory(point.network, spanned, rows)
+            trajectory = eqx.tree_at(lambda t: t.loss, trajectory, losses)
+        here = float(_loss(point.network, point.landscape))
+    view = View(found, picture, tree, trajectory)
+    facts = plane_facts(view, here)
+    words = {
+        "directions": None if to or snapshots else directions,
+        "extent": extent,
+        "grid": grid,
+        "max_error": max_error,
+        "relative_to": relative_to,
+        "only": only,
+        "seed": seed,
+        "precision": precision,
+    }
+    asked = {"data": point.data, "target": target, "network": network}
+    asked |= {name: value for name, value in words.items() if value not in (None, _DEFAULTS.get(name))}
+    asked |= {"line": num_directions == 1, "gradient_norm": gradient_norm, "include_biases": include_biases}
+    asked |= {"test": None if test is None else str(test)}
+    import xarray as xr
+
+    arrays = {"picture": picture.to_xarray(), "minima": tree.to_xarray()}
+    if isinstance(found, geometry.RefinedSlice):
+        arrays["samples"] = found.to_xarray()
+    if trajectory is not None:
+        arrays["trajectory"] = trajectory.to_xarray()
+    left_out = set() if trajectory is not None else {"Share in the plane"}
+    terms = {word: meaning for word, meaning in TERMS.items() if word not in left_out}
+    command = command_words(KIND, point.origin, **asked)
+    if point.origin is not None:
+        command += "".join(f" --to {shlex.quote(str(path))}" for path in to)
+        command += f" --snapshots {shlex.join(map(str, snapshots))}" if snapshots else ""
+    return write_measured(
+        folder,
+        KIND,
+        found,
+        title="The loss around the network" if not to else "The loss between networks",
+        headline=headline(facts, len(spanned)),
+        point=point,
+        sections=sections(view, facts),
+        facts=facts,
+        settings=words | {"num_directions": len(spanned), "include_biases": include_biases, **found.settings},
+        regenerate=command,
+        cautions=cautions(facts),
+        terms=terms,
+        arrays=xr.DataTree.from_dict(arrays),
+    )
+
+
+_DEFAULTS = {"directions": "filter", "max_error": 0.01, "relative_to": "range", "seed": 0, "precision": "float64"}
+
+
+def _check(directions: str, num_directions: int, to: Sequence, snapshots: Sequence, extent: float | None) -> None:
+    if to and snapshots:
+        msg = "Give either other models (to) or snapshots of a trajectory, not both."
+        raise InputError(msg)
+    if len(to) > 2:
+        msg = f"A plane goes through at most three networks: at most two other models, got {len(to)}."
+        raise InputError(msg)
+    if 0 < len(snapshots) <= num_directions:
+        msg = (
+            f"{num_directions} principal components need at least {num_directions + 1} snapshots, got {len(snapshots)}."
+        )
+        raise InputError(msg)
+    if num_directions not in (1, 2):
+        msg = f"num_directions must be 1 (a line) or 2 (a plane), got {num_directions}."
+        raise InputError(msg)
+    if extent is not None and not (np.isfinite(extent) and extent > 0):
+        msg = f"extent must be a positive number, got {extent}."
+        raise InputError(msg)
+    if directions not in ("filter", "layer", "model", "none", "hessian"):
+        msg = f"directions must be filter, layer, model, none or hessian, got {directions!r}."
+        raise InputError(msg)
+
+
+def _as(network: Network, like: Network) -> Network:
+    """A network in the precision of another."""
+    dtype = ravel(like)[0].dtype
+    return jax.tree.map(lambda a: a.astype(dtype) if eqx.is_inexact_array_like(a) else a, network)
+
+
+def _spanned(
+    key, point: Point, kind: str, num: int, others: list[Network], is_trajectory: bool, include_biases: bool, only
+) -> "tuple[Directions, np.ndarray | None]":
+    """The directions, and the parameters of the snapshots where there are such."""
+    from lossatlas import geometry
+
+    network, landscape = point.network, point.landscape
+    if others and not is_trajectory:
+        return geometry.directions_to(network, *others, only=only), None
+    if others:
+        size = ravel(network)[0].size
+        rows = [np.asarray(ravel(other)[0], float) for other in others]
+        odd = [i for i, row in enumerate(rows) if row.size != size]
+        if odd:
+            msg = (
+                f"Snapshot {odd[0] + 1} has {rows[odd[0]].size} parameters, the model {size}: give models of one shape."
+            )
+            raise InputError(msg)
+        return geometry.trajectory_directions(network, np.stack(rows), num), np.stack(rows)
+    if kind == "hessian":
+        return geometry.hessian_directions(network, landscape, num_top=num, only=only, key=key), None
+    options: dict[str, Any] = {"normalise": kind, "include_biases": include_biases, "only": only}
+    return geometry.random_directions(key, network, num, **options), None
+
+
+@eqx.filter_jit
+def _loss(network: Network, landscape: Landscape) -> jax.Array:
+    return landscape(network)
+
+
+def _losses(point: Point, rows: np.ndarray) -> np.ndarray:
+    vector, unravel = ravel(point.network)
+    return np.array([float(_loss(unravel(jnp.asarray(row, vector.dtype)), point.landscape)) for row in rows])

@@ -1,0 +1,245 @@
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lossatlas._errors import InputError
+from lossatlas._status import Status
+from lossatlas.geometry import as_directions, loss_slice, merge_tree, random_directions, refined_slice
+from lossatlas.geometry._cells import COUNTS, box_grid, tails
+from lossatlas.geometry._refine import Samples, Tolerance, check_size, interpolate, refine
+from lossatlas.landscape import Landscape
+from lossatlas.networks import Dense
+
+
+SQUARE = ((-1.0, 1.0), (-1.0, 1.0))
+
+
+def refined(fn, tolerance, extents=SQUARE, *, max_points=20_000, scale: Any = "absolute", seed=0, **options):
+    """Refine a numpy function of points, shape (m, k)."""
+    compute = lambda points: fn(points)[:, None]  # noqa: E731
+    return refine(
+        compute,
+        extents,
+        ("smooth",),
+        [0],
+        Tolerance(tolerance, scale),
+        coverage=options.get("coverage", 0.95),
+        confidence=options.get("confidence", 0.95),
+        max_points=max_points,
+        rng=np.random.default_rng(seed),
+        report=lambda done, note: None,  # noqa: ARG005
+    )
+
+
+def true_errors(found, fn, extents=SQUARE, num=4000):
+    low, high = zip(*extents, strict=True)
+    points = np.random.default_rng(99).uniform(low, high, (num, len(extents)))
+    return np.abs(interpolate(found.cells, found.samples.values, points, ("smooth",))[:, 0] - fn(points))
+
+
+def test_polynomials_up_to_the_degree_of_a_cell_are_exact():
+    rng = np.random.default_rng(0)
+    for k in (1, 2, 3):
+        coefficients = rng.normal(size=(7,) * k)
+
+        def polynomial(points, k=k, coefficients=coefficients):
+            for axis in range(k):
+                powers = points[:, axis : axis + 1] ** np.arange(7)
+                coefficients = (
+                    np.tensordot(powers, coefficients, axes=1)
+                    if axis == 0
+                    else np.einsum("mi,mi...->m...", powers, coefficients)
+                )
+            return coefficients
+
+        extents = ((-1.0, 1.0), (0.0, 2.0), (-0.5, 0.5))[:k]
+        found = refined(polynomial, 1e30, extents)
+        assert len(found.samples.points) == 7**k
+        assert true_errors(found, polynomial, extents).max() < 1e-10 * np.abs(found.samples.values).max()
+
+
+def test_the_points_of_a_cell_stay_when_it_gets_more_and_neighbours_share_their_face():
+    sets = [{row.tobytes() for row in box_grid((-1.0, 0.0), (0.3, 0.7), (n, n)) + 0.0} for n in COUNTS]
+    assert sets[0] < sets[1] < sets[2]
+    left, right = box_grid((-1.0, 0.0), (0.3, 0.7), (7, 7)), box_grid((0.3, 0.0), (1.1, 0.7), (7, 7))
+    assert np.array_equal(left[left[:, 0] == 0.3], right[right[:, 0] == 0.3])
+
+
+def test_the_expected_error_of_an_analytic_function_is_of_the_size_of_the_true_one():
+    # Coefficients of 1 / (1 + 4 x^2) fall by the factor (1 + sqrt 5) / 2 a degree.
+    fn = lambda points: 1 / (1 + 4 * points[:, 0] ** 2)  # noqa: E731
+    for count in COUNTS:
+        grid = box_grid((-1.0,), (1.0,), (count,))
+        (expected,), (rate,) = tails(fn(grid))
+        assert rate == pytest.approx(2 / (1 + np.sqrt(5)), rel=0.1)
+        x = np.linspace(-1, 1, 1001)[:, None]
+        error = np.abs(np.polynomial.chebyshev.Chebyshev.fit(grid[:, 0], fn(grid), count - 1)(x[:, 0]) - fn(x)).max()
+        assert 0.2 * error < expected < 5 * error
+
+
+@pytest.mark.parametrize("tolerance", [1e-2, 1e-4])
+def test_the_stated_error_holds_on_points_that_were_not_seen(tolerance):
+    fn = lambda p: np.exp(-4 * np.sum((p - 0.3) ** 2, axis=1)) + 0.3 * np.sin(5 * p[:, 0]) * p[:, 1]  # noqa: E731
+    found = refined(fn, tolerance)
+    assert found.status is Status.CONVERGED
+    errors = true_errors(found, fn)
+    assert np.mean(errors > tolerance) < 0.05
+    assert np.nanmax(found.errors) <= tolerance
+    # A uniform grid with bilinear interpolation needs h^2 max |f''| / 8 below it along both axes; here max |f''| is 8.
+    uniform = (2 / np.sqrt(tolerance) + 1) ** 2
+    assert len(found.samples.points) + found.num_checked < uniform / (1.5 if tolerance > 1e-3 else 50)
+
+
+def test_one_direction_that_varies_gets_the_points():
+    found = refined(lambda p: np.sin(9 * p[:, 0]) + 0.1 * p[:, 1], 1e-3)
+    (cell,) = found.cells
+    assert cell.index.shape == (25, 7)
+
+
+def test_a_kink_is_halved_where_it_is_and_not_elsewhere():
+    fn = lambda p: np.abs(p[:, 0] - 0.13) + 0.2 * p[:, 1]  # noqa: E731
+    found = refined(fn, 2e-3)
+    assert found.status is Status.CONVERGED
+    assert np.mean(true_errors(found, fn) > 2e-3) < 0.05
+    widths = {cell.high[0] - cell.low[0] for cell in found.cells}
+    assert max(widths) == 1.0 > 0.3 > min(widths)
+    assert all(cell.depth[1] == 0 for cell in found.cells)
+    area = sum(np.prod(np.subtract(cell.high, cell.low)) for cell in found.cells)
+    assert area == pytest.approx(4)
+
+
+def test_noise_runs_out_of_points_and_says_so_with_the_error_that_it_reached():
+    noise = np.random.default_rng(5)
+    fn = lambda p: noise.normal(size=len(p))  # noqa: E731
+    found = refined(fn, 1e-3, max_points=500)
+    assert found.status is Status.MAX_STEPS
+    assert len(found.samples.points) <= 500
+    assert np.nanmax(found.errors) > 1
+
+
+def test_an_edge_of_what_is_finite_is_followed_masked_and_excused():
+    def fn(p):
+        radius = np.sum(p**2, axis=1)
+        return np.where(radius < 0.7, radius, np.inf)
+
+    found = refined(fn, 1e-3)
+    assert found.status is Status.CONVERGED
+    assert 0 < found.num_at_edge < len(found.errors)
+    points = np.random.default_rng(1).uniform(-1, 1, (4000, 2))
+    values = interpolate(found.cells, found.samples.values, points, ("smooth",))[:, 0]
+    inside = np.sum(points**2, axis=1) < 0.7
+    assert np.isnan(values[np.sum(points**2, axis=1) > 0.85]).all()
+    assert np.mean(np.isnan(values[inside])) < 0.1  # cells beside a sample that is not finite
+    assert np.nanmax(np.abs(values - fn(points))[inside & np.isfinite(values)]) < 0.05
+    assert np.isnan(refined(lambda p: np.full(len(p), np.nan), 0.1).samples.values).all()
+
+
+def test_a_passed_check_means_what_is_said():
+    # Wrong on a share of the area just above 1 - coverage: a check passes with at most 1 - confidence.
+    assert check_size(0.95, 0.95) == 59
+    assert check_size(0.99, 0.95) == 299
+    passed = 0
+    for seed in range(200):
+        # A narrow ridge that no sample of the first cell meets: 6 % of the area.
+        ridge = lambda p: np.where(np.abs(p[:, 0] - 0.25) < 0.06, 1.0, 0.0)  # noqa: E731
+        passed += refined(ridge, 0.5, seed=seed, max_points=60).status is Status.CONVERGED  # no points for more
+    share = 0.94 ** check_size(0.95, 1 - 0.75 * 0.05)  # the first check holds three quarters of the doubt
+    assert passed <= 200 * share + 5 * np.sqrt(200 * share)
+
+
+def test_tolerances_are_relative_to_the_spread_the_value_or_nothing():
+    values = np.array([1.0, -4.0])
+    assert Tolerance(0.1, "absolute").at(values, 10.0).tolist() == [0.1, 0.1]
+    assert Tolerance(0.1, "range").at(values, 10.0).tolist() == [1.0, 1.0]
+    np.testing.assert_allclose(Tolerance(0.1, "value").at(values, 10.0), [0.1, 0.4])
+    steep = lambda p: np.exp(6 * p[:, 0])  # noqa: E731
+    by_value, by_range = (refined(steep, 0.01, scale=scale) for scale in ("value", "range"))
+    assert len(by_value.samples.points) > len(by_range.samples.points)
+    points = np.random.default_rng(3).uniform(-1, 1, (2000, 2))
+    off = np.abs(interpolate(by_value.cells, by_value.samples.values, points, ("smooth",))[:, 0] / steep(points) - 1)
+    assert np.mean(off > 0.01) < 0.05
+
+
+def test_accuracies_stay_between_samples_and_gradient_norms_never_fall_below_zero(key):
+    # One over zero: accuracy 0 or 1; the gradient norm of a quadratic has a tip where it is zero.
+    landscape = Landscape(jnp.ones((1, 1)), jnp.ones((1, 1)), loss="logistic")
+    network = Dense(key, [1, 1], use_output_bias=False)
+    network = jax.tree.map(lambda a: jnp.full_like(a, 0.2), network)
+    line = as_directions(network, [np.ones(1)])
+    found = refined_slice(key, network, landscape, line)
+    x = np.linspace(-1, 1, 501)[:, None]
+    accuracy = found(x)["accuracy"]
+    assert ((accuracy >= 0) & (accuracy <= 1)).all()
+    quadratic = Landscape(jnp.ones((1, 1)), jnp.zeros((1, 1)))
+    sloped = refined_slice(key, network, quadratic, line, gradient_norm=True)
+    np.testing.assert_allclose(sloped(x)["gradient_norm"], np.abs(x[:, 0] + 0.2), atol=1e-7)
+    assert sloped.error["gradient_norm"] < 1e-7
+
+
+def test_points_are_computed_once():
+    calls = []
+
+    def compute(points):
+        calls.append(len(points))
+        return points[:, :1]
+
+    samples = Samples(compute, 1, 1)
+    samples.add(np.array([[0.0], [-0.0], [1.0], [0.0]]))
+    samples.add(np.array([[1.0], [2.0]]))
+    assert calls == [2, 1]
+    assert samples.index(np.array([[2.0], [-0.0]])).tolist() == [2, 0]
+
+
+@pytest.fixture(scope="module")
+def small():
+    """A network, its landscape, a plane and its refined slice."""
+    key = jax.random.key(0)
+    network = Dense(key, [1, 6, 1])
+    x = np.linspace(-1, 1, 12)[:, None]
+    landscape = Landscape(x, np.sin(4 * x))
+    directions = random_directions(key, network)
+    return network, landscape, directions, refined_slice(key, network, landscape, directions, max_error=1e-3)
+
+
+def test_a_refined_slice_of_a_network_is_the_grid_to_the_stated_error(small):
+    network, landscape, directions, found = small
+    grid = loss_slice(network, landscape, directions, num=21)
+    picture = found.on_grid(21)
+    spread = np.ptp(found.values["loss"])
+    assert found.status is Status.CONVERGED
+    assert found.settings["refined"]["allowed"] == pytest.approx(1e-3 * spread)
+    assert np.mean(np.abs(picture.values["loss"] - grid.values["loss"]) > 1e-3 * spread) < 0.05
+    assert found.stats["points"] < 21**2
+    assert picture.error == found.error
+    scattered = found(np.stack(np.meshgrid(*picture.coordinates, indexing="ij"), axis=-1).reshape(-1, 2))
+    np.testing.assert_allclose(picture.values["loss"].ravel(), scattered["loss"], rtol=1e-10)
+    assert all(np.array_equal(a, b) for a, b in zip(picture.coordinates, grid.coordinates, strict=True))
+    assert merge_tree(picture).min_persistence == 2 * found.error["loss"]  # a gap below may come from interpolation
+    assert found.to_xarray().attrs["status"] == "converged"
+    assert found.to_xarray().sizes["sample"] == len(found.points)
+
+
+def test_the_same_key_gives_the_same_refined_slice(small, key):
+    network, landscape, directions, found = small
+    again = refined_slice(key, network, landscape, directions, max_error=1e-3)
+    assert np.array_equal(again.points, found.points)
+    assert np.array_equal(again.values["loss"], found.values["loss"])
+    assert again.error == found.error
+
+
+def test_refined_slices_that_cannot_be_are_refused(small, key):
+    network, landscape, directions, _ = small
+    for options, words in [
+        ({"max_error": 0.0}, "positive number"),
+        ({"coverage": 1.0}, "coverage must lie between"),
+        ({"confidence": 0.0}, "confidence must lie between"),
+        ({"max_points": 0}, "max_points"),
+    ]:
+        with pytest.raises(InputError, match=words):
+            refined_slice(key, network, landscape, directions, **options)
+    nowhere = Landscape.from_function(lambda p, batch: batch * jnp.sum(p) * jnp.nan, jnp.ones(1))
+    with pytest.raises(InputError, match="not finite at any sample"):
+        refined_slice(key, jnp.zeros(1), nowhere, as_directions(jnp.zeros(1), [np.ones(1)]))
