@@ -27,7 +27,6 @@ from lossatlas.geometry._ntk_features import (
     structured,
     summed_block,
 )
-from lossatlas.geometry._ntk_plan import layer_of
 from lossatlas.geometry._ntk_source import Points, Source, as_landscape, source_of
 from lossatlas.landscape import Landscape
 
@@ -169,7 +168,7 @@ def ntk(
                 if name not in matrices:
                     matrices[name] = np.empty((rows, k, columns, k), recipe.dtype)
                 put(matrices[name], recipe.tile, tile, values, symmetric=second is None)
-            done += _covered(tile, symmetric=second is None)
+            done += covered(tile, symmetric=second is None)
             task.update(done)
     flat = {name: matrix.reshape(rows * k, columns * k) for name, matrix in matrices.items()}
     matrix = flat[ALL] if not per_layer else sum_of(list(flat.values()))
@@ -276,7 +275,8 @@ def sum_of(matrices: list[np.ndarray]) -> np.ndarray:
     return total
 
 
-def _covered(tile: Tile, *, symmetric: bool) -> int:
+def covered(tile: Tile, *, symmetric: bool) -> int:
+    """How many pairs of examples a block covers, with its mirror image."""
     values = next(iter(tile.values.values()))
     return values.shape[0] * values.shape[2] * (2 if symmetric and tile.row != tile.column else 1)
 
@@ -326,7 +326,3 @@ def _product_block(source: Source, rows: Rows, leaves: list[Array], first: Any, 
 
     return jnp.moveaxis(jax.lax.map(column, second), 0, 2)  # (m, n, k, k) to (n, k, m, k)
 
-
-def layer_names(paths: tuple[str, ...]) -> list[str]:
-    """The layers of some parameters, each once."""
-    return list(dict.fromkeys(layer_of(path) for path in paths))
