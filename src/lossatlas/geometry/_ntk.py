@@ -125,20 +125,22 @@ def ntk(
 
     The methods agree to rounding:
 
-    - `structured` (Novak, Sohl-Dickstein and Schoenholz 2022): every parameter is followed through the jaxpr of the network
-      to the operation that consumes it. A product or a convolution makes its gradient a sum of outer products of what
-      it reads and the slope behind it, so the kernel of a layer is one Gram matrix times another, entry by entry, and the
-      gradient is never formed; a bias shares the slopes. Parameters that meet something else (scales of normalisations,
-      products over the batch axis), and convolutions over many places, have their gradients formed and contracted.
-    - `contraction`: all gradients formed, $J J^\top$. `products`: column by column, $J (J^\top v)$; memory of one gradient.
+    - `structured` (Novak, Sohl-Dickstein and Schoenholz 2022): every parameter is followed through the jaxpr of the
+      network to the operation that consumes it. A product or a convolution makes its gradient a sum of outer
+      products of what it reads and the slope behind it, so the kernel of a layer is one Gram matrix times another,
+      entry by entry, and the gradient is never formed; a bias shares the slopes. Parameters that meet something
+      else (scales of normalisations, products over the batch axis), and convolutions over many places, have their
+      gradients formed and contracted.
+    - `contraction`: all gradients formed, $J J^\top$. `products`: column by column, $J (J^\top v)$; memory of one
+      gradient.
     - `auto`: the cheapest by a count of multiplications (`Kernel.stats["costs"]`); it works at any activation.
 
     Memory: the result, blocks of a quarter of a gigabyte, features of at most about a gigabyte.
 
     **Arguments:**
     - `network`: any that predicts on one example; networks that mix examples or are random are refused.
-    - `landscape`: the data, n examples: a [`lossatlas.landscape.Landscape`][] or an array of inputs. `other`: m examples
-      of the columns; default the same, and only the blocks above the diagonal are computed.
+    - `landscape`: the data, n examples: a [`lossatlas.landscape.Landscape`][] or an array of inputs. `other`: m
+      examples of the columns; default the same, and only the blocks above the diagonal are computed.
     - `convention`, `method`: as above.
     - `per_layer`: also what each layer contributes (not with `products`).
     - `batch_size`: examples of a block along both axes; default by memory. The result is the same to rounding.
@@ -325,4 +327,3 @@ def _product_block(source: Source, rows: Rows, leaves: list[Array], first: Any, 
         return pushed.transpose(1, 2, 0)
 
     return jnp.moveaxis(jax.lax.map(column, second), 0, 2)  # (m, n, k, k) to (n, k, m, k)
-

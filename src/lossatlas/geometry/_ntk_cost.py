@@ -7,14 +7,16 @@ from lossatlas.geometry._ntk_plan import Plan
 from lossatlas.numerics import ClosedJaxpr, shape_of
 
 
-def method_costs(plan: Plan, selected: tuple[str, ...], rows: Rows, n: int, m: int, *, symmetric: bool) -> dict[str, float]:
+def method_costs(
+    plan: Plan, selected: tuple[str, ...], rows: Rows, n: int, m: int, *, symmetric: bool
+) -> dict[str, float]:
     r"""Multiplications of each method for a kernel of n by m examples.
 
     With F those of one forward pass, D gradients of predictions an example (`Rows.num`) and q inner products of them a
     pair (`Rows.per_pair`), half of the pairs for a symmetric kernel:
 
-    - `structured`: $2 F D$ an example; a pair costs, for a layer of $a$ inputs, $b$ outputs and s positions, the smaller of
-      $s^2 (a + q b)$ and $q a b$, and q p for p parameters without structure.
+    - `structured`: $2 F D$ an example; a pair costs, for a layer of $a$ inputs, $b$ outputs and s positions, the
+      smaller of $s^2 (a + q b)$ and $q a b$, and q p for p parameters without structure.
     - `contraction`: $3 F D$ an example, $q P$ a pair. `products`: $3 F D$ a pair, whatever the parameters.
     """
     forward, pairs = _forward(plan.closed), n * m * (0.5 if symmetric else 1.0)

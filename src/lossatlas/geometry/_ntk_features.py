@@ -1,8 +1,9 @@
 r"""What kernels are contracted from: for every example, factors of its gradients in each layer.
 
-A gradient in the weights of one layer is $\sum_s h_s b_s^\top$ over positions s, so the inner product of two of them is
-$\sum_{st} (h_s \cdot h'_t)(b_s \cdot b'_t)$: a Gram matrix of inputs times one of slopes (`Pair`). Where there are so many
-positions that this costs more, and for parameters without that structure, the gradients are formed (`Gradient`).
+A gradient in the weights of one layer is $\sum_s h_s b_s^\top$ over positions s, so the inner product of two of
+them is $\sum_{st} (h_s \cdot h'_t)(b_s \cdot b'_t)$: a Gram matrix of inputs times one of slopes (`Pair`). Where
+there are so many positions that this costs more, and for parameters without that structure, the gradients are
+formed (`Gradient`).
 """
 
 import dataclasses
@@ -144,7 +145,7 @@ def direct_paths(plan: Plan) -> tuple[str, ...]:
 
 @ft.partial(jax.jit, static_argnums=(0, 1))
 def structured(plan: Plan, rows: Rows, leaves: list[Array], examples: Any) -> Features:
-    """The features of a batch by structure: one forward pass, and one backward pass a direction to the outputs of layers."""
+    """The features of a batch by structure: one forward pass, one backward pass a direction to outputs of layers."""
     layers = layers_of(plan)
     uses = [use for layer in layers for weight in layer.weights for use in weight.uses]
     outputs = list(dict.fromkeys(use.output for use in uses))
@@ -177,7 +178,9 @@ def structured(plan: Plan, rows: Rows, leaves: list[Array], examples: Any) -> Fe
 def _of_layer(layer: Layer, rows: Rows, values: dict[Var, Array], cotangents: dict[Var, Array]) -> Pair | Gradient:
     first = layer.weights[0]
     if len(layer.weights) > 1 or layer.shifts:  # one position, the same slopes
-        columns = [weight.scale * jax.vmap(weight.uses[0].inputs)(values[weight.uses[0].other]) for weight in layer.weights]
+        columns = [
+            weight.scale * jax.vmap(weight.uses[0].inputs)(values[weight.uses[0].other]) for weight in layer.weights
+        ]
         like = columns[0]
         ones = [jnp.ones((*like.shape[:3], len(layer.shifts)), like.dtype)] if layer.shifts else []
         seen = jnp.concatenate([*columns, *ones], axis=-1)

@@ -239,5 +239,3 @@ def _shifted(closed: ClosedJaxpr, taps: _Taps, var: Var, matrices: dict[Var, Mat
             return None
         found = taps(out)
     return found
-
-

@@ -126,7 +126,8 @@ def _check_alone(network: Network, landscape: Landscape) -> None:
     together = landscape._predictions_of(network, some) if landscape._predict else None
     if together is None:
         return
-    alone = jnp.stack([landscape.example_prediction(network, jax.tree.map(lambda a: a[i], some)) for i in range(num)])
+    examples = [jax.tree.map(lambda a: a[i], some) for i in range(num)]  # noqa: B023
+    alone = jnp.stack([landscape.example_prediction(network, example) for example in examples])
     tol = math.sqrt(float(jnp.finfo(alone.dtype).eps)) * (1 + float(jnp.abs(together).max()))
     if alone.shape != together.shape or not float(jnp.abs(alone - together).max()) <= tol:
         msg = (

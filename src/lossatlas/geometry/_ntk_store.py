@@ -60,9 +60,9 @@ def store_ntk(
 ) -> StoredKernel:
     """The empirical neural tangent kernel of many examples, written to a file block by block.
 
-    A file beside it, `PATH.json`, says of which network and data it is and which blocks are there, so that a call that was
-    interrupted goes on where it stopped, and a finished one returns at once. Memory: features of at most about a
-    gigabyte, and one block.
+    A file beside it, `PATH.json`, says of which network and data it is and which blocks are there, so that a call
+    that was interrupted goes on where it stopped, and a finished one returns at once. Memory: features of at most
+    about a gigabyte, and one block.
 
     **Arguments:**
     - `path`: of the file, ending in `.npy`.
@@ -71,8 +71,8 @@ def store_ntk(
     **Returns:**
     A [`lossatlas.geometry.StoredKernel`][]; `np.load(path, mmap_mode="r")` reads it.
 
-    **Raises:** `InputError` as [`lossatlas.geometry.ntk`][] does, for a path that does not end in `.npy`, and for a file
-    that holds something else.
+    **Raises:** `InputError` as [`lossatlas.geometry.ntk`][] does, for a path that does not end in `.npy`, and for a
+    file that holds something else.
     """
     begin = time.perf_counter()
     path = pathlib.Path(path)
@@ -83,7 +83,9 @@ def store_ntk(
     recipe = make_recipe(network, first, second, convention, method, only, batch_size=batch_size)
     rows, columns, k = first.size, first.size if second is None else second.size, recipe.rows.k
     shape = (rows * k, columns * k)
-    record = _Record(path, _fingerprint(network, first, second, only, recipe), len_of(rows, recipe), len_of(columns, recipe))
+    record = _Record(
+        path, _fingerprint(network, first, second, only, recipe), len_of(rows, recipe), len_of(columns, recipe)
+    )
     known = record.read()
     if known:
         matrix = np.lib.format.open_memmap(path, mode="r+")
