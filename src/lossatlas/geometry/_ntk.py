@@ -114,7 +114,7 @@ def ntk(
     batch_size: int | None = None,
     progress: ProgressLike = "none",
 ) -> Kernel:
-    r"""The empirical neural tangent kernel, $\kappa(x, x') = J(x) J(x')^\top$ with $J(x) = \partial f(x) / \partial \theta$.
+    r"""The empirical neural tangent kernel, $J(x) J(x')^\top$ with $J(x) = \partial f(x) / \partial \theta$.
 
     The conventions (Fort et al. 2020; Mohamadi, Bae and Sutherland 2023), for C outputs before any softmax:
 

@@ -1,0 +1,96 @@
+"""Expectations of an activation over pairs of Gaussian pre-activations: what infinitely wide layers do."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from lossatlas.networks import Activation
+
+
+Moments = tuple[Float[Array, "..."], Float[Array, "..."]]
+r"""$E[\phi(u) \phi(v)]$ and $E[\phi'(u) \phi'(v)]$."""
+
+_PAIRS = 256  # whose nodes are evaluated at once
+
+
+def dual_activation(
+    act: Activation,
+    first: Float[Array, "..."],
+    second: Float[Array, "..."],
+    covariance: Float[Array, "..."],
+    num_nodes: int,
+) -> Moments:
+    r"""$E[\phi(u) \phi(v)]$ and $E[\phi'(u) \phi'(v)]$ for $(u, v)$ Gaussian with mean zero.
+
+    In closed form for activations that are linear on both sides of zero (Cho and Saul 2009) and for erf (Williams
+    1997), by Gauss-Hermite quadrature with `num_nodes` squared nodes otherwise.
+
+    **Arguments:**
+    - `first`, `second`: the variances of u and v. `covariance`: of the two; all of one shape.
+    """
+    slopes = _slopes(act)
+    if slopes is not None:
+        return _piecewise_linear(*slopes, first, second, covariance)
+    if act.name == "erf":
+        inner = (1 + 2 * first) * (1 + 2 * second)
+        value = 2 / np.pi * jnp.arcsin(jnp.clip(2 * covariance / jnp.sqrt(inner), -1.0, 1.0))
+        return value, 4 / np.pi / jnp.sqrt(inner - 4 * covariance**2)
+    return _quadrature(act.fn, first, second, covariance, num_nodes)
+
+
+def has_closed_form(act: Activation) -> bool:
+    """Whether no quadrature is needed."""
+    return act.name == "erf" or _slopes(act) is not None
+
+
+def _slopes(act: Activation) -> tuple[float, float] | None:
+    """The slopes above and below zero of an activation that is linear on both sides."""
+    if act.degree != 1.0 or any(segment.offset for segment in act.segments) or not act.segments:
+        return None
+    above = next(segment.slope for segment in act.segments if segment.upper > 0)
+    below = next(segment.slope for segment in act.segments if segment.lower < 0)
+    return above, below
+
+
+def _piecewise_linear(above: float, below: float, first: Array, second: Array, covariance: Array) -> Moments:
+    r"""Arc-cosine kernels of $\phi(u) = p\, \mathrm{relu}(u) - q\, \mathrm{relu}(-u)$ with the slopes p and q."""
+    scale = jnp.sqrt(first * second)
+    safe = jnp.where(scale > 0, scale, 1.0)
+    cosine = jnp.clip(covariance / safe, -1.0, 1.0)
+    angle = jnp.arccos(cosine)
+    sine = jnp.sqrt(1 - cosine**2)
+    same = scale / (2 * np.pi) * (sine + (np.pi - angle) * cosine)  # E[relu(u) relu(v)]
+    opposite = scale / (2 * np.pi) * (sine - angle * cosine)  # E[relu(u) relu(-v)]
+    squares, product = above**2 + below**2, 2 * above * below
+    return (
+        squares * same - product * opposite,
+        squares * (np.pi - angle) / (2 * np.pi) + product * angle / (2 * np.pi),
+    )
+
+
+def _quadrature(
+    fn: Callable[[Array], Array], first: Array, second: Array, covariance: Array, num_nodes: int
+) -> Moments:
+    r"""$u = \sqrt a\, z$, $v = \sqrt b\, (\rho z + \sqrt{1 - \rho^2}\, z')$ at the nodes of a product rule."""
+    nodes, weights = np.polynomial.hermite_e.hermegauss(num_nodes)
+    dtype = covariance.dtype
+    z = jnp.asarray(nodes, dtype)
+    both = jnp.asarray(np.outer(weights, weights) / (2 * np.pi), dtype)
+    slope = jax.vmap(jax.grad(lambda t: fn(t[None])[0]))
+
+    def of_pair(pair):
+        a, b, c = pair
+        scale = jnp.sqrt(a * b)
+        rho = jnp.clip(c / jnp.where(scale > 0, scale, 1.0), -1.0, 1.0)
+        u = jnp.sqrt(a) * z
+        v = jnp.sqrt(b) * (rho * z[:, None] + jnp.sqrt(1 - rho**2) * z[None])
+        flat = v.reshape(-1)
+        value = jnp.sum(both * fn(u)[:, None] * fn(flat).reshape(v.shape))
+        return value, jnp.sum(both * slope(u)[:, None] * slope(flat).reshape(v.shape))
+
+    pairs = tuple(jnp.broadcast_to(x, covariance.shape).reshape(-1) for x in (first, second, covariance))
+    value, sloped = jax.lax.map(of_pair, pairs, batch_size=_PAIRS)
+    return value.reshape(covariance.shape), sloped.reshape(covariance.shape)

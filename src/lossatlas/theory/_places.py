@@ -1,0 +1,158 @@
+"""Covariances of maps at infinite width: between which places of two images they are kept."""
+
+import itertools
+from typing import Literal, Protocol
+
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from lossatlas._errors import InputError
+
+
+Padding = Literal["SAME", "VALID"]
+
+
+class Places(Protocol):
+    """How covariances are laid out: the pairs of examples first, then places."""
+
+    has_places: bool
+
+    def products(self, first: Array, second: Array) -> tuple[Array, Array, Array]:
+        """Mean products over channels (the last axis): of the pairs, and of each side with itself."""
+        ...
+
+    def variances(self, own: Array) -> Array:
+        """The variance at each place, from covariances of examples with themselves."""
+        ...
+
+    def paired(self, left: Array, right: Array) -> tuple[Array, Array]:
+        """Variances of both sides as they stand beside the covariances of pairs."""
+        ...
+
+    def own(self, variances: Array) -> tuple[Array, Array]:
+        """Variances as they stand beside the covariances of examples with themselves."""
+        ...
+
+    def convolved(self, values: Array, kernel: int, stride: int, padding: Padding) -> Array:
+        """The mean over the offsets of a kernel."""
+        ...
+
+    def pooled(self, values: Array) -> Array:
+        """Averages over 2 x 2 places."""
+        ...
+
+    def flattened(self, values: Array) -> Array:
+        """The mean over equal places."""
+        ...
+
+    def averaged(self, values: Array) -> Array:
+        """The mean over all pairs of places."""
+        ...
+
+
+class Nowhere:
+    """Vectors: no places."""
+
+    has_places = False
+
+    def products(self, first: Array, second: Array) -> tuple[Array, Array, Array]:
+        size = first.shape[-1]
+        return first @ second.T / size, (first**2).sum(-1) / size, (second**2).sum(-1) / size
+
+    def variances(self, own: Array) -> Array:
+        return own
+
+    def paired(self, left: Array, right: Array) -> tuple[Array, Array]:
+        return left[:, None], right[None]
+
+    def own(self, variances: Array) -> tuple[Array, Array]:
+        return variances, variances
+
+
+class Diagonal(Nowhere):
+    """Covariances between the same place of two images, shape (n, m, h, w)."""
+
+    has_places = True
+
+    def products(self, first: Array, second: Array) -> tuple[Array, Array, Array]:
+        size = first.shape[-1]
+        cross = jnp.einsum("nhwc,mhwc->nmhw", first, second) / size
+        return cross, (first**2).sum(-1) / size, (second**2).sum(-1) / size
+
+    def convolved(self, values: Array, kernel: int, stride: int, padding: Padding) -> Array:
+        return _window_mean(values, (-2, -1), kernel, stride, padding)
+
+    def flattened(self, values: Array) -> Array:
+        return values.mean((-2, -1))
+
+
+class Everywhere:
+    """Covariances between all pairs of places, shape (n, m, h, w, h, w)."""
+
+    has_places = True
+
+    def products(self, first: Array, second: Array) -> tuple[Array, Array, Array]:
+        size = first.shape[-1]
+        cross = jnp.einsum("nhwc,mijc->nmhwij", first, second) / size
+        left, right = (jnp.einsum("nhwc,nijc->nhwij", x, x) / size for x in (first, second))
+        return cross, left, right
+
+    def variances(self, own: Array) -> Array:
+        return jnp.einsum("nhwhw->nhw", own)
+
+    def paired(self, left: Array, right: Array) -> tuple[Array, Array]:
+        return left[:, None, :, :, None, None], right[None, :, None, None]
+
+    def own(self, variances: Array) -> tuple[Array, Array]:
+        return variances[:, :, :, None, None], variances[:, None, None]
+
+    def convolved(self, values: Array, kernel: int, stride: int, padding: Padding) -> Array:
+        return _window_mean(values, (-4, -3, -2, -1), kernel, stride, padding)
+
+    def pooled(self, values: Array) -> Array:
+        if min(values.shape[-2:]) < 2:
+            msg = f"Maps of shape {values.shape[-2:]} are too small to be pooled."
+            raise InputError(msg)
+        for axis in (-4, -3, -2, -1):
+            kept = jnp.moveaxis(values, axis, -1)
+            size = kept.shape[-1] // 2
+            halves = kept[..., : 2 * size].reshape(*kept.shape[:-1], size, 2)
+            values = jnp.moveaxis(halves.mean(-1), -1, axis)
+        return values
+
+    def flattened(self, values: Array) -> Array:
+        return jnp.einsum("...hwhw->...hw", values).mean((-2, -1))
+
+    def averaged(self, values: Array) -> Array:
+        return values.mean((-4, -3, -2, -1))
+
+
+def _window_mean(values: Array, axes: tuple[int, ...], kernel: int, stride: int, padding: Padding) -> Array:
+    """The mean over the offsets of a kernel, the same along each pair of axes; what is padded is zero."""
+    sizes = values.shape[-2:]
+    outs, lows = zip(*(_span(size, kernel, stride, padding) for size in sizes), strict=True)
+    pads = [(0, 0)] * (values.ndim - len(axes))
+    for axis in range(len(axes)):
+        low = lows[axis % 2]
+        reach = (outs[axis % 2] - 1) * stride + kernel
+        pads.append((low, max(reach - low - sizes[axis % 2], 0)))
+    padded = jnp.pad(values, pads)
+    total = None
+    for offsets in itertools.product(range(kernel), repeat=2):
+        cuts = [slice(o, o + (out - 1) * stride + 1, stride) for o, out in zip(offsets, outs, strict=True)]
+        part = padded[(..., *cuts * (len(axes) // 2))]
+        total = part if total is None else total + part
+    return total / kernel**2
+
+
+def _span(size: int, kernel: int, stride: int, padding: Padding) -> tuple[int, int]:
+    """How many places a convolution leaves along an axis, and the zeros before the first."""
+    if padding == "VALID":
+        out, low = (size - kernel) // stride + 1, 0
+    else:
+        out = -(-size // stride)
+        low = max((out - 1) * stride + kernel - size, 0) // 2
+    if out < 1:
+        msg = f"Images of {size} places shrink to nothing under a kernel of {kernel}."
+        raise InputError(msg)
+    return out, low
