@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool
 
 from lossatlas._errors import InputError
 from lossatlas._types import Network
-from lossatlas.geometry._ntk_source import Points, as_landscape
+from lossatlas.geometry._ntk_source import Points, as_landscape, examples_of, predictor
 from lossatlas.numerics import ClosedJaxpr, Var, evaluate, flat_jaxpr, literal_value
 
 
@@ -28,7 +28,7 @@ class Gates:
     def patterns(self, network: Network, landscape: Points) -> Bool[np.ndarray, "n units"]:
         """Whether each unit is open (its pre-activation positive), example by example."""
         leaves = jax.tree.leaves(eqx.filter(network, eqx.is_array))
-        batch, n = as_landscape(landscape).batch, as_landscape(landscape).size
+        batch, n = examples_of(as_landscape(landscape)), as_landscape(landscape).size
         rows = min(_ROWS, n)
         found = []
         for start in range(0, n, rows):
@@ -46,9 +46,9 @@ def find_gates(network: Network, landscape: Points) -> Gates:
     """
     data = as_landscape(landscape)
     arrays, static = eqx.partition(network, eqx.is_array)
-    example = jax.tree.map(lambda a: a[0], data.batch)
-    predict = lambda arrays, x: data.example_prediction(eqx.combine(arrays, static), x)  # noqa: E731
-    closed = flat_jaxpr(predict, arrays, example, unroll=_UNROLL)
+    example = jax.tree.map(lambda a: a[0], examples_of(data))
+    predict = predictor(network, data)
+    closed = flat_jaxpr(lambda arrays, x: predict(eqx.combine(arrays, static), x), arrays, example, unroll=_UNROLL)
     found = []
     for eqn in closed.jaxpr.eqns:
         if eqn.primitive.name == "max":

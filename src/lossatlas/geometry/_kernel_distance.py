@@ -11,7 +11,7 @@ from lossatlas._show import shown
 from lossatlas.geometry._ntk import Kernel
 
 
-KernelLike = Kernel | Float[Array, "n m"] | Float[np.ndarray, "n m"]
+KernelLike = Kernel | Float[Array, "_ _"] | Float[np.ndarray, "_ _"]
 """A kernel, or its matrix."""
 
 _NO_CANCELLATION = 1e-6

@@ -24,10 +24,11 @@ from lossatlas.geometry._ntk_features import (
     block,
     contracted,
     direct_paths,
+    float_type,
     structured,
     summed_block,
 )
-from lossatlas.geometry._ntk_source import Points, Source, as_landscape, source_of
+from lossatlas.geometry._ntk_source import Points, Source, as_landscape, examples_of, source_of
 from lossatlas.landscape import Landscape
 
 
@@ -189,8 +190,8 @@ def make_recipe(
     network: Network,
     first: Landscape,
     second: Landscape | None,
-    convention: Convention,
-    method: Method,
+    convention: Any,
+    method: Any,
     only: Only,
     *,
     per_layer: bool = False,
@@ -219,7 +220,7 @@ def make_recipe(
     costs = method_costs(source.plan, source.selected, rows, n, m, symmetric=second is None)
     if method == "auto":
         allowed = [name for name in METHODS[1:] if not (per_layer and name == "products")]
-        method = min(allowed, key=lambda name: costs[name])  # pyright: ignore[reportAssignmentType]
+        method = min(allowed, key=lambda name: costs[name])
     features_of: Callable[[Any], Any]
     block_of: Callable[[Any, Any], dict[str, Array]]
     if method == "products":
@@ -228,7 +229,7 @@ def make_recipe(
     else:
         features_of = ft.partial(_features, source, rows, leaves, method)
         block_of = block if per_layer else _whole_block
-    one = jax.tree.map(lambda a: a[:1], first.batch)
+    one = jax.tree.map(lambda a: a[:1], examples_of(first))
     features = jax.eval_shape(features_of, one)
     formed = {"structured": direct_paths(source.plan), "contraction": source.selected, "products": ()}[method]
     return Recipe(
@@ -240,7 +241,7 @@ def make_recipe(
         rows=rows,
         formed=formed,
         costs=costs,
-        dtype=np.result_type(*(leaf.dtype for leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.inexact))),
+        dtype=np.dtype(float_type(leaves)),
     )
 
 
@@ -249,8 +250,8 @@ def kernel_tiles(recipe: Recipe, first: Landscape, second: Landscape | None, is_
 
     **Raises:** `InputError` at the first one that is not finite.
     """
-    rows = Batches(first.batch, first.size, recipe.tile)
-    columns = None if second is None else Batches(second.batch, second.size, recipe.tile)
+    rows = Batches(examples_of(first), first.size, recipe.tile)
+    columns = None if second is None else Batches(examples_of(second), second.size, recipe.tile)
     for tile in tiles(recipe.features_of, recipe.block_of, rows, columns, recipe.bytes_each, is_done):
         if not all(np.isfinite(values).all() for values in tile.values.values()):
             msg = (
@@ -285,8 +286,7 @@ def covered(tile: Tile, *, symmetric: bool) -> int:
 
 def _shapes(landscape: Landscape) -> list[tuple[int, ...]]:
     """Of what predictions are made from, one example."""
-    parts = landscape.batch if landscape._predict is not None else landscape.inputs
-    return [leaf.shape[1:] for leaf in jax.tree.leaves(parts)]
+    return [leaf.shape[1:] for leaf in jax.tree.leaves(examples_of(landscape))]
 
 
 def _features(source: Source, rows: Rows, leaves: list[Array], method: str, examples: Any) -> Features:
@@ -311,7 +311,7 @@ def _product_block(source: Source, rows: Rows, leaves: list[Array], first: Any, 
             replaced[place] = leaf
         return source.fn(replaced, example).reshape(-1)
 
-    directions = rows.directions(jnp.result_type(*moved))
+    directions = rows.directions(float_type(moved))
 
     def column(example):
         _, pull = jax.vjp(lambda values: predict(values, example), moved)

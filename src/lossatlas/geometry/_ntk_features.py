@@ -105,7 +105,7 @@ class Layer:
 
     def pair_cost(self, positions: int, size: int, rows: Rows) -> float:
         """Multiplications for a pair of examples, with Gram matrices."""
-        return positions**2 * (self.num_inputs + rows.per_pair * size)
+        return float(positions**2 * (self.num_inputs + rows.per_pair * size))
 
     def gradient_cost(self, rows: Rows) -> float:
         """Multiplications for a pair of examples, with gradients."""
@@ -116,6 +116,11 @@ class Layer:
         if not self.is_paired(rows):
             return self.gradient_cost(rows)
         return self.pair_cost(self.weights[0].num_positions, self.weights[0].shape[1], rows)
+
+
+def float_type(leaves: list[Array]) -> Any:
+    """The type of the numbers of a network."""
+    return jnp.result_type(*(leaf.dtype for leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.inexact)))
 
 
 @ft.lru_cache(maxsize=64)
@@ -153,7 +158,7 @@ def structured(plan: Plan, rows: Rows, leaves: list[Array], examples: Any) -> Fe
     direct = direct_paths(plan)
     places = [plan.paths.index(path) for path in direct]
     zeros = [jnp.zeros(like.shape, like.dtype) for like in map(shape_of, outputs)]
-    directions = rows.directions(jnp.result_type(*leaves))
+    directions = rows.directions(float_type(leaves))
 
     def of_example(example):
         def run(nudges, moved):
@@ -165,7 +170,7 @@ def structured(plan: Plan, rows: Rows, leaves: list[Array], examples: Any) -> Fe
             return prediction.reshape(-1), seen[len(outputs) :]
 
         _, pull, seen = jax.vjp(run, zeros, [leaves[place] for place in places], has_aux=True)
-        slopes, gradients = jax.vmap(pull)(directions.astype(zeros[0].dtype) if zeros else directions)
+        slopes, gradients = jax.vmap(pull)(directions)
         return seen, slopes, gradients
 
     seen, slopes, gradients = jax.vmap(of_example)(examples)
@@ -214,7 +219,7 @@ def contracted(
 ) -> Features:
     """The features of a batch without structure: the whole gradient of every direction."""
     places = [paths.index(path) for path in selected]
-    directions = rows.directions(jnp.result_type(*leaves))
+    directions = rows.directions(float_type(leaves))
 
     def of_example(example):
         def run(moved):
@@ -223,8 +228,8 @@ def contracted(
                 replaced[place] = leaf
             return fn(replaced, example).reshape(-1)
 
-        prediction, pull = jax.vjp(run, [leaves[place] for place in places])
-        return jax.vmap(lambda direction: pull(direction)[0])(directions.astype(prediction.dtype))
+        _, pull = jax.vjp(run, [leaves[place] for place in places])
+        return jax.vmap(lambda direction: pull(direction)[0])(directions)
 
     return _formed(selected, rows, jax.vmap(of_example)(examples))
 

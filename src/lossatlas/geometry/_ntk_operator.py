@@ -12,8 +12,8 @@ from jaxtyping import Array, Float
 from lossatlas._errors import unknown_name
 from lossatlas._types import Network, Only
 from lossatlas.geometry._ntk import CONVENTIONS
-from lossatlas.geometry._ntk_features import Convention, Rows
-from lossatlas.geometry._ntk_source import Points, Source, as_landscape, source_of
+from lossatlas.geometry._ntk_features import Convention, Rows, float_type
+from lossatlas.geometry._ntk_source import Points, Source, as_landscape, examples_of, source_of
 
 
 def ntk_operator(
@@ -46,9 +46,8 @@ def ntk_operator(
     rows = Rows(convention, source.plan.num_outputs)
     size = data.size
     batch = min(size, batch_size or data.batch_size or size)
-    product = _Product(source, rows, size, batch, leaves, data.batch)
-    dtype = jnp.result_type(*(leaf.dtype for leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.inexact)))
-    structure = jax.ShapeDtypeStruct((size * rows.k,), dtype)
+    product = _Product(source, rows, size, batch, leaves, examples_of(data))
+    structure = jax.ShapeDtypeStruct((size * rows.k,), float_type(leaves))
     return lx.FunctionLinearOperator(product, structure, lx.positive_semidefinite_tag)
 
 

@@ -49,6 +49,33 @@ def as_landscape(points: Points) -> Landscape:
     return Landscape(inputs, jnp.zeros(inputs.shape[:1], jnp.zeros(()).dtype))
 
 
+def examples_of(landscape: Landscape) -> PyTree[Array]:
+    """What predictions are made from: the inputs, or the batch of a landscape of a function."""
+    return landscape.inputs if landscape._predict is None else landscape.batch
+
+
+def predictor(network: Network, landscape: Landscape) -> Callable[[Network, PyTree[Array]], Array]:
+    """The function that predicts one example, an entry of `examples_of` without its leading axis.
+
+    **Raises:** `InputError` where predictions on an example depend on the others or are random, and where there are
+    none.
+    """
+    _check_mode(network)
+    predict = landscape._predict
+    if predict is not None:
+        return lambda at, example: predict(at, jax.tree.map(lambda a: a[None], example))[0]
+    if landscape._example_losses is not None:
+        landscape.predictions(network)  # says that there are none
+    if getattr(network, "batch_statistics", False):
+        msg = (
+            "This network normalises by statistics of the whole data (batch_statistics=True), so its outputs on one "
+            "example depend on the others. Use running statistics: network.with_statistics(inputs), made with "
+            "batch_statistics=False."
+        )
+        raise InputError(msg)
+    return lambda at, example: at(example)
+
+
 def source_of(network: Network, landscape: Landscape, only: Only = None) -> tuple[Source, list[Array]]:
     """The function of a network and a landscape, and its leaves.
 
@@ -57,22 +84,22 @@ def source_of(network: Network, landscape: Landscape, only: Only = None) -> tupl
     **Raises:** `InputError` where predictions on an example depend on the others, for modules in training mode, and
     filters that select nothing.
     """
-    _check_mode(network)
+    predict = predictor(network, landscape)
     chosen = select(network, only)
     arrays, static = eqx.partition(network, eqx.is_array)
     named = jax.tree_util.tree_leaves_with_path(arrays)
     kept = jax.tree_util.tree_leaves_with_path(eqx.filter(network, chosen))
     paths, selected = (tuple(path_name(path) for path, _ in leaves) for leaves in (named, kept))
     leaves = [leaf for _, leaf in named]
-    example = jax.tree.map(lambda a: a[0], landscape.batch)
+    example = jax.tree.map(lambda a: a[0], examples_of(landscape))
     key = (
         _key(static),
         tuple((leaf.shape, str(leaf.dtype)) for leaf in (*leaves, *jax.tree.leaves(example))),
         (paths, selected, landscape._predict, jax.tree.structure(arrays)),
     )
     if key not in _sources:
-        _check_alone(network, landscape)
-        _sources[key] = _make(landscape, arrays, static, paths, selected, leaves, example)
+        _check_alone(network, landscape, predict)
+        _sources[key] = _make(predict, arrays, static, paths, selected, leaves, example)
         while len(_sources) > _KEPT:
             _sources.popitem(last=False)
     _sources.move_to_end(key)
@@ -80,7 +107,7 @@ def source_of(network: Network, landscape: Landscape, only: Only = None) -> tupl
 
 
 def _make(
-    landscape: Landscape,
+    predict: Callable[[Network, PyTree[Array]], Array],
     arrays: PyTree,
     static: PyTree,
     paths: tuple[str, ...],
@@ -91,7 +118,7 @@ def _make(
     structure = jax.tree.structure(arrays)
 
     def fn(leaves: list[Array], example: PyTree) -> Array:
-        return landscape.example_prediction(eqx.combine(jax.tree.unflatten(structure, leaves), static), example)
+        return predict(eqx.combine(jax.tree.unflatten(structure, leaves), static), example)
 
     plan = make_plan(fn, dict(zip(paths, leaves, strict=True)), selected, example)
     return Source(fn, paths, tuple(selected), plan)
@@ -119,15 +146,15 @@ def _check_mode(network: Network) -> None:
             raise InputError(msg)
 
 
-def _check_alone(network: Network, landscape: Landscape) -> None:
+def _check_alone(network: Network, landscape: Landscape, predict: Callable[[Network, PyTree[Array]], Array]) -> None:
     """Raise unless predictions on single examples are those in a batch."""
+    if landscape._predict is None:
+        return
     num = min(_CHECKED, landscape.size)
     some = jax.tree.map(lambda a: a[:num], landscape.batch)
-    together = landscape._predictions_of(network, some) if landscape._predict else None
-    if together is None:
-        return
+    together = landscape._predict(network, some)
     examples = [jax.tree.map(lambda a: a[i], some) for i in range(num)]  # noqa: B023
-    alone = jnp.stack([landscape.example_prediction(network, example) for example in examples])
+    alone = jnp.stack([predict(network, example) for example in examples])
     tol = math.sqrt(float(jnp.finfo(alone.dtype).eps)) * (1 + float(jnp.abs(together).max()))
     if alone.shape != together.shape or not float(jnp.abs(alone - together).max()) <= tol:
         msg = (

@@ -19,7 +19,7 @@ from lossatlas._types import Network, Only
 from lossatlas.geometry._ntk import ALL, Method, Recipe, covered, kernel_tiles, make_recipe, put
 from lossatlas.geometry._ntk_blocks import convention_words
 from lossatlas.geometry._ntk_features import Convention
-from lossatlas.geometry._ntk_source import Points, as_landscape, source_of
+from lossatlas.geometry._ntk_source import Points, as_landscape, examples_of, source_of
 from lossatlas.landscape import Landscape
 
 
@@ -171,7 +171,7 @@ def _fingerprint(network: Network, first: Landscape, second: Landscape | None, o
     # Functions inside print with their addresses.
     digest.update(re.sub(r"0x[0-9a-f]+", "", str(source.plan.closed.jaxpr)).encode())
     digest.update(repr((source.selected, recipe.rows, recipe.method, recipe.tile, str(recipe.dtype))).encode())
-    examples = [first.batch, None if second is None else second.batch]
+    examples = [examples_of(first), None if second is None else examples_of(second)]
     for array in (*leaves, *jax.tree.leaves(examples)):
         digest.update(repr((array.shape, str(array.dtype))).encode())
         digest.update(np.ascontiguousarray(array).tobytes())

@@ -267,20 +267,6 @@ class Landscape(eqx.Module):
         """The outputs on every example, shape (n, ...)."""
         return self._map(lambda batch: self._predictions_of(network, batch))
 
-    def example_prediction(self, network: Network, example: PyTree[Array]) -> Array:
-        """The outputs on one example, an entry of `batch` without its leading axis, shape (...).
-
-        **Raises:** `InputError` for a network whose outputs on an example depend on the others.
-        """
-        if getattr(network, "batch_statistics", False):
-            msg = (
-                "This network normalises by statistics of the whole data (batch_statistics=True), so the outputs on one"
-                " example depend on the others. Use running statistics: network.with_statistics(inputs), made with "
-                "batch_statistics=False."
-            )
-            raise InputError(msg)
-        return self._predictions_of(network, jax.tree.map(lambda a: a[None], example))[0]
-
     def residuals(self, network: Network) -> Array:
         """dloss/dprediction of every example, shape (n, ...): f - y for squared error, p - y for cross-entropy."""
         loss = self._require_loss()

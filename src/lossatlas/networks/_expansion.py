@@ -1,12 +1,12 @@
 """A network in place of its Taylor expansion around a point: linearised, or to second order."""
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, PyTree
+from jaxtyping import Array
 
 from lossatlas._errors import InputError
 from lossatlas._parameters import Buffer, select
@@ -43,15 +43,15 @@ class Expansion(eqx.Module):
     """
 
     network: Network
-    centre: PyTree[Buffer]
-    order: Literal[1, 2] = eqx.field(static=True)
+    centre: tuple[Buffer, ...]
+    order: int = eqx.field(static=True)
 
-    def __init__(self, network: Network, order: Literal[1, 2] = 1):
+    def __init__(self, network: Network, order: int = 1):
         if order not in (1, 2):
             msg = f"The order of an expansion is 1 (linearised) or 2 (quadratic), got {order}."
             raise InputError(msg)
         self.network = network
-        self.centre = jax.tree.map(Buffer, eqx.filter(network, select(network)))
+        self.centre = tuple(Buffer(leaf) for leaf in jax.tree.leaves(eqx.filter(network, select(network))))
         self.order = order
 
     def apply(self, fn: Callable[[Network], Any]) -> Any:
@@ -63,7 +63,7 @@ class Expansion(eqx.Module):
         **Returns:** what `fn` returns, expanded.
         """
         params, rest = eqx.partition(self.network, select(self.network))
-        centre = jax.tree.map(lambda buffer: buffer.value, self.centre, is_leaf=lambda node: isinstance(node, Buffer))
+        centre = jax.tree.unflatten(jax.tree.structure(params), [buffer.value for buffer in self.centre])
         offset = jax.tree.map(jnp.subtract, params, centre)
         at = lambda values: fn(eqx.combine(values, rest))  # noqa: E731
         if self.order == 1:

@@ -1,7 +1,7 @@
 """Covariances of maps at infinite width: between which places of two images they are kept."""
 
 import itertools
-from typing import Literal, Protocol
+from typing import Any, Literal
 
 import jax.numpy as jnp
 from jaxtyping import Array
@@ -10,50 +10,18 @@ from lossatlas._errors import InputError
 
 
 Padding = Literal["SAME", "VALID"]
-
-
-class Places(Protocol):
-    """How covariances are laid out: the pairs of examples first, then places."""
-
-    has_places: bool
-
-    def products(self, first: Array, second: Array) -> tuple[Array, Array, Array]:
-        """Mean products over channels (the last axis): of the pairs, and of each side with itself."""
-        ...
-
-    def variances(self, own: Array) -> Array:
-        """The variance at each place, from covariances of examples with themselves."""
-        ...
-
-    def paired(self, left: Array, right: Array) -> tuple[Array, Array]:
-        """Variances of both sides as they stand beside the covariances of pairs."""
-        ...
-
-    def own(self, variances: Array) -> tuple[Array, Array]:
-        """Variances as they stand beside the covariances of examples with themselves."""
-        ...
-
-    def convolved(self, values: Array, kernel: int, stride: int, padding: Padding) -> Array:
-        """The mean over the offsets of a kernel."""
-        ...
-
-    def pooled(self, values: Array) -> Array:
-        """Averages over 2 x 2 places."""
-        ...
-
-    def flattened(self, values: Array) -> Array:
-        """The mean over equal places."""
-        ...
-
-    def averaged(self, values: Array) -> Array:
-        """The mean over all pairs of places."""
-        ...
+Places = Any
+"""One of the classes below; which of their methods are used depends on the layers."""
 
 
 class Nowhere:
-    """Vectors: no places."""
+    """Vectors, which have no places: covariances of shape (n, m), of examples with themselves (n,).
 
-    has_places = False
+    `products`: mean products over channels (the last axis), of the pairs and of each side with itself. `variances`:
+    from covariances of examples with themselves. `paired`, `own`: variances as they stand beside covariances of
+    pairs, and of examples with themselves. With places also `convolved`, the mean over the offsets of a kernel;
+    `pooled`, averages of 2 x 2; `flattened`, the mean over equal places; `averaged`, that over all pairs of places.
+    """
 
     def products(self, first: Array, second: Array) -> tuple[Array, Array, Array]:
         size = first.shape[-1]
@@ -72,8 +40,6 @@ class Nowhere:
 class Diagonal(Nowhere):
     """Covariances between the same place of two images, shape (n, m, h, w)."""
 
-    has_places = True
-
     def products(self, first: Array, second: Array) -> tuple[Array, Array, Array]:
         size = first.shape[-1]
         cross = jnp.einsum("nhwc,mhwc->nmhw", first, second) / size
@@ -88,8 +54,6 @@ class Diagonal(Nowhere):
 
 class Everywhere:
     """Covariances between all pairs of places, shape (n, m, h, w, h, w)."""
-
-    has_places = True
 
     def products(self, first: Array, second: Array) -> tuple[Array, Array, Array]:
         size = first.shape[-1]
