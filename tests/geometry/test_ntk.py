@@ -5,8 +5,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from architectures import ARCHITECTURES
 
+from architectures import ARCHITECTURES
 from lossatlas._errors import InputError
 from lossatlas.geometry import ntk
 from lossatlas.geometry._ntk_source import source_of

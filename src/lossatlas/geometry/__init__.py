@@ -54,6 +54,7 @@ from lossatlas.geometry._kernel_evolution import KernelEvolution as KernelEvolut
 from lossatlas.geometry._kernel_evolution import kernel_evolution as kernel_evolution
 from lossatlas.geometry._kernel_regression import KernelRegression as KernelRegression
 from lossatlas.geometry._kernel_regression import kernel_regression as kernel_regression
+from lossatlas.geometry._kernel_regression import regress as regress
 from lossatlas.geometry._kernel_sketch import KernelSketch as KernelSketch
 from lossatlas.geometry._kernel_sketch import sketched_kernel_distance as sketched_kernel_distance
 from lossatlas.geometry._kernel_spectrum import KernelSpectrum as KernelSpectrum
@@ -79,6 +80,7 @@ from lossatlas.geometry._path_verification import PathVerification as PathVerifi
 from lossatlas.geometry._path_verification import SegmentVerification as SegmentVerification
 from lossatlas.geometry._ntk import Kernel as Kernel
 from lossatlas.geometry._ntk import ntk as ntk
+from lossatlas.geometry._ntk import ntk_costs as ntk_costs
 from lossatlas.geometry._ntk_operator import ntk_operator as ntk_operator
 from lossatlas.geometry._ntk_store import StoredKernel as StoredKernel
 from lossatlas.geometry._ntk_store import store_ntk as store_ntk

@@ -151,7 +151,7 @@ def as_matrix(kernel: KernelLike) -> Float[np.ndarray, "n m"]:
     return matrix.astype(np.float64)
 
 
-def centre(matrix: Float[np.ndarray, "n n"]) -> Float[np.ndarray, "n n"]:
+def centre(matrix: Float[np.ndarray, "_ _"]) -> Float[np.ndarray, "_ _"]:
     """The matrix with the means of rows and columns taken away."""
     _square(matrix)
     return matrix - matrix.mean(0, keepdims=True) - matrix.mean(1, keepdims=True) + matrix.mean()

@@ -86,7 +86,7 @@ def kernel_regression(
         msg = f"The network has {size} outputs, but the targets have {targets.shape[1]} and {wanted.shape[1]} entries."
         raise InputError(msg)
     offset = np.full(size, 1 / size) if has_classes else targets.mean(axis=0)
-    predictions, coefficients, ridge = solve_ridge(own.matrix, cross.matrix, targets - offset[None], ridge)
+    predictions, coefficients, ridge = regress(own.matrix, cross.matrix, targets - offset[None], ridge)
     predictions = predictions + offset[None]
     accuracy = error = of_network = None
     if has_classes:
@@ -107,10 +107,19 @@ def kernel_regression(
     )
 
 
-def solve_ridge(
+def regress(
     own: np.ndarray, cross: np.ndarray, targets: Float[np.ndarray, "m o"], ridge: float | None = None
 ) -> tuple[Float[np.ndarray, "n o"], Float[np.ndarray, "m o"], float]:
-    """Predictions, coefficients and ridge, for a kernel over examples or over examples and outputs."""
+    """Ridge regression with matrices of a kernel.
+
+    **Arguments:**
+    - `own`: the kernel of the training examples, (m, m), or (m o, m o) over examples and outputs. `cross`: of the test
+      examples with them. `targets`: centred, shape (m, o). `ridge`: as for [`lossatlas.geometry.kernel_regression`][].
+
+    **Returns:** predictions (n, o), coefficients (m, o), and the ridge.
+
+    **Raises:** `InputError` for a kernel that is not positive definite with the ridge.
+    """
     from scipy.linalg import cho_factor, cho_solve
 
     own, cross = own.astype(float), cross.astype(float)

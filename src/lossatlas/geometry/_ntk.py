@@ -186,6 +186,27 @@ def ntk(
     )
 
 
+def ntk_costs(
+    network: Network,
+    landscape: Points,
+    other: Points | None = None,
+    *,
+    convention: Convention = "trace",
+    only: Only = None,
+) -> dict[str, float]:
+    """What each method would cost for a kernel, in multiplications: the numbers by which `auto` decides.
+
+    **Arguments:**
+    - `other`, `convention`: as for [`lossatlas.geometry.ntk`][].
+
+    **Returns:** multiplications by method; nothing is computed.
+
+    **Raises:** `InputError` as [`lossatlas.geometry.ntk`][] does.
+    """
+    second = None if other is None else as_landscape(other)
+    return make_recipe(network, as_landscape(landscape), second, convention, "auto", only).costs
+
+
 def make_recipe(
     network: Network,
     first: Landscape,

@@ -1,5 +1,6 @@
 """Expectations of an activation over pairs of Gaussian pre-activations: what infinitely wide layers do."""
 
+import functools as ft
 from collections.abc import Callable
 
 import jax
@@ -10,7 +11,7 @@ from jaxtyping import Array, Float
 from lossatlas.networks import Activation
 
 
-Moments = tuple[Float[Array, "..."], Float[Array, "..."]]
+Moments = tuple[Float[np.ndarray, "..."], Float[np.ndarray, "..."]]
 r"""$E[\phi(u) \phi(v)]$ and $E[\phi'(u) \phi'(v)]$."""
 
 _PAIRS = 256  # whose nodes are evaluated at once
@@ -18,9 +19,9 @@ _PAIRS = 256  # whose nodes are evaluated at once
 
 def dual_activation(
     act: Activation,
-    first: Float[Array, "..."],
-    second: Float[Array, "..."],
-    covariance: Float[Array, "..."],
+    first: Float[np.ndarray, "..."],
+    second: Float[np.ndarray, "..."],
+    covariance: Float[np.ndarray, "..."],
     num_nodes: int,
 ) -> Moments:
     r"""$E[\phi(u) \phi(v)]$ and $E[\phi'(u) \phi'(v)]$ for $(u, v)$ Gaussian with mean zero.
@@ -36,8 +37,8 @@ def dual_activation(
         return _piecewise_linear(*slopes, first, second, covariance)
     if act.name == "erf":
         inner = (1 + 2 * first) * (1 + 2 * second)
-        value = 2 / np.pi * jnp.arcsin(jnp.clip(2 * covariance / jnp.sqrt(inner), -1.0, 1.0))
-        return value, 4 / np.pi / jnp.sqrt(inner - 4 * covariance**2)
+        value = 2 / np.pi * np.arcsin(np.clip(2 * covariance / np.sqrt(inner), -1.0, 1.0))
+        return value, 4 / np.pi / np.sqrt(inner - 4 * covariance**2)
     return _quadrature(act.fn, first, second, covariance, num_nodes)
 
 
@@ -55,13 +56,15 @@ def _slopes(act: Activation) -> tuple[float, float] | None:
     return above, below
 
 
-def _piecewise_linear(above: float, below: float, first: Array, second: Array, covariance: Array) -> Moments:
+def _piecewise_linear(
+    above: float, below: float, first: np.ndarray, second: np.ndarray, covariance: np.ndarray
+) -> Moments:
     r"""Arc-cosine kernels of $\phi(u) = p\, \mathrm{relu}(u) - q\, \mathrm{relu}(-u)$ with the slopes p and q."""
-    scale = jnp.sqrt(first * second)
-    safe = jnp.where(scale > 0, scale, 1.0)
-    cosine = jnp.clip(covariance / safe, -1.0, 1.0)
-    angle = jnp.arccos(cosine)
-    sine = jnp.sqrt(1 - cosine**2)
+    scale = np.sqrt(first * second)
+    safe = np.where(scale > 0, scale, 1.0)
+    cosine = np.clip(covariance / safe, -1.0, 1.0)
+    angle = np.arccos(cosine)
+    sine = np.sqrt(1 - cosine**2)
     same = scale / (2 * np.pi) * (sine + (np.pi - angle) * cosine)  # E[relu(u) relu(v)]
     opposite = scale / (2 * np.pi) * (sine - angle * cosine)  # E[relu(u) relu(-v)]
     squares, product = above**2 + below**2, 2 * above * below
@@ -72,13 +75,18 @@ def _piecewise_linear(above: float, below: float, first: Array, second: Array, c
 
 
 def _quadrature(
-    fn: Callable[[Array], Array], first: Array, second: Array, covariance: Array, num_nodes: int
+    fn: Callable[[Array], Array], first: np.ndarray, second: np.ndarray, covariance: np.ndarray, num_nodes: int
 ) -> Moments:
-    r"""$u = \sqrt a\, z$, $v = \sqrt b\, (\rho z + \sqrt{1 - \rho^2}\, z')$ at the nodes of a product rule."""
     nodes, weights = np.polynomial.hermite_e.hermegauss(num_nodes)
-    dtype = covariance.dtype
-    z = jnp.asarray(nodes, dtype)
-    both = jnp.asarray(np.outer(weights, weights) / (2 * np.pi), dtype)
+    pairs = [np.broadcast_to(x, covariance.shape).reshape(-1) for x in (first, second, covariance)]
+    found = _at_nodes(fn, jnp.asarray(nodes), jnp.asarray(weights / np.sqrt(2 * np.pi)), *map(jnp.asarray, pairs))
+    value, slope = (np.asarray(x, float).reshape(covariance.shape) for x in found)
+    return value, slope
+
+
+@ft.partial(jax.jit, static_argnums=0)
+def _at_nodes(fn: Callable[[Array], Array], z: Array, weights: Array, first: Array, second: Array, covariance: Array):
+    r"""$u = \sqrt a\, z$, $v = \sqrt b\, (\rho z + \sqrt{1 - \rho^2}\, z')$ at the nodes of a product rule."""
     slope = jax.vmap(jax.grad(lambda t: fn(t[None])[0]))
 
     def of_pair(pair):
@@ -88,9 +96,7 @@ def _quadrature(
         u = jnp.sqrt(a) * z
         v = jnp.sqrt(b) * (rho * z[:, None] + jnp.sqrt(1 - rho**2) * z[None])
         flat = v.reshape(-1)
-        value = jnp.sum(both * fn(u)[:, None] * fn(flat).reshape(v.shape))
-        return value, jnp.sum(both * slope(u)[:, None] * slope(flat).reshape(v.shape))
+        mean = lambda left, right: weights * left @ (right.reshape(v.shape) @ weights)  # noqa: E731
+        return mean(fn(u), fn(flat)), mean(slope(u), slope(flat))
 
-    pairs = tuple(jnp.broadcast_to(x, covariance.shape).reshape(-1) for x in (first, second, covariance))
-    value, sloped = jax.lax.map(of_pair, pairs, batch_size=_PAIRS)
-    return value.reshape(covariance.shape), sloped.reshape(covariance.shape)
+    return jax.lax.map(of_pair, (first, second, covariance), batch_size=_PAIRS)

@@ -5,9 +5,8 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import equinox as eqx
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Shaped
 
 from lossatlas._errors import InputError, unknown_name
 from lossatlas._show import shown
@@ -18,6 +17,9 @@ from lossatlas.theory._places import Diagonal, Everywhere, Nowhere, Places
 
 
 Parametrisation = Literal["ntk", "standard"]
+Arrays = Shaped[Array, "..."] | Shaped[np.ndarray, "..."]
+"""Examples, one after the other."""
+
 _NODES = 64
 
 
@@ -33,8 +35,8 @@ class InfiniteKernel(eqx.Module):
     - `parametrisation`: `"ntk"` or `"standard"`.
     """
 
-    nngp: Float[Array, "n m"]
-    ntk: Float[Array, "n m"]
+    nngp: Float[np.ndarray, "n m"]
+    ntk: Float[np.ndarray, "n m"]
     quadrature_error: float
     parametrisation: Parametrisation = eqx.field(static=True)
     settings: dict[str, Any]
@@ -53,8 +55,8 @@ class InfiniteKernel(eqx.Module):
 
 
 def infinite_dense(
-    inputs: Float[Array, "n d"],
-    other: Float[Array, "m d"] | None = None,
+    inputs: Arrays,
+    other: Arrays | None = None,
     *,
     num_hidden: int = 1,
     activation: str | Callable[[Array], Array] | Activation = "relu",
@@ -82,7 +84,7 @@ def infinite_dense(
     which converges fast for smooth ones only; `quadrature_error` tells.
 
     **Arguments:**
-    - `inputs`: n examples. `other`: m examples of the columns; default the same.
+    - `inputs`: n examples, shape (n, d). `other`: m examples of the columns; default the same.
     - `num_hidden`: hidden layers. `activation`: as for [`lossatlas.networks.Dense`][].
     - `weight_variance`, `bias_variance`: $\sigma_w^2$ and $\sigma_b^2$ of all layers.
     - `parametrisation`: as above. `widths`: of the hidden layers, for `"standard"`. `use_bias`: whether biases are
@@ -95,7 +97,7 @@ def infinite_dense(
     **Raises:** `InputError` for shapes that do not fit, negative variances, unknown names and missing widths.
 
     !!! example
-        >>> x = jnp.array([[1.0, 0.0], [0.5, 0.75**0.5]])
+        >>> x = np.array([[1.0, 0.0], [0.5, 0.75**0.5]])
         >>> round(float(infinite_dense(x, weight_variance=2.0).nngp[0, 1]), 4)
         0.609
     """
@@ -108,8 +110,8 @@ def infinite_dense(
 
 
 def infinite_conv(
-    images: Float[Array, "n c h w"],
-    other: Float[Array, "m c h w"] | None = None,
+    images: Arrays,
+    other: Arrays | None = None,
     *,
     num_convs: int = 1,
     num_hidden: int = 0,
@@ -138,7 +140,7 @@ def infinite_conv(
     in the NNGP.
 
     **Arguments:**
-    - `images`: n of them. `other`: m images of the columns; default the same.
+    - `images`: shape (n, c, h, w). `other`: m images of the columns; default the same.
     - `num_convs`, `num_hidden`: layers. `kernel`, `stride`, `padding`, `pool`, `head`: as for
       [`lossatlas.networks.Conv`][]; maximum pooling has no such kernel.
     - `channels`, `widths`: for `"standard"`, the sizes of convolutions and hidden layers.
@@ -167,7 +169,7 @@ def infinite_conv(
     places: Places = Diagonal() if pool is None and head == "flatten" else Everywhere()
     layers = [_Layer("conv", size, kernel, stride, padding, pool) for size in (first.shape[1], *maps[:-1])]
     layers += [_Layer(head, maps[-1])] + [_Layer("dense", size) for size in sizes]
-    moved = [jnp.moveaxis(x, 1, 3).reshape(len(x), *x.shape[2:], x.shape[1]) for x in (first, second)]
+    moved = [np.moveaxis(x, 1, 3).reshape(len(x), *x.shape[2:], x.shape[1]) for x in (first, second)]
     settings = {"num_convs": num_convs, "num_hidden": num_hidden, "kernel": kernel, "stride": stride}
     settings |= {"padding": padding, "pool": pool, "head": head}
     return _kernel(*moved, layers, spec, activation, num_nodes, places, settings)
@@ -177,7 +179,7 @@ def infinite_conv(
 class _Spec:
     weight_variance: float
     bias_variance: float
-    parametrisation: Parametrisation
+    parametrisation: Any
     use_bias: bool
 
     def __post_init__(self):
@@ -207,15 +209,15 @@ class _Layer:
 class _Covariances:
     """Covariances of pre- or post-activations: of the pairs, and of each example with itself; the tangent kernel."""
 
-    cross: Array
-    left: Array
-    right: Array
-    tangent: Array
+    cross: np.ndarray
+    left: np.ndarray
+    right: np.ndarray
+    tangent: np.ndarray
 
 
 def _kernel(
-    first: Array,
-    second: Array,
+    first: np.ndarray,
+    second: np.ndarray,
     layers: list[_Layer],
     spec: _Spec,
     activation: Any,
@@ -232,7 +234,7 @@ def _kernel(
     error = 0.0
     if not has_closed_form(act):
         coarse = _through(first, second, layers, spec, act, num_nodes // 2, places)
-        error = max(float(jnp.abs(a - b).max() / jnp.abs(a).max()) for a, b in zip(found, coarse, strict=True))
+        error = max(float(np.abs(a - b).max() / np.abs(a).max()) for a, b in zip(found, coarse, strict=True))
     settings = settings | {
         "activation": act.name,
         "weight_variance": spec.weight_variance,
@@ -242,10 +244,16 @@ def _kernel(
 
 
 def _through(
-    first: Array, second: Array, layers: list[_Layer], spec: _Spec, act: Activation, num_nodes: int, places: Places
-) -> tuple[Array, Array]:
+    first: np.ndarray,
+    second: np.ndarray,
+    layers: list[_Layer],
+    spec: _Spec,
+    act: Activation,
+    num_nodes: int,
+    places: Places,
+) -> tuple[np.ndarray, np.ndarray]:
     cross, left, right = places.products(first, second)
-    state = _Covariances(cross, left, right, jnp.zeros_like(cross))
+    state = _Covariances(cross, left, right, np.zeros_like(cross))
     for number, layer in enumerate(layers):
         if number:
             state = _activated(state, act, num_nodes, places)
@@ -282,13 +290,13 @@ def _activated(state: _Covariances, act: Activation, num_nodes: int, places: Pla
     return _Covariances(value, left, right, slope * state.tangent)
 
 
-def _each(fn: Callable[[Array], Array], state: _Covariances) -> _Covariances:
+def _each(fn: Callable[[np.ndarray], np.ndarray], state: _Covariances) -> _Covariances:
     return _Covariances(*(fn(getattr(state, field.name)) for field in dataclasses.fields(state)))
 
 
-def _examples(inputs: Any, other: Any, ndim: int) -> tuple[Array, Array]:
-    first = jnp.asarray(inputs)
-    second = first if other is None else jnp.asarray(other)
+def _examples(inputs: Any, other: Any, ndim: int) -> tuple[np.ndarray, np.ndarray]:
+    first = np.asarray(inputs, float)
+    second = first if other is None else np.asarray(other, float)
     words = {2: "(n, d)", 4: "(n, channels, height, width)"}[ndim]
     if first.ndim != ndim or second.ndim != ndim or first.shape[1:] != second.shape[1:] or not first.size:
         msg = f"Inputs need the shape {words}, the same beyond n; got {first.shape} and {second.shape}."

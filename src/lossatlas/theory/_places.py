@@ -3,8 +3,7 @@
 import itertools
 from typing import Any, Literal
 
-import jax.numpy as jnp
-from jaxtyping import Array
+import numpy as np
 
 from lossatlas._errors import InputError
 
@@ -23,75 +22,75 @@ class Nowhere:
     `pooled`, averages of 2 x 2; `flattened`, the mean over equal places; `averaged`, that over all pairs of places.
     """
 
-    def products(self, first: Array, second: Array) -> tuple[Array, Array, Array]:
+    def products(self, first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         size = first.shape[-1]
         return first @ second.T / size, (first**2).sum(-1) / size, (second**2).sum(-1) / size
 
-    def variances(self, own: Array) -> Array:
+    def variances(self, own: np.ndarray) -> np.ndarray:
         return own
 
-    def paired(self, left: Array, right: Array) -> tuple[Array, Array]:
+    def paired(self, left: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return left[:, None], right[None]
 
-    def own(self, variances: Array) -> tuple[Array, Array]:
+    def own(self, variances: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return variances, variances
 
 
 class Diagonal(Nowhere):
     """Covariances between the same place of two images, shape (n, m, h, w)."""
 
-    def products(self, first: Array, second: Array) -> tuple[Array, Array, Array]:
+    def products(self, first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         size = first.shape[-1]
-        cross = jnp.einsum("nhwc,mhwc->nmhw", first, second) / size
+        cross = np.einsum("nhwc,mhwc->nmhw", first, second) / size
         return cross, (first**2).sum(-1) / size, (second**2).sum(-1) / size
 
-    def convolved(self, values: Array, kernel: int, stride: int, padding: Padding) -> Array:
+    def convolved(self, values: np.ndarray, kernel: int, stride: int, padding: Padding) -> np.ndarray:
         return _window_mean(values, (-2, -1), kernel, stride, padding)
 
-    def flattened(self, values: Array) -> Array:
+    def flattened(self, values: np.ndarray) -> np.ndarray:
         return values.mean((-2, -1))
 
 
 class Everywhere:
     """Covariances between all pairs of places, shape (n, m, h, w, h, w)."""
 
-    def products(self, first: Array, second: Array) -> tuple[Array, Array, Array]:
+    def products(self, first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         size = first.shape[-1]
-        cross = jnp.einsum("nhwc,mijc->nmhwij", first, second) / size
-        left, right = (jnp.einsum("nhwc,nijc->nhwij", x, x) / size for x in (first, second))
+        cross = np.einsum("nhwc,mijc->nmhwij", first, second) / size
+        left, right = (np.einsum("nhwc,nijc->nhwij", x, x) / size for x in (first, second))
         return cross, left, right
 
-    def variances(self, own: Array) -> Array:
-        return jnp.einsum("nhwhw->nhw", own)
+    def variances(self, own: np.ndarray) -> np.ndarray:
+        return np.einsum("nhwhw->nhw", own)
 
-    def paired(self, left: Array, right: Array) -> tuple[Array, Array]:
+    def paired(self, left: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return left[:, None, :, :, None, None], right[None, :, None, None]
 
-    def own(self, variances: Array) -> tuple[Array, Array]:
+    def own(self, variances: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return variances[:, :, :, None, None], variances[:, None, None]
 
-    def convolved(self, values: Array, kernel: int, stride: int, padding: Padding) -> Array:
+    def convolved(self, values: np.ndarray, kernel: int, stride: int, padding: Padding) -> np.ndarray:
         return _window_mean(values, (-4, -3, -2, -1), kernel, stride, padding)
 
-    def pooled(self, values: Array) -> Array:
+    def pooled(self, values: np.ndarray) -> np.ndarray:
         if min(values.shape[-2:]) < 2:
             msg = f"Maps of shape {values.shape[-2:]} are too small to be pooled."
             raise InputError(msg)
         for axis in (-4, -3, -2, -1):
-            kept = jnp.moveaxis(values, axis, -1)
+            kept = np.moveaxis(values, axis, -1)
             size = kept.shape[-1] // 2
             halves = kept[..., : 2 * size].reshape(*kept.shape[:-1], size, 2)
-            values = jnp.moveaxis(halves.mean(-1), -1, axis)
+            values = np.moveaxis(halves.mean(-1), -1, axis)
         return values
 
-    def flattened(self, values: Array) -> Array:
-        return jnp.einsum("...hwhw->...hw", values).mean((-2, -1))
+    def flattened(self, values: np.ndarray) -> np.ndarray:
+        return np.einsum("...hwhw->...hw", values).mean((-2, -1))
 
-    def averaged(self, values: Array) -> Array:
+    def averaged(self, values: np.ndarray) -> np.ndarray:
         return values.mean((-4, -3, -2, -1))
 
 
-def _window_mean(values: Array, axes: tuple[int, ...], kernel: int, stride: int, padding: Padding) -> Array:
+def _window_mean(values: np.ndarray, axes: tuple[int, ...], kernel: int, stride: int, padding: Padding) -> np.ndarray:
     """The mean over the offsets of a kernel, the same along each pair of axes; what is padded is zero."""
     sizes = values.shape[-2:]
     outs, lows = zip(*(_span(size, kernel, stride, padding) for size in sizes), strict=True)
@@ -100,7 +99,7 @@ def _window_mean(values: Array, axes: tuple[int, ...], kernel: int, stride: int,
         low = lows[axis % 2]
         reach = (outs[axis % 2] - 1) * stride + kernel
         pads.append((low, max(reach - low - sizes[axis % 2], 0)))
-    padded = jnp.pad(values, pads)
+    padded = np.pad(values, pads)
     total = None
     for offsets in itertools.product(range(kernel), repeat=2):
         cuts = [slice(o, o + (out - 1) * stride + 1, stride) for o, out in zip(offsets, outs, strict=True)]
