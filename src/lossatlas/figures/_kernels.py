@@ -10,7 +10,7 @@ from lossatlas.figures._plain import curves_figure, matrix_figure
 from lossatlas.figures._theme import INK
 
 
-_MOST_SHOWN = 400  # rows of a matrix; of more, evenly spaced ones are shown
+_MOST_SHOWN = 250  # rows of a matrix; of more, evenly spaced ones are shown
 
 
 def kernel_matrix_figure(
@@ -29,7 +29,7 @@ def kernel_matrix_figure(
     with np.errstate(invalid="ignore", divide="ignore"):
         cosines = matrix[np.ix_(order, order)] / np.outer(scale[order], scale[order])
     axis = "example" if labels is None else "example, ordered by class"
-    figure = matrix_figure(cosines.astype(float), x=axis, y=axis, colour="cosine of gradients", compact=compact)
+    figure = matrix_figure(cosines.astype(np.float32), x=axis, y=axis, colour="cosine of gradients", compact=compact)
     if labels is not None:
         names, starts = np.unique(np.asarray(labels)[order], return_index=True)
         middles = (starts + np.append(starts[1:], len(order))) / 2 - 0.5

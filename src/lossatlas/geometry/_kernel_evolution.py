@@ -39,7 +39,7 @@ class KernelEvolution(eqx.Module):
       Weights: `weight_distance_from_first`, `weight_distance_to_last`, `weight_change` (relative to the first),
       `direction`, the cosine of the way so far with the whole way. With test data: `frozen_accuracy` (kernel
       regression) and `network_accuracy`.
-    - `first`, `last`: the kernels at the ends.
+    - `first`, `last`: the kernels at the ends, in the `convention` of all.
     """
 
     times: Float[np.ndarray, " t"]
