@@ -136,13 +136,15 @@ def out_of_core(num: int) -> None:
         error = np.abs(matrix[np.ix_(some, some)] - wanted).max() / np.abs(wanted).max()
         size = stored.path.stat().st_size / 1e6
     seconds = stored.stats["seconds"]
-    print(f"mlp relu, trace, {num:,} inputs out of core: {seconds:.1f} s (aim 60 s), {size:.0f} MB, differs by {error:.0e}")
+    print(
+        f"mlp relu, trace, {num:,} inputs out of core: {seconds:.1f} s (aim 60 s), {size:.0f} MB, differs by {error:.0e}"
+    )
 
 
 if __name__ == "__main__":
     import argparse
 
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description="Empirical tangent kernels beside neural-tangents and PyTorch.")
     parser.add_argument("--json", type=pathlib.Path, help="write the rows to this file as well")
     parser.add_argument("--repeats", type=int, default=5, help="timed repeats of each side (default 5)")
     parser.add_argument("--quick", action="store_true", help="a quarter of the examples")

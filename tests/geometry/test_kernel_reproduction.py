@@ -20,7 +20,7 @@ def digits():
     """1,000 standardised digits to train on, 797 to test."""
     from sklearn.datasets import load_digits
 
-    images, labels = load_digits(return_X_y=True)
+    images, labels = (np.asarray(part) for part in load_digits(return_X_y=True))
     images = (images - images.mean(0)) / (images.std(0) + 1e-8)
     order = np.random.default_rng(0).permutation(len(labels))
     images, labels = images[order], labels[order]
@@ -46,7 +46,9 @@ def evolution(digits, seed, convention):
     )
     probe = Landscape(training.inputs[:100], training.targets[:100], loss="cross_entropy")
     networks = [run.network_at(i) for i in range(run.num_snapshots)]
-    return kernel_evolution(networks, probe, _EPOCHS, test=test if convention == "trace" else None, convention=convention)
+    return kernel_evolution(
+        networks, probe, _EPOCHS, test=test if convention == "trace" else None, convention=convention
+    )
 
 
 @pytest.mark.slow

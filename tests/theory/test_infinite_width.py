@@ -44,7 +44,7 @@ def test_closed_forms_are_what_samples_give(name):
     draws = np.random.default_rng(1).multivariate_normal([0, 0], [[a, c], [c, b]], 200_000)
     u, v = jnp.asarray(draws.T)
     slope = jax.vmap(jax.grad(lambda t: act(t[None])[0]))
-    found = dual_activation(act, *(np.asarray([x]) for x in (a, b, c)), 8)
+    found = dual_activation(act, (np.array([a]), np.array([b])), np.array([c]), 8)
     for value, samples in zip(found, (act(u) * act(v), slope(u) * slope(v)), strict=True):
         assert abs(float(value[0] - samples.mean())) <= 5 * float(samples.std()) / math.sqrt(200_000) + 1e-12
 
@@ -54,7 +54,7 @@ def test_quadrature_is_exact_for_polynomials_and_converges_for_smooth_functions(
     value, slope = _quadrature(jnp.square, a, b, c, 4)
     np.testing.assert_allclose(value, a * b + 2 * c**2, rtol=1e-12)
     np.testing.assert_allclose(slope, 4 * c, rtol=1e-12)
-    wanted = dual_activation(activation("erf"), a, b, c, 2)
+    wanted = dual_activation(activation("erf"), (a, b), c, 2)
     np.testing.assert_allclose(_quadrature(jax.lax.erf, a, b, c, 64), wanted, rtol=1e-6)
 
 

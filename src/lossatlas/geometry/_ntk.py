@@ -45,14 +45,14 @@ class Kernel(eqx.Module):
 
     - `matrix`: shape (n, m), or (n C, m C) for the convention `full`, the index of example i and output c being
       i * C + c. Exact up to rounding; without a factor 1/n or 1/p.
-    - `layers`: by layer, what its parameters contribute: matrices that sum to `matrix`. None unless asked for.
+    - `layers`: by layer, what its parameters contribute: matrices that sum to `matrix`. Empty unless asked for.
     - `num_outputs`: C.
     - `convention`: `"full"`, `"trace"` or `"sum_logits"`, see [`lossatlas.geometry.ntk`][].
     - `method`: the one that was used; `settings` holds `formed`, the parameters whose gradients were formed.
     """
 
     matrix: Float[np.ndarray, "n m"]
-    layers: dict[str, Float[np.ndarray, "n m"]] | None
+    layers: dict[str, Float[np.ndarray, "n m"]]
     num_outputs: int = eqx.field(static=True)
     convention: Convention = eqx.field(static=True)
     method: str = eqx.field(static=True)
@@ -65,7 +65,7 @@ class Kernel(eqx.Module):
 
         **Raises:** `InputError` where the kernel was not split by layers, or lies between different examples.
         """
-        if self.layers is None or self.matrix.shape[0] != self.matrix.shape[1]:
+        if not self.layers or self.matrix.shape[0] != self.matrix.shape[1]:
             msg = "Shares need a kernel of examples with themselves, split by layers: ntk(..., per_layer=True)."
             raise InputError(msg)
         whole = np.trace(self.matrix)
@@ -75,9 +75,9 @@ class Kernel(eqx.Module):
         """The matrix, and those of layers, as an `xarray.Dataset` over `row` and `column`."""
         import xarray as xr
 
-        data = {"kernel": (("row", "column"), self.matrix)}
+        data: dict[str, Any] = {"kernel": (("row", "column"), self.matrix)}
         coords = {}
-        if self.layers is not None:
+        if self.layers:
             data["layers"] = (("layer", "row", "column"), np.stack(list(self.layers.values())))
             coords["layer"] = list(self.layers)
         return xr.Dataset(data, coords=coords, attrs={"convention": self.convention, "method": self.method})
@@ -177,7 +177,7 @@ def ntk(
     matrix = flat[ALL] if not per_layer else sum_of(list(flat.values()))
     return Kernel(
         matrix=matrix,
-        layers=flat if per_layer else None,
+        layers=flat if per_layer else {},
         num_outputs=recipe.rows.num_outputs,
         convention=convention,
         method=recipe.method,
@@ -250,14 +250,13 @@ def make_recipe(
     else:
         features_of = ft.partial(_features, source, rows, leaves, method)
         block_of = block if per_layer else _whole_block
-    one = jax.tree.map(lambda a: a[:1], examples_of(first))
-    features = jax.eval_shape(features_of, one)
+    features = () if method == "products" else _feature_shapes(source, rows, method)
     formed = {"structured": direct_paths(source.plan), "contraction": source.selected, "products": ()}[method]
     return Recipe(
         features_of=features_of,
         block_of=block_of,
         method=method,
-        tile=tile_rows([] if method == "products" else features, rows, batch_size, max(n, m)),
+        tile=tile_rows(features, rows, batch_size, max(n, m)),
         bytes_each=example_bytes(features),
         rows=rows,
         formed=formed,
@@ -308,6 +307,13 @@ def covered(tile: Tile, *, symmetric: bool) -> int:
 def _shapes(landscape: Landscape) -> list[tuple[int, ...]]:
     """Of what predictions are made from, one example."""
     return [leaf.shape[1:] for leaf in jax.tree.leaves(examples_of(landscape))]
+
+
+@ft.lru_cache(maxsize=64)
+def _feature_shapes(source: Source, rows: Rows, method: str) -> Any:
+    """The shapes of the features of one example."""
+    one = jax.tree.map(lambda a: jax.ShapeDtypeStruct((1, *a.shape), a.dtype), source.example)
+    return jax.eval_shape(lambda leaves, example: _features(source, rows, leaves, method, example), source.leaves, one)
 
 
 def _features(source: Source, rows: Rows, leaves: list[Array], method: str, examples: Any) -> Features:

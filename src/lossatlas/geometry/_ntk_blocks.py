@@ -14,6 +14,7 @@ from lossatlas.geometry._ntk_features import Convention, Features, Pair, Rows
 _BLOCK_BYTES = 2**28
 _FEATURE_BYTES = 2**30
 _MOST_ROWS = 1024
+_SMALL, _TILES = 200, 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +38,8 @@ class Batches:
         return -(-self.size // self.rows)
 
     def __getitem__(self, number: int) -> PyTree[Array]:
+        if self.rows == self.size:
+            return self.examples
         index = np.arange(number * self.rows, (number + 1) * self.rows)
         index = np.where(index < self.size, index, 0)
         return jax.tree.map(lambda a: a[index], self.examples)
@@ -55,8 +58,11 @@ def tile_rows(features: Any, rows: Rows, batch_size: int | None, size: int) -> i
     widest = max([rows.k * rows.k, *((f.inputs.shape[1] * rows.k) ** 2 for f in features if isinstance(f, Pair))])
     most = int(np.sqrt(_BLOCK_BYTES / (8 * 3 * widest)))
     most = min(most, max(1, _BLOCK_BYTES // max(example_bytes(features), 1)), _MOST_ROWS)
-    rows_asked = most if batch_size is None else batch_size
-    return max(1, min(rows_asked, size))
+    if batch_size is not None:
+        return min(batch_size, size)
+    # Of a symmetric kernel in a few tiles only the blocks above the diagonal are computed.
+    num = max(-(-size // most), _TILES if size >= _SMALL else 1)
+    return -(-size // num)
 
 
 def example_bytes(features: Any) -> int:

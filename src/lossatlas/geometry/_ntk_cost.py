@@ -1,5 +1,6 @@
 """What the methods of a kernel cost, in multiplications: the model by which `method="auto"` decides."""
 
+import functools as ft
 import math
 
 from lossatlas.geometry._ntk_features import Rows, direct_paths, layers_of
@@ -31,6 +32,7 @@ def method_costs(
     }
 
 
+@ft.lru_cache(maxsize=64)
 def _forward(closed: ClosedJaxpr) -> float:
     """Multiplications of one forward pass, about."""
     total = 0.0

@@ -32,13 +32,15 @@ class Source:
     """The prediction on one example.
 
     - `fn`: `fn(leaves, example)`; `paths`: of the leaves; `selected`: the parameters that count.
-    - `plan`: how they are differentiated.
+    - `plan`: how they are differentiated. `leaves`, `example`: shapes and types of what `fn` takes.
     """
 
     fn: Callable[..., Array]
     paths: tuple[str, ...]
     selected: tuple[str, ...]
     plan: Plan
+    leaves: list[jax.ShapeDtypeStruct]
+    example: PyTree[jax.ShapeDtypeStruct]
 
 
 def as_landscape(points: Points) -> Landscape:
@@ -121,7 +123,8 @@ def _make(
         return predict(eqx.combine(jax.tree.unflatten(structure, leaves), static), example)
 
     plan = make_plan(fn, dict(zip(paths, leaves, strict=True)), selected, example)
-    return Source(fn, paths, tuple(selected), plan)
+    shape = lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype)  # noqa: E731
+    return Source(fn, paths, tuple(selected), plan, [shape(leaf) for leaf in leaves], jax.tree.map(shape, example))
 
 
 def _key(static: PyTree) -> Any:

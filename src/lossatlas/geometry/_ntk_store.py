@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import pathlib
 import re
 import time
@@ -49,7 +50,7 @@ class StoredKernel(eqx.Module):
 def store_ntk(
     network: Network,
     landscape: Points,
-    path: str | pathlib.Path,
+    path: str | os.PathLike[str],
     other: Points | None = None,
     *,
     convention: Convention = "trace",

@@ -19,8 +19,7 @@ _PAIRS = 256  # whose nodes are evaluated at once
 
 def dual_activation(
     act: Activation,
-    first: Float[np.ndarray, "..."],
-    second: Float[np.ndarray, "..."],
+    variances: tuple[np.ndarray, np.ndarray],
     covariance: Float[np.ndarray, "..."],
     num_nodes: int,
 ) -> Moments:
@@ -30,8 +29,9 @@ def dual_activation(
     1997), by Gauss-Hermite quadrature with `num_nodes` squared nodes otherwise.
 
     **Arguments:**
-    - `first`, `second`: the variances of u and v. `covariance`: of the two; all of one shape.
+    - `variances`: of u and of v. `covariance`: of the two. They broadcast.
     """
+    first, second = variances
     slopes = _slopes(act)
     if slopes is not None:
         return _piecewise_linear(*slopes, first, second, covariance)

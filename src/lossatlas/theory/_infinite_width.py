@@ -169,10 +169,10 @@ def infinite_conv(
     places: Places = Diagonal() if pool is None and head == "flatten" else Everywhere()
     layers = [_Layer("conv", size, kernel, stride, padding, pool) for size in (first.shape[1], *maps[:-1])]
     layers += [_Layer(head, maps[-1])] + [_Layer("dense", size) for size in sizes]
-    moved = [np.moveaxis(x, 1, 3).reshape(len(x), *x.shape[2:], x.shape[1]) for x in (first, second)]
+    first, second = np.moveaxis(first, 1, 3), np.moveaxis(second, 1, 3)
     settings = {"num_convs": num_convs, "num_hidden": num_hidden, "kernel": kernel, "stride": stride}
     settings |= {"padding": padding, "pool": pool, "head": head}
-    return _kernel(*moved, layers, spec, activation, num_nodes, places, settings)
+    return _kernel(first, second, layers, spec, activation, num_nodes, places, settings)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -284,9 +284,9 @@ def _affine(state: _Covariances, spec: _Spec, fan: int) -> _Covariances:
 
 def _activated(state: _Covariances, act: Activation, num_nodes: int, places: Places) -> _Covariances:
     a, b = places.variances(state.left), places.variances(state.right)
-    value, slope = dual_activation(act, *places.paired(a, b), state.cross, num_nodes)
-    left, _ = dual_activation(act, *places.own(a), state.left, num_nodes)
-    right, _ = dual_activation(act, *places.own(b), state.right, num_nodes)
+    value, slope = dual_activation(act, places.paired(a, b), state.cross, num_nodes)
+    left, _ = dual_activation(act, places.own(a), state.left, num_nodes)
+    right, _ = dual_activation(act, places.own(b), state.right, num_nodes)
     return _Covariances(value, left, right, slope * state.tangent)
 
 

@@ -100,11 +100,10 @@ def _window_mean(values: np.ndarray, axes: tuple[int, ...], kernel: int, stride:
         reach = (outs[axis % 2] - 1) * stride + kernel
         pads.append((low, max(reach - low - sizes[axis % 2], 0)))
     padded = np.pad(values, pads)
-    total = None
+    total = np.zeros(())
     for offsets in itertools.product(range(kernel), repeat=2):
         cuts = [slice(o, o + (out - 1) * stride + 1, stride) for o, out in zip(offsets, outs, strict=True)]
-        part = padded[(..., *cuts * (len(axes) // 2))]
-        total = part if total is None else total + part
+        total = total + padded[(..., *cuts * (len(axes) // 2))]
     return total / kernel**2
 
 
