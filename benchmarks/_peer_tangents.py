@@ -1,4 +1,4 @@
-"""neural-tangents: the tangent kernel of a problem, by the method asked for. For its own environment, with the JAX of its time."""
+"""neural-tangents: the tangent kernel of a problem. For an environment of its own, with the JAX of its time."""
 
 import os
 

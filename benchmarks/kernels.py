@@ -3,8 +3,8 @@
     python benchmarks/kernels.py [--json FILE] [--repeats N] [--quick]
 
 neural-tangents 0.6.5 does not import beside a current JAX, so it runs in an environment of its own with the JAX of its
-time, by structured derivatives, its fastest method here (its others are in the rows that name them). Kernels are compared
-entry by entry. The last row is ours alone: 10,000 inputs of the size of digits, written to a file block by block.
+time, by the method that a row names. Kernels are compared entry by entry. The last row is ours alone: 10,000 inputs of the
+size of digits, written to a file block by block.
 """
 
 import pathlib
@@ -136,9 +136,8 @@ def out_of_core(num: int) -> None:
         error = np.abs(matrix[np.ix_(some, some)] - wanted).max() / np.abs(wanted).max()
         size = stored.path.stat().st_size / 1e6
     seconds = stored.stats["seconds"]
-    print(
-        f"mlp relu, trace, {num:,} inputs out of core: {seconds:.1f} s (aim 60 s), {size:.0f} MB, differs by {error:.0e}"
-    )
+    said = f"{seconds:.1f} s (aim 60 s), {size:.0f} MB, differs by {error:.0e}"
+    print(f"mlp relu, trace, {num:,} inputs out of core: {said}")
 
 
 if __name__ == "__main__":

@@ -67,7 +67,7 @@ def test_files_of_something_else_are_left_alone(tmp_path):
         store_ntk(NETWORK, INPUTS, tmp_path / "k.zarr")
 
 
-@pytest.mark.parametrize("convention", ["full", "trace", "sum_logits"])
+@pytest.mark.parametrize("convention", ["full", "trace"])
 def test_operator_applies_the_kernel_in_batches(convention):
     wanted = ntk(NETWORK, INPUTS, convention=convention).matrix
     for batch_size in (None, 4):
