@@ -3,8 +3,8 @@
     python benchmarks/kernels.py [--json FILE] [--repeats N] [--quick]
 
 neural-tangents 0.6.5 does not import beside a current JAX, so it runs in an environment of its own with the JAX of its
-time, by the method that a row names. Kernels are compared entry by entry. The last row is ours alone: 10,000 inputs of the
-size of digits, written to a file block by block.
+time, by the method that a row names. Kernels are compared entry by entry. The last row is ours alone: 10,000 inputs of
+the size of digits, written to a file block by block.
 """
 
 import pathlib
