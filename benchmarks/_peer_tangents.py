@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import neural_tangents as nt
 import numpy as np
+
 from _peer_loop import serve
 
 

@@ -4,6 +4,7 @@ import time
 
 import numpy as np
 import torch
+
 from _peer_loop import serve
 from _peer_torch import load
 

@@ -7,6 +7,7 @@ time, by the method that a row names. Kernels are compared entry by entry. The l
 the size of digits, written to a file block by block.
 """
 
+# ruff: noqa: E402  (threads are set before anything else is imported)
 import pathlib
 import sys
 import tempfile
@@ -21,9 +22,9 @@ from _common import Row, Times, report, single_thread, versions
 THREADS = single_thread()
 
 import numpy as np
+
 from _peers import NotRun, Peer, cache_folder, summary
 from _problems import problem
-
 from lossatlas import geometry
 
 

@@ -64,14 +64,13 @@ def kernel_spectrum_figure(values: Float[np.ndarray, " n"], *, compact: bool = F
 def kernel_evolution_figure(
     times: Float[np.ndarray, " t"], measures: Mapping[str, Float[np.ndarray, " t"]], *, compact: bool = False
 ) -> go.Figure:
-    """How far kernel, ReLUs and function are from where they began, and how fast the kernel turns.
+    """How far kernel, ReLUs and function are from where they began, and how well the kernel fits the targets.
 
     **Arguments:**
     - `times`: of the checkpoints. `measures`: those of [`lossatlas.geometry.KernelEvolution`][].
     - `compact`: for narrow pages.
     """
     names = {
-        "velocity": "kernel velocity",
         "distance_from_first": "kernel, distance from the first",
         "hamming_from_first": "ReLUs that differ from the first",
         "disagreement_from_first": "predictions that differ from the first",
@@ -84,4 +83,17 @@ def kernel_evolution_figure(
         for name, words in names.items()
         if name in measures and np.isfinite(measures[name]).any()
     }
-    return curves_figure(curves, x="time", y="measure (velocity: per unit of time)", markers=True, compact=compact)
+    return curves_figure(curves, x="time", y="share, or distance", markers=True, compact=compact)
+
+
+def kernel_velocity_figure(
+    times: Float[np.ndarray, " t"], velocity: Float[np.ndarray, " t"], *, compact: bool = False
+) -> go.Figure:
+    """How fast the direction of a kernel turns, on a logarithmic axis; at the end of each step between checkpoints.
+
+    **Arguments:**
+    - `times`, `velocity`: of [`lossatlas.geometry.KernelEvolution`][]. `compact`: for narrow pages.
+    """
+    curves = {"kernel velocity": (times, velocity)}
+    y = "kernel velocity per unit of time"
+    return curves_figure(curves, x="time", y=y, y_scale="log", markers=True, compact=compact)
