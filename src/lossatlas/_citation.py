@@ -230,8 +230,6 @@ _SOURCES: dict[str, tuple[str, ...]] = {
     "geometry.DiagonalEstimate": ("bekas2007estimator",),
     "geometry.store_ntk": _TANGENTS,
     "geometry.StoredKernel": _TANGENTS,
-    "geometry.trace": ("meyer2021hutch",),
-    "geometry.TraceEstimate": ("meyer2021hutch",),
     "theory.critical_set_dimension": ("zhang2022hierarchical",),
     "theory.infinite_conv": (*_LIMITS, "novak2019bayesian", "arora2019exact"),
     "theory.infinite_dense": _LIMITS,

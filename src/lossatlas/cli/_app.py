@@ -83,6 +83,8 @@ app.command(
     help="""Measure how far the loss rises between two models, as they are, with matched units, along a trained curve.
 
 The matched model is written too: it computes what the second one does. Writes a page, JSON and arrays.""",
+)
+app.command(
     "lossatlas.cli._kernel:kernel",
     name="kernel",
     help="""Measure the tangent kernel of a model: spectrum, alignment with the targets, layers, frozen predictions.

@@ -59,6 +59,8 @@ from lossatlas.geometry._kernel_sketch import KernelSketch as KernelSketch
 from lossatlas.geometry._kernel_sketch import sketched_kernel_distance as sketched_kernel_distance
 from lossatlas.geometry._kernel_spectrum import KernelSpectrum as KernelSpectrum
 from lossatlas.geometry._kernel_spectrum import kernel_spectrum as kernel_spectrum
+from lossatlas.geometry._last_layer import LastLayerCertificate as LastLayerCertificate
+from lossatlas.geometry._last_layer import last_layer_certificate as last_layer_certificate
 from lossatlas.geometry._linear_units import effective_linear_units as effective_linear_units
 from lossatlas.geometry._linearization import LayerLinearization as LayerLinearization
 from lossatlas.geometry._linearization import Linearization as Linearization
@@ -84,6 +86,12 @@ from lossatlas.geometry._ntk import ntk_costs as ntk_costs
 from lossatlas.geometry._ntk_operator import ntk_operator as ntk_operator
 from lossatlas.geometry._ntk_store import StoredKernel as StoredKernel
 from lossatlas.geometry._ntk_store import store_ntk as store_ntk
+from lossatlas.geometry._path import BatchStatistics as BatchStatistics
+from lossatlas.geometry._path import MovingBuffers as MovingBuffers
+from lossatlas.geometry._path import Path as Path
+from lossatlas.geometry._path import Refresh as Refresh
+from lossatlas.geometry._path_verification import PathVerification as PathVerification
+from lossatlas.geometry._path_verification import SegmentVerification as SegmentVerification
 from lossatlas.geometry._planted import plant_landscape as plant_landscape
 from lossatlas.geometry._products import CURVATURES as CURVATURES
 from lossatlas.geometry._products import Curvature as Curvature
