@@ -98,6 +98,9 @@ _REDUCE = (*_WIDTH, *_DEPTH, "chen2024condensation")
 _BARRIER = ("frankle2020linear", "entezari2022role", "ainsworth2023rebasin")
 _CONDENSATION = ("zhou2022condensation", "luo2021phase", "leinster2012diversity")
 _DIAGNOSIS = (*_REDUCE, *_CONDENSATION, "liu2019splitting")
+_TANGENTS = ("novak2022fast", "mohamadi2023fast")
+_EVOLUTION = ("fort2020deep",)
+_LIMITS = ("jacot2018neural", "lee2018deep", "cho2009kernel", "sohldickstein2020infinite")
 _SURVEY = (*_REDUCE, *_CONDENSATION, "baldi1989linear", "nadeau2003inference")
 _ENERGY = ("pittorino2021entropic", "li2018visualizing")
 _SHARPNESS = ("foret2021sharpness", "kwon2021asam")
@@ -200,8 +203,21 @@ _SOURCES: dict[str, tuple[str, ...]] = {
     "geometry.Sharpness": _SHARPNESS,
     "geometry.inertia": _DEPTH,
     "geometry.Inertia": _DEPTH,
+    "geometry.Kernel": _TANGENTS,
+    "geometry.KernelDistance": _EVOLUTION,
+    "geometry.KernelEvolution": (*_EVOLUTION, *_TANGENTS),
+    "geometry.KernelRegression": _EVOLUTION,
+    "geometry.alignment": ("kornblith2019similarity", "cristianini2001kernel"),
+    "geometry.effective_rank": ("roy2007effective",),
+    "geometry.kernel_distance": _EVOLUTION,
+    "geometry.kernel_evolution": (*_EVOLUTION, *_TANGENTS),
+    "geometry.kernel_regression": _EVOLUTION,
+    "geometry.kernel_spectrum": ("wu2000thick", "kuczynski1992estimating", "roy2007effective"),
+    "geometry.KernelSpectrum": ("wu2000thick", "kuczynski1992estimating", "roy2007effective"),
     "geometry.linearization": _DEPTH,
     "geometry.Linearization": _DEPTH,
+    "geometry.ntk": _TANGENTS,
+    "geometry.relu_patterns": _EVOLUTION,
     "geometry.residual_curvature": ("zhang2022hierarchical",),
     "geometry.ResidualCurvature": ("zhang2022hierarchical",),
     "geometry.spectral_density": ("ubaru2017fast",),
@@ -225,7 +241,12 @@ _SOURCES: dict[str, tuple[str, ...]] = {
     "geometry.TraceEstimate": ("epperly2024xtrace", "meyer2021hutch"),
     "geometry.diagonal": ("bekas2007estimator",),
     "geometry.DiagonalEstimate": ("bekas2007estimator",),
+    "geometry.store_ntk": _TANGENTS,
+    "geometry.StoredKernel": _TANGENTS,
     "theory.critical_set_dimension": ("zhang2022hierarchical",),
+    "theory.infinite_conv": (*_LIMITS, "novak2019bayesian", "arora2019exact"),
+    "theory.infinite_dense": _LIMITS,
+    "theory.InfiniteKernel": _LIMITS,
     "theory.lift_inertia": _DEPTH,
     "theory.LiftedInertia": _DEPTH,
     "theory.linear_levels": ("baldi1989linear",),

@@ -64,7 +64,6 @@ def _measure(landscape: Landscape, network, only=None):
         "hessian": landscape.hessian(network, only),
         "gauss-newton": landscape.gauss_newton(network, only),
         "jacobian": landscape.jacobian(network, only),
-        "gram": landscape.gram(network, only),
     }
 
 
@@ -90,7 +89,6 @@ def test_linear_map_under_squared_error_in_closed_form(linear, batch_size):
         "hessian": hessian,
         "gauss-newton": hessian,
         "jacobian": np.stack([np.kron(np.eye(2), row) for row in x]),
-        "gram": np.kron(x @ x.T, np.eye(2)),
     }
     found = _measure(landscape, net)
     assert found.keys() == expected.keys()
@@ -246,7 +244,7 @@ def test_from_function_without_predict_says_what_it_lacks(linear):
     made = Landscape.from_function(lambda v, batch: jnp.sum((batch[0] @ v.T - batch[1]) ** 2, axis=1), (x, y))
     w = jnp.asarray(w)
     assert eqx.filter_eval_shape(made.hessian, w).shape == (6, 6)
-    for call in (made.predictions, made.jacobian, made.gram):
+    for call in (made.predictions, made.jacobian):
         with pytest.raises(InputError, match="without `predict`"):
             call(w)
     for call in (made.residuals, made.gauss_newton):

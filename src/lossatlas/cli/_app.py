@@ -85,6 +85,13 @@ app.command(
 The matched model is written too: it computes what the second one does. Writes a page, JSON and arrays.""",
 )
 app.command(
+    "lossatlas.cli._kernel:kernel",
+    name="kernel",
+    help="""Measure the tangent kernel of a model: spectrum, alignment with the targets, layers, frozen predictions.
+
+Writes a page, JSON and arrays; with --store the kernel of all examples, however many.""",
+)
+app.command(
     "lossatlas.cli._flatness:flatness",
     name="flatness",
     help="""Measure how flat the loss is around one model or several, by every measure in use, each with its error.

@@ -22,6 +22,10 @@ from lossatlas.figures._flatness import audit_figure as audit_figure
 from lossatlas.figures._flatness import chains_figure as chains_figure
 from lossatlas.figures._flatness import flatness_figure as flatness_figure
 from lossatlas.figures._flatness import local_energy_figure as local_energy_figure
+from lossatlas.figures._kernels import kernel_evolution_figure as kernel_evolution_figure
+from lossatlas.figures._kernels import kernel_matrix_figure as kernel_matrix_figure
+from lossatlas.figures._kernels import kernel_spectrum_figure as kernel_spectrum_figure
+from lossatlas.figures._kernels import kernel_velocity_figure as kernel_velocity_figure
 from lossatlas.figures._numbers import format_number as format_number
 from lossatlas.figures._numbers import format_steps as format_steps
 from lossatlas.figures._path import path_figure as path_figure

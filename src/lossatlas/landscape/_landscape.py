@@ -430,15 +430,6 @@ class Landscape(eqx.Module):
             return self._map(lambda batch: jax.vmap(of_example)(batch[0]))
         return self._map(of_batch)
 
-    def gram(self, network: Network, only: Only = None) -> Float[Array, "no no"]:
-        r"""The Gram matrix $J J^\top$ of the stacked predictions (the empirical neural tangent kernel).
-
-        Memory: the whole Jacobian, n o p numbers (also with `batch_size`), and (n o)^2 for the result.
-        """
-        jacobian = self.jacobian(network, only)
-        flat = jacobian.reshape(-1, jacobian.shape[-1])
-        return flat @ flat.T
-
 
 def _dense(operator: lx.AbstractLinearOperator, max_size: int, what: str) -> Float[Array, "p p"]:
     size = operator.in_size()

@@ -30,6 +30,7 @@ from lossatlas.networks._conv import Conv as Conv
 from lossatlas.networks._conv import ConvLayer as ConvLayer
 from lossatlas.networks._dense import Dense as Dense
 from lossatlas.networks._dense import DenseLayer as DenseLayer
+from lossatlas.networks._expansion import Expansion as Expansion
 from lossatlas.networks._file import SavedNetwork as SavedNetwork
 from lossatlas.networks._file import check_savable as check_savable
 from lossatlas.networks._file import is_model_file as is_model_file

@@ -22,17 +22,25 @@ _CALLS = {
 }
 
 
-def flat_jaxpr(fn: Callable[..., Any], *args: Any, unroll: int = 0) -> ClosedJaxpr:
+_CUSTOM = ("custom_jvp_call", "custom_vjp_call")
+
+
+def flat_jaxpr(
+    fn: Callable[..., Any], *args: Any, unroll: int = 0, keep_custom_derivatives: bool = False
+) -> ClosedJaxpr:
     """Trace a function, with the calls inside it (`jit`, `checkpoint`, custom derivatives) written out.
 
     **Arguments:**
     - `fn`, `args`: as for `jax.make_jaxpr`; the variables of the result are the leaves of the arguments, in order.
     - `unroll`: loops of a fixed number of steps (`lax.scan`) are written out up to this length.
+    - `keep_custom_derivatives`: functions with derivatives of their own stay single operations, so that
+      differentiating the result gives what differentiating `fn` gives (the slope of `jax.nn.relu` at 0, say).
 
     **Returns:** a closed jaxpr without calls. Longer scans, `while` and `cond` stay single operations.
     """
     closed = jax.make_jaxpr(fn)(*args)
-    flat = jax.make_jaxpr(lambda *leaves: _run(closed.jaxpr, closed.consts, leaves, unroll, {}, {}))
+    calls = {name: held for name, held in _CALLS.items() if not (keep_custom_derivatives and name in _CUSTOM)}
+    flat = jax.make_jaxpr(lambda *leaves: _run(closed.jaxpr, closed.consts, leaves, unroll, {}, {}, calls))
     return flat(*jax.tree.leaves(args))
 
 
@@ -45,7 +53,7 @@ def shape_of(var: Var) -> jax.ShapeDtypeStruct:
 def flat_body(body: ClosedJaxpr) -> ClosedJaxpr:
     """The body of a loop without calls; its variables are new ones at every call."""
     structs = [shape_of(var) for var in body.jaxpr.invars]
-    return jax.make_jaxpr(lambda *leaves: _run(body.jaxpr, body.consts, leaves, 0, {}, {}))(*structs)
+    return jax.make_jaxpr(lambda *leaves: _run(body.jaxpr, body.consts, leaves, 0, {}, {}, _CALLS))(*structs)
 
 
 def literal_value(atom: Var | Literal) -> Any:
@@ -77,7 +85,7 @@ def evaluate(
     """
     seen: dict[Var, Array] = {}
     made: dict[Var, Change] = {tap: _nudged(nudge) for tap, nudge in zip(taps, nudges, strict=False)}
-    outputs = _run(closed.jaxpr, closed.consts, leaves, 0, made | dict(changes or {}), seen)
+    outputs = _run(closed.jaxpr, closed.consts, leaves, 0, made | dict(changes or {}), seen, {})
     return outputs, [seen[tap] for tap in taps]
 
 
@@ -92,8 +100,9 @@ def _run(
     unroll: int,
     changes: Mapping[Var, Change],
     seen: dict[Var, Any],
+    calls: Mapping[str, str],
 ) -> list[Any]:
-    """The outputs of a jaxpr; the values of its own variables are left in `seen`."""
+    """The outputs of a jaxpr; the values of its own variables are left in `seen`, the `calls` are written out."""
 
     def read(atom: Any) -> Any:
         return atom.val if isinstance(atom, Literal) else seen[atom]
@@ -106,11 +115,11 @@ def _run(
     for eqn in jaxpr.eqns:
         values = [read(atom) for atom in eqn.invars]
         name = eqn.primitive.name
-        if name in _CALLS:
-            inner = _closed(eqn.params[_CALLS[name]])
-            results = _run(inner.jaxpr, inner.consts, values, unroll, {}, {})
+        if name in calls:
+            inner = _closed(eqn.params[calls[name]])
+            results = _run(inner.jaxpr, inner.consts, values, unroll, {}, {}, calls)
         elif name == "scan" and eqn.params["length"] <= unroll:
-            results = _unrolled(eqn.params, values, unroll)
+            results = _unrolled(eqn.params, values, unroll, calls)
         else:
             bound = eqn.primitive.get_bind_params(eqn.params)
             functions, params = bound if isinstance(bound, tuple) else ((), bound)  # a pair before JAX 0.10
@@ -121,7 +130,7 @@ def _run(
     return [read(atom) for atom in jaxpr.outvars]
 
 
-def _unrolled(params: Mapping[str, Any], values: list[Any], unroll: int) -> list[Any]:
+def _unrolled(params: Mapping[str, Any], values: list[Any], unroll: int, calls: Mapping[str, str]) -> list[Any]:
     """The results of a scan, its body written out for every step."""
     body: ClosedJaxpr = params["jaxpr"]
     num_consts, num_carry, length = params["num_consts"], params["num_carry"], params["length"]
@@ -134,7 +143,7 @@ def _unrolled(params: Mapping[str, Any], values: list[Any], unroll: int) -> list
     made: list[list[Any]] = []
     for i in reversed(steps) if params["reverse"] else steps:
         slices = [jax.lax.index_in_dim(array, i, keepdims=False) for array in stacked]
-        results = _run(body.jaxpr, body.consts, [*consts, *carry, *slices], unroll, {}, {})
+        results = _run(body.jaxpr, body.consts, [*consts, *carry, *slices], unroll, {}, {}, calls)
         carry = results[:num_carry]
         made.append(results[num_carry:])
     if params["reverse"]:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from lossatlas.workbench._job_run import run_job as run_job
     from lossatlas.workbench._jobs import Job as Job
     from lossatlas.workbench._jobs import Jobs as Jobs
+    from lossatlas.workbench._kernel import kernel as kernel
     from lossatlas.workbench._load import load as load
     from lossatlas.workbench._model import Model as Model
     from lossatlas.workbench._model import save_model as save_model
@@ -108,6 +109,7 @@ _NAMES = {
     "settings_table": "lossatlas.workbench._report_tables",
     "shrink": "lossatlas.workbench._shrink",
     "study_place": "lossatlas.workbench._study",
+    "kernel": "lossatlas.workbench._kernel",
     "spectrum": "lossatlas.workbench._spectrum",
     "survey": "lossatlas.workbench._survey",
     "SweepEstimate": "lossatlas.workbench.sweeps",

@@ -1,0 +1,63 @@
+"""`lossatlas kernel`: the tangent kernel of a model."""
+
+import pathlib
+from typing import Literal
+
+from lossatlas._process import prepare_jax
+from lossatlas.cli._instrument import InstrumentOptions, print_measured
+from lossatlas.cli._model import ModelOptions
+
+
+def kernel(
+    model: str,
+    /,
+    *,
+    options: InstrumentOptions,
+    which: ModelOptions = ModelOptions(),  # noqa: B008
+    convention: Literal["trace", "sum_logits"] = "trace",
+    examples: int = 1000,
+    only: str | None = None,
+    store: pathlib.Path | None = None,
+) -> None:
+    """Measure the tangent kernel: spectrum, alignment with the targets, layers, and what it predicts when frozen.
+
+    Parameters
+    ----------
+    model
+        The folder of a survey, a model file (.safetensors), or package.module:factory, a function without arguments
+        that returns an estimator or a network.
+    options
+        Data and files.
+    which
+        Which network, and what the model does not say itself.
+    convention
+        The mean over the outputs (trace), or the kernel of their sum (sum_logits), cheaper by the number of outputs.
+    examples
+        At most so many examples, drawn at random by the seed.
+    only
+        A pattern of parameter names, like "layers[0].*": the kernel of these alone.
+    store
+        A file ending in .npy for the kernel of all examples, written block by block; what was stopped goes on.
+    """
+    prepare_jax()
+
+    from lossatlas.workbench import kernel as measure
+
+    found = measure(
+        which.load(model),
+        options.data,
+        origin=model,
+        network=which.network,
+        convention=convention,
+        num_examples=examples,
+        only=only,
+        store=store,
+        target=options.target,
+        batch_size=options.examples_at_a_time,
+        precision=options.precision,
+        seed=options.seed,
+        out=options.out,
+        progress=options.meter,
+        announce=options.announce,
+    )
+    print_measured(found, found.facts["layers"], as_json=options.json)

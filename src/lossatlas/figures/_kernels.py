@@ -1,0 +1,99 @@
+"""Figures of tangent kernels: the matrix ordered by class, the spectrum, the way along training."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import plotly.graph_objects as go
+from jaxtyping import Float, Shaped
+
+from lossatlas.figures._plain import curves_figure, matrix_figure
+from lossatlas.figures._theme import INK
+
+
+_MOST_SHOWN = 250  # rows of a matrix; of more, evenly spaced ones are shown
+
+
+def kernel_matrix_figure(
+    matrix: Float[np.ndarray, "n n"], labels: Shaped[np.ndarray, " n"] | None = None, *, compact: bool = False
+) -> go.Figure:
+    r"""A kernel as cosines, $K_{ij} / \sqrt{K_{ii} K_{jj}}$, the examples ordered by class, lines between the classes.
+
+    **Arguments:**
+    - `matrix`: of examples with themselves. `labels`: their classes; without them the order stays.
+    - `compact`: for narrow pages.
+    """
+    order = np.arange(len(matrix)) if labels is None else np.argsort(labels, kind="stable")
+    if len(order) > _MOST_SHOWN:
+        order = order[np.linspace(0, len(order) - 1, _MOST_SHOWN).round().astype(int)]
+    scale = np.sqrt(np.maximum(np.diag(matrix), 0))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        cosines = matrix[np.ix_(order, order)] / np.outer(scale[order], scale[order])
+    axis = "example" if labels is None else "example, ordered by class"
+    figure = matrix_figure(cosines.astype(np.float32), x=axis, y=axis, colour="cosine of gradients", compact=compact)
+    if labels is not None:
+        names, starts = np.unique(np.asarray(labels)[order], return_index=True)
+        middles = (starts + np.append(starts[1:], len(order))) / 2 - 0.5
+        for start in starts[1:]:
+            figure.add_hline(y=start - 0.5, line={"color": INK, "width": 0.5})
+            figure.add_vline(x=start - 0.5, line={"color": INK, "width": 0.5})
+        words = [str(name) for name in names.tolist()]
+        figure.update_xaxes(tickvals=middles, ticktext=words, dtick=None)
+        figure.update_yaxes(tickvals=middles, ticktext=words, dtick=None)
+    return figure
+
+
+def kernel_spectrum_figure(values: Float[np.ndarray, " n"], *, compact: bool = False) -> go.Figure:
+    """The eigenvalues of a kernel by index, both axes logarithmic; those that are rounding (not positive) are left out.
+
+    **Arguments:**
+    - `values`: descending. `compact`: for narrow pages.
+    """
+    index = np.arange(1, len(values) + 1)
+    curves = {"eigenvalues": (index, np.asarray(values, float))}
+    return curves_figure(
+        curves,
+        x="index, the largest first",
+        y="eigenvalue of the tangent kernel",
+        x_scale="log",
+        y_scale="log",
+        markers=len(values) <= 60,
+        compact=compact,
+    )
+
+
+def kernel_evolution_figure(
+    times: Float[np.ndarray, " t"], measures: Mapping[str, Float[np.ndarray, " t"]], *, compact: bool = False
+) -> go.Figure:
+    """How far kernel, ReLUs and function are from where they began, and how well the kernel fits the targets.
+
+    **Arguments:**
+    - `times`: of the checkpoints. `measures`: those of [`lossatlas.geometry.KernelEvolution`][].
+    - `compact`: for narrow pages.
+    """
+    names = {
+        "distance_from_first": "kernel, distance from the first",
+        "hamming_from_first": "ReLUs that differ from the first",
+        "disagreement_from_first": "predictions that differ from the first",
+        "target_alignment": "alignment with the targets",
+        "frozen_accuracy": "accuracy of the frozen kernel",
+        "network_accuracy": "accuracy of the network",
+    }
+    curves = {
+        words: (times, measures[name])
+        for name, words in names.items()
+        if name in measures and np.isfinite(measures[name]).any()
+    }
+    return curves_figure(curves, x="time", y="share, or distance", markers=True, compact=compact)
+
+
+def kernel_velocity_figure(
+    times: Float[np.ndarray, " t"], velocity: Float[np.ndarray, " t"], *, compact: bool = False
+) -> go.Figure:
+    """How fast the direction of a kernel turns, on a logarithmic axis; at the end of each step between checkpoints.
+
+    **Arguments:**
+    - `times`, `velocity`: of [`lossatlas.geometry.KernelEvolution`][]. `compact`: for narrow pages.
+    """
+    curves = {"kernel velocity": (times, velocity)}
+    y = "kernel velocity per unit of time"
+    return curves_figure(curves, x="time", y=y, y_scale="log", markers=True, compact=compact)

@@ -1,0 +1,135 @@
+"""Ridge regression with a tangent kernel that is kept frozen."""
+
+import time
+from typing import Any
+
+import equinox as eqx
+import numpy as np
+from jaxtyping import Float
+
+from lossatlas._errors import InputError
+from lossatlas._show import shown
+from lossatlas._types import Network, Only
+from lossatlas.geometry._kernel_distance import target_rows
+from lossatlas.geometry._ntk import Method, ntk
+from lossatlas.geometry._ntk_features import Convention
+from lossatlas.landscape import Landscape
+
+
+_RIDGE = 1e-3
+
+
+@shown
+class KernelRegression(eqx.Module):
+    r"""What a frozen kernel makes of the training data, on other data.
+
+    - `predictions`: on the test data, shape (n, o); for classes scores around one-hot rows.
+    - `coefficients`: $\alpha = (K + \lambda I)^{-1} Y$, shape (m, o).
+    - `ridge`: $\lambda$.
+    - `accuracy`, `network_accuracy`: the share of test examples whose largest score is right, for the kernel and
+      for the network itself on the same examples; None without classes. `accuracy_error`: standard error of the
+      first.
+    - `squared_error`: mean of $\frac12 |f - y|^2$ on the test data.
+    """
+
+    predictions: Float[np.ndarray, "n o"]
+    coefficients: Float[np.ndarray, "m o"]
+    ridge: float
+    accuracy: float | None
+    accuracy_error: float | None
+    network_accuracy: float | None
+    squared_error: float
+    stats: dict[str, Any]
+    settings: dict[str, Any]
+
+
+def kernel_regression(
+    network: Network,
+    landscape: Landscape,
+    test: Landscape,
+    *,
+    ridge: float | None = None,
+    convention: Convention = "trace",
+    method: Method = "auto",
+    only: Only = None,
+    batch_size: int | None = None,
+) -> KernelRegression:
+    r"""Predict test data by ridge regression with the tangent kernel of a network, kept as it is.
+
+    $f(x) = \bar y + k(x)^\top (K + \lambda I)^{-1} (Y - \bar y)$: what the kernel at this point of training would
+    give (Fort et al. 2020, frozen kernels; the predictions of the network itself are not used). Classes are one-hot
+    rows, and $\bar y$ is 1/C for them, the mean of the training targets otherwise. To train the linearised network
+    instead, which starts from its predictions, train a [`lossatlas.networks.Expansion`][].
+
+    **Arguments:**
+    - `landscape`: the training data, m examples; memory and time grow like m^2 and m^3. `test`: those to be predicted.
+    - `ridge`: $\lambda$, positive; default 0.001 of the mean of the diagonal of K.
+    - `convention`, `method`, `batch_size`: as for [`lossatlas.geometry.ntk`][]; with `full` outputs share information.
+
+    **Returns:**
+    A [`lossatlas.geometry.KernelRegression`][].
+
+    **Raises:** `InputError` for a ridge that is not positive, targets that do not fit the outputs, and what
+    [`lossatlas.geometry.ntk`][] refuses.
+    """
+    begin = time.perf_counter()
+    if ridge is not None and not (ridge > 0 and np.isfinite(ridge)):
+        msg = f"ridge must be positive, got {ridge}."
+        raise InputError(msg)
+    options: dict[str, Any] = {"convention": convention, "method": method, "only": only, "batch_size": batch_size}
+    own = ntk(network, landscape, **options)
+    cross = ntk(network, test, landscape, **options)
+    has_classes = np.issubdtype(landscape.targets.dtype, np.integer)
+    size = own.num_outputs
+    targets, wanted = target_rows(landscape.targets, size), target_rows(test.targets, size)
+    if targets.shape[1] != size or wanted.shape[1] != size:
+        msg = f"The network has {size} outputs, but the targets have {targets.shape[1]} and {wanted.shape[1]} entries."
+        raise InputError(msg)
+    offset = np.full(size, 1 / size) if has_classes else targets.mean(axis=0)
+    predictions, coefficients, ridge = regress(own.matrix, cross.matrix, targets - offset[None], ridge)
+    predictions = predictions + offset[None]
+    accuracy = error = of_network = None
+    if has_classes:
+        labels = np.asarray(test.targets).reshape(-1)
+        accuracy = float(np.mean(predictions.argmax(1) == labels))
+        error = float(np.sqrt(accuracy * (1 - accuracy) / len(labels)))
+        of_network = float(np.mean(np.asarray(test.predictions(network)).argmax(1) == labels))
+    return KernelRegression(
+        predictions=predictions,
+        coefficients=coefficients,
+        ridge=ridge,
+        accuracy=accuracy,
+        accuracy_error=error,
+        network_accuracy=of_network,
+        squared_error=float(0.5 * np.mean(np.sum((predictions - wanted) ** 2, axis=1))),
+        stats={"seconds": time.perf_counter() - begin},
+        settings={"convention": convention, "ridge": ridge, "offset": offset.tolist()},
+    )
+
+
+def regress(
+    own: np.ndarray, cross: np.ndarray, targets: Float[np.ndarray, "m o"], ridge: float | None = None
+) -> tuple[Float[np.ndarray, "n o"], Float[np.ndarray, "m o"], float]:
+    """Ridge regression with matrices of a kernel.
+
+    **Arguments:**
+    - `own`: the kernel of the training examples, (m, m), or (m o, m o) over examples and outputs. `cross`: of the test
+      examples with them. `targets`: centred, shape (m, o). `ridge`: as for [`lossatlas.geometry.kernel_regression`][].
+
+    **Returns:** predictions (n, o), coefficients (m, o), and the ridge.
+
+    **Raises:** `InputError` for a kernel that is not positive definite with the ridge.
+    """
+    from scipy.linalg import cho_factor, cho_solve
+
+    own, cross = own.astype(float), cross.astype(float)
+    ridge = _RIDGE * float(np.trace(own)) / len(own) if ridge is None else ridge
+    flat = targets if len(own) == len(targets) else targets.reshape(-1, 1)
+    try:
+        factor = cho_factor(own + ridge * np.eye(len(own)), lower=True)
+    except np.linalg.LinAlgError as error:
+        msg = f"The kernel is not positive definite with the ridge {ridge:g}; give a larger one."
+        raise InputError(msg) from error
+    coefficients = cho_solve(factor, flat)
+    predictions = cross @ coefficients
+    return predictions.reshape(-1, targets.shape[1]), coefficients.reshape(targets.shape), ridge
