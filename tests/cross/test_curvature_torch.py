@@ -1,5 +1,7 @@
 """Eigenvalues, traces and Gauss-Newton products against curvlinops, a PyTorch library."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -45,7 +47,10 @@ def test_the_ends_and_the_trace_agree(both):
 def test_products_of_gauss_newton_and_the_empirical_fisher_agree(both):
     network, landscape, copy, data = both
     vector = np.random.default_rng(0).standard_normal(73)
-    kinds = {"gauss_newton": curvlinops.GGNLinearOperator, "empirical_fisher": curvlinops.EFLinearOperator}
+    kinds: dict[Any, Any] = {
+        "gauss_newton": curvlinops.GGNLinearOperator,
+        "empirical_fisher": curvlinops.EFLinearOperator,
+    }
     for kind, make in kinds.items():
         operator = make(copy, torch.nn.CrossEntropyLoss(), list(copy.parameters()), data, check_deterministic=False)
         theirs = (operator @ torch.from_numpy(vector)).detach().numpy()

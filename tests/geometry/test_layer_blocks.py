@@ -41,7 +41,7 @@ def test_blocks_of_piecewise_linear_layers_are_gauss_newton_and_positive(activat
     outer = np.asarray(gauss_newton(landscape, network))
     start = 0
     for layer in network.layers:
-        stop = start + layer.weight.size + layer.bias.size
+        stop = start + layer.weight.size + layer.num_neurons
         block = whole[start:stop, start:stop]
         np.testing.assert_allclose(block, outer[start:stop, start:stop], atol=1e-13)
         assert np.linalg.eigvalsh(block)[0] > -1e-13
@@ -72,7 +72,7 @@ def test_gauss_newton_of_smooth_layers_errs_in_proportion_to_the_inputs():
 def test_blocks_before_a_layer_of_zeros_vanish():
     network, landscape = classes("relu")
     last = network.layers[-1]
-    zeros = {"layers[2].weight": jnp.zeros_like(last.weight), "layers[2].bias": jnp.zeros_like(last.bias)}
+    zeros = {"layers[2].weight": jnp.zeros_like(last.weight), "layers[2].bias": jnp.zeros(last.num_neurons)}
     network = replace_parameters(network, zeros)
     for only in ("layers[0].*", "layers[1].*"):
         assert float(jnp.abs(hessian(landscape, network, only)).max()) < 1e-14

@@ -1,3 +1,5 @@
+from typing import Any
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -146,7 +148,8 @@ def test_structured_trace_is_that_of_the_dense_hessian(activation, loss):
     x = jax.random.normal(jax.random.key(2), (9, 3))
     y = jax.random.randint(jax.random.key(3), (9,), 0, 2) if loss == "cross_entropy" else jnp.ones((9, 2)) * 0.3
     landscape = Landscape(x, y, loss=loss)
-    for curvature, matrix in (("hessian", landscape.hessian), ("gauss_newton", landscape.gauss_newton)):
+    kinds: dict[Any, Any] = {"hessian": landscape.hessian, "gauss_newton": landscape.gauss_newton}
+    for curvature, matrix in kinds.items():
         found = trace(jax.random.key(0), network, landscape, method="structured", curvature=curvature)
         np.testing.assert_allclose(found.value, jnp.trace(eqx.filter_jit(matrix)(network)), rtol=1e-11)
         assert found.num_products == 0

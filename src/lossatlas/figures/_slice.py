@@ -222,9 +222,10 @@ def training_animation(
         {"label": "play", "method": "animate", "args": [None, play]},
         {"label": "stop", "method": "animate", "args": [[None], _at_once()]},
     ]
+    layout: Any = figure.layout
     figure.update_layout(
-        height=figure.layout.height + 70,
-        margin={"b": figure.layout.margin.b + 70},
+        height=layout.height + 70,
+        margin={"b": layout.margin.b + 70},
         sliders=[
             {
                 "steps": marks,

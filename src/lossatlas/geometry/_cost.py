@@ -99,7 +99,7 @@ def fitting_batch_size(
 def _memory(network: Network, landscape: Landscape, only: Only) -> int:
     """Working memory of one product in bytes; 0 where the compiler does not say."""
     vector, _ = ravel(network, only)
-    compiled = _product.lower(network, landscape, only, vector).compile()
+    compiled = _product.lower(network, landscape, only, vector).compile()  # pyright: ignore[reportFunctionMemberAccess]
     analysis = compiled.compiled.memory_analysis()
     return int(getattr(analysis, "temp_size_in_bytes", 0))
 

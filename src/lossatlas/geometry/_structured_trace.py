@@ -4,6 +4,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.flatten_util import ravel_pytree
 
 from lossatlas._errors import InputError
 from lossatlas._types import Network, Only
@@ -99,7 +100,7 @@ def _trace(network: Dense, landscape: Landscape, by_outputs: bool):
         return weigh(second, lengths)
 
     def of_units(x, y):
-        flat, unravel = jax.flatten_util.ravel_pytree(zeros)
+        flat, unravel = ravel_pytree(zeros)
         slope = jax.grad(lambda s: loss.fn(outputs(unravel(s), x)[0], y))
         rows = jax.lax.map(lambda v: jnp.vdot(v, jax.jvp(slope, (flat,), (v,))[1]), jnp.eye(len(flat), dtype=dtype))
         return weigh(unravel(rows), outputs(zeros, x)[1])

@@ -191,7 +191,7 @@ def _xtrace(products: CurvatureProducts, num: int, enough: _Enough, rng) -> tupl
     """Probes are added one by one; the factorisation of their images grows, and with it every estimate."""
     size, most = products.size, num // 2
     probes, images, basis, basis_images = (np.empty((most, size), products.dtype) for _ in range(4))
-    triangle = np.zeros((most, most))
+    triangle, samples = np.zeros((most, most)), np.zeros(0)
     for m in range(most):
         probes[m] = rng.standard_normal(size)
         images[m] = products(probes[m])
@@ -208,8 +208,9 @@ def _xtrace(products: CurvatureProducts, num: int, enough: _Enough, rng) -> tupl
         basis_images[m] = products(basis[m])
         done = m + 1
         if done >= 3 and (done == most or (done >= _PILOT and done % _BLOCK == 0)):
-            rows = (array[:done] for array in (probes, images, basis, basis_images))
-            samples = _leave_one_out(*rows, triangle[:done, :done], size)
+            samples = _leave_one_out(
+                probes[:done], images[:done], basis[:done], basis_images[:done], triangle[:done, :done], size
+            )
             if enough(float(samples.mean()), samples):
                 break
     return float(samples.mean()), samples

@@ -205,7 +205,7 @@ def _step(job: _CurveJob, state: _CurveState) -> _CurveState:
         return jnp.sum(landscape._losses_of(network, batch)) / count
 
     loss, gradient = jax.value_and_grad(mean_loss)(point.vector)
-    vector, memory = job.optimizer.update(gradient, point.memory, point.vector, job.unravel)
+    vector, memory = job.optimizer.update(gradient, point.memory, point.vector, job.unravel, jax.grad(mean_loss))
     finite = jnp.isfinite(loss)
     window = jnp.minimum(point.step * _WINDOWS // job.num_steps, _WINDOWS - 1)
     added = jnp.stack([loss, jnp.ones_like(loss)])

@@ -31,7 +31,7 @@ from lossatlas.workbench._model import Model
 
 KIND = "spectrum"
 _PAIR_PRODUCTS = 4  # that an eigenpair takes, as a rule, its verification included
-_DENSITY = {"num_probes": 5, "num_steps": 60}
+_DENSITY: dict[str, Any] = {"num_probes": 5, "num_steps": 60}
 _TRACE_PROBES = 60
 _DENSE = 100  # parameters of a block whose Hessian is formed
 _TERMS = {
@@ -120,7 +120,7 @@ def spectrum(
                 rtol=rtol,
             )
             task.update(1, "trace")
-            measured = {"only": only, "curvature": curvature}
+            measured: dict[str, Any] = {"only": only, "curvature": curvature}
             trace = geometry.trace(keys[1], net, landscape, num_probes=_TRACE_PROBES, **measured)
             task.update(2, "density" if has_density else "")
             density = (
