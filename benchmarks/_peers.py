@@ -13,6 +13,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -20,6 +21,7 @@ import _common
 
 
 _FOLDER = pathlib.Path(__file__).parent
+TORCH = "torch>=2.6,<2.14"  # what LossAtlas itself is tried with
 _INSTALL_SECONDS = 1200
 
 
@@ -50,6 +52,7 @@ class Peer:
     arguments: Sequence[str] = ()
     source: pathlib.Path | None = None
     process: Any = None
+    said: Any = None  # the file that takes what it says: a pipe that nobody reads would stop a chatty peer
 
     def environment(self) -> pathlib.Path:
         """The interpreter of the environment, which is made where it is missing.
@@ -79,11 +82,12 @@ class Peer:
             msg = f"no source in {self.source}"
             raise NotRun(msg)
         path = os.pathsep.join(map(str, [*([self.source] if self.source else []), _FOLDER]))
+        self.said = tempfile.TemporaryFile("w+")  # noqa: SIM115  (lives as long as the process)
         self.process = subprocess.Popen(
             [str(python), str(_FOLDER / self.script), *self.arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stderr=self.said,
             text=True,
             env=os.environ | {"PYTHONPATH": path, "PYTHONWARNINGS": "ignore"},
         )
@@ -103,7 +107,8 @@ class Peer:
             answer = ""
         if not answer:
             self.process.wait(timeout=60)
-            lines = self.process.stderr.read().strip().splitlines() or ["ended without a word"]
+            self.said.seek(0)
+            lines = self.said.read().strip().splitlines() or ["ended without a word"]
             raise NotRun(lines[-1][:200])
         found = json.loads(answer)
         if "error" in found:

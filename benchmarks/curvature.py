@@ -82,14 +82,13 @@ class Reference:
 
 
 def peers(pyhessian: pathlib.Path | None) -> list[_peers.Peer]:
-    torch = "torch<2.14"
     script = "_peer_curvature.py"
     return [
-        _peers.Peer("curvlinops", (torch, "curvlinops-for-pytorch==3.0.1", "scipy"), script, ("curvlinops",)),
-        _peers.Peer("hessian-eigenthings", (torch, "hessian-eigenthings==1.0.0a5"), script, ("eigenthings",)),
+        _peers.Peer("curvlinops", (_peers.TORCH, "curvlinops-for-pytorch==3.0.1", "scipy"), script, ("curvlinops",)),
+        _peers.Peer("hessian-eigenthings", (_peers.TORCH, "hessian-eigenthings==1.0.0a5"), script, ("eigenthings",)),
         _peers.Peer(
             "pyhessian",
-            (torch, "numpy") if pyhessian else (torch, "pyhessian==0.1"),
+            (_peers.TORCH, "numpy") if pyhessian else (_peers.TORCH, "pyhessian==0.1"),
             script,
             ("pyhessian",),
             source=pyhessian,

@@ -27,17 +27,16 @@ import numpy as np
 from scipy.interpolate import RectBivariateSpline, RegularGridInterpolator
 
 from _common import Row, Times
-from _peers import NotRun, Peer, cache_folder, summary
+from _peers import TORCH, NotRun, Peer, cache_folder, summary
 from _problems import Problem, problem
 from lossatlas import geometry
 from lossatlas._parameters import named_parameters, ravel
 from lossatlas.geometry._slice_values import SliceValues
 
 
-CPU_TORCH = ["--extra-index-url", "https://download.pytorch.org/whl/cpu", "torch>=2.6,<2.14"]
 PEERS = (
-    Peer("loss-landscapes", [*CPU_TORCH, "numpy", "loss-landscapes==3.0.6"], "_peer_loss_landscapes.py"),
-    Peer("landscaper", [*CPU_TORCH, "landscaper==1.3.1"], "_peer_landscaper.py"),
+    Peer("loss-landscapes", [TORCH, "numpy", "loss-landscapes==3.0.6"], "_peer_loss_landscapes.py"),
+    Peer("landscaper", [TORCH, "landscaper==1.3.1"], "_peer_landscaper.py"),
 )
 # The aims: 3x on the networks of the digits, 20x on the small one.
 JOBS = (("small", 20.0), ("mlp", 3.0), ("cnn", 3.0))
