@@ -4,7 +4,7 @@ import os
 import time
 
 
-os.environ["TQDM_DISABLE"] = "1"  # what nobody reads would fill the pipe of its errors
+os.environ["TQDM_DISABLE"] = "1"  # its bars are for people
 
 import numpy as np
 import torch

@@ -23,7 +23,7 @@ THREADS = single_thread()
 
 import numpy as np
 
-from _peers import NotRun, Peer, cache_folder, summary
+from _peers import TORCH, NotRun, Peer, cache_folder, summary
 from _problems import problem
 from lossatlas import geometry
 
@@ -33,7 +33,7 @@ TANGENTS = Peer(
     ("jax==0.4.25", "jaxlib==0.4.25", "neural-tangents==0.6.5", "numpy<2", "scipy<1.13"),
     "_peer_tangents.py",
 )
-TORCH = Peer("torch-kernel", ("torch==2.13.0+cpu", "numpy"), "_peer_torch_kernel.py")
+TORCH_FUNC = Peer("torch-kernel", (TORCH, "numpy"), "_peer_torch_kernel.py")
 JOBS = [
     # problem, activation, convention, examples, peer, options, aim
     ("mlp", "relu", "trace", 500, TANGENTS, "STRUCTURED_DERIVATIVES", 1.0),
@@ -47,9 +47,9 @@ JOBS = [
     ("cnn", "gelu", "trace", 200, TANGENTS, "STRUCTURED_DERIVATIVES", 1.0),
     ("cnn", "relu", "full", 100, TANGENTS, "STRUCTURED_DERIVATIVES", 1.0),
     ("cnn", "relu", "trace", 200, TANGENTS, "JACOBIAN_CONTRACTION", 1.0),
-    ("mlp", "relu", "trace", 300, TORCH, None, 1.0),
-    ("mlp", "relu", "full", 300, TORCH, None, 1.0),
-    ("cnn", "relu", "trace", 300, TORCH, None, 1.0),
+    ("mlp", "relu", "trace", 300, TORCH_FUNC, None, 1.0),
+    ("mlp", "relu", "full", 300, TORCH_FUNC, None, 1.0),
+    ("cnn", "relu", "trace", 300, TORCH_FUNC, None, 1.0),
     ("small", "tanh", "trace", 100, TANGENTS, "STRUCTURED_DERIVATIVES", 1.0),
 ]
 
@@ -72,7 +72,7 @@ def rows(repeats: int, *, quick: bool):
             yield _row(job, point, str(point.write(folder)), num, convention, peer, implementation, aim, repeats)
         except NotRun as reason:
             yield Row(job, not_run=str(reason), threads=THREADS)
-    for peer in (TANGENTS, TORCH):
+    for peer in (TANGENTS, TORCH_FUNC):
         peer.stop()
 
 
