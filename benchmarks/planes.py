@@ -26,8 +26,8 @@ import jax
 import numpy as np
 from scipy.interpolate import RectBivariateSpline, RegularGridInterpolator
 
-from _common import Row, Times
-from _peers import TORCH, NotRun, Peer, cache_folder, summary
+from _common import Row
+from _peers import TORCH, NotRun, Peer, alternate, cache_folder, summary
 from _problems import Problem, problem
 from lossatlas import geometry
 from lossatlas._parameters import named_parameters, ravel
@@ -83,13 +83,17 @@ def rows(repeats: int) -> Iterator[Row]:
             linear, cubic = grid_size(fine, seen, truth, error * spread)
             for peer in PEERS:
                 job = f"{name}, to {error:.1e} of the spread, {peer.name}"
+                if linear is None:
+                    yield Row(job, not_run=f"no grid of up to {_MOST_STEPS} points an axis reaches it", threads=THREADS)
+                    continue
                 try:
                     if peer.name not in started:
                         started[peer.name] = summary(peer.start())
                         print(started[peer.name], flush=True)
                     options = {"path": str(path), "directions": str(spanned), "steps": linear}
                     peer.ask("plane", **options | {"steps": 3})
-                    times = alternate(ours, peer, options, repeats)
+                    ours()
+                    times = alternate(ours, lambda peer=peer, asked=options: peer.ask("plane", **asked), repeats)
                 except NotRun as reason:
                     yield Row(job, not_run=str(reason), threads=THREADS)
                     continue
@@ -125,8 +129,10 @@ class Ours:
         return found
 
 
-def grid_size(fine: geometry.RefinedSlice, seen: np.ndarray, truth: np.ndarray, error: float) -> tuple[int, int]:
-    """The smallest uniform grids whose linear, and cubic, interpolation is within an error at the points."""
+def grid_size(
+    fine: geometry.RefinedSlice, seen: np.ndarray, truth: np.ndarray, error: float
+) -> tuple[int | None, int | None]:
+    """The smallest uniform grids whose linear, and cubic, interpolation is within an error; None beyond 400 points."""
     sizes = {"linear": 0, "cubic": 0}
     for steps in range(4, _MOST_STEPS):
         axis = np.linspace(-1, 1, steps)
@@ -139,30 +145,7 @@ def grid_size(fine: geometry.RefinedSlice, seen: np.ndarray, truth: np.ndarray, 
             sizes["cubic"] = steps if np.abs(cubic - truth).max() <= error else 0
         if all(sizes.values()):
             break
-    return sizes["linear"] or _MOST_STEPS, sizes["cubic"] or _MOST_STEPS
-
-
-def alternate(ours: Ours, peer: Peer, options: dict, repeats: int) -> dict:
-    """Time both sides in turn; the peer is timed in its own process, around its own function."""
-    ours()
-    first, second, first_cpu, second_cpu = [], [], [], []
-    for _ in range(repeats):
-        begin, processor = time.perf_counter(), time.process_time()
-        ours()
-        first.append(time.perf_counter() - begin)
-        first_cpu.append(time.process_time() - processor)
-        answer = peer.ask("plane", **options)
-        second.append(answer["seconds"])
-        second_cpu.append(answer["processor"])
-    pairs = [b / a for a, b in zip(first, second, strict=True)]
-    one, two = Times.of(first), Times.of(second)
-    return {
-        "ours": one,
-        "peer": two,
-        "ratio": two.median / one.median,
-        "ratio_range": (min(pairs), max(pairs)),
-        "processor_ratio": min(second_cpu) / min(first_cpu),
-    }
+    return sizes["linear"] or None, sizes["cubic"] or None
 
 
 def main() -> None:

@@ -44,6 +44,9 @@ def test_lsmr_gives_the_newton_step_of_an_indefinite_hessian_and_cg_says_why_not
 
 def test_what_is_not_solved_is_said(point):
     network, landscape, gradient = point
+    nothing = curvature_solve(network, landscape, 0.0 * gradient, damping=0.1, curvature="gauss_newton")
+    assert float(nothing.residual) == 0
+    assert not np.any(nothing.value)
     with pytest.raises(InputError, match=r"cg stopped after 2 steps .* may be indefinite"):
         curvature_solve(network, landscape, gradient, max_steps=2)
     found = curvature_solve(network, landscape, gradient, max_steps=2, throw=False)

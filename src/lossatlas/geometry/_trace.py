@@ -31,7 +31,7 @@ _SHARED = 4 / 3
 class TraceEstimate(eqx.Module):
     """An estimate of a trace and how sure it is.
 
-    - `value`; `standard_error`: 0 for the exact methods.
+    - `value`; `standard_error`: 0 for the exact methods; where XTrace has found the whole range, what rounding hides.
     - `samples`: the estimates whose mean is `value` (empty when exact). Those of XTrace share their products, for
       which its standard error makes up by a factor of 4/3.
     - `num_products`: products used.
@@ -53,7 +53,7 @@ class TraceEstimate(eqx.Module):
         if not 0 < level < 1:
             msg = f"level must lie between 0 and 1, got {level}."
             raise InputError(msg)
-        half = 0.0
+        half = float(self.standard_error)
         if self.samples.size:
             half = float(stats.t.ppf(0.5 + level / 2, self.samples.size - 1)) * float(self.standard_error)
         return float(self.value) - half, float(self.value) + half
@@ -118,7 +118,7 @@ def trace(
         cost = structured_products(network, landscape, only, curvature)
         sampling = "xtrace" if num_probes >= _LEAST["xtrace"] else "hutch++"
         method = "structured" if cost is not None and cost <= num_probes else sampling
-    count, factor = 0, _SHARED if method == "xtrace" else 1.0
+    count, hidden, factor = 0, 0.0, _SHARED if method == "xtrace" else 1.0
     if method == "structured":
         value, samples = structured_trace(network, landscape, only, curvature), np.zeros(0)
     else:
@@ -128,9 +128,9 @@ def trace(
             value, samples = float(products.diagonal().astype(float).sum()), np.zeros(0)
         else:
             estimate = {"xtrace": _xtrace, "hutch++": _hutch_plus_plus, "hutchinson": _hutchinson}[method]
-            value, samples = estimate(products, num_probes, _enough(rtol, factor), host_generator(key))
+            value, samples, hidden = estimate(products, num_probes, _enough(rtol, factor), host_generator(key))
         count = products.count
-    error = factor * _standard_error(samples)
+    error = max(factor * _standard_error(samples), hidden)
     return TraceEstimate(
         value=jnp.asarray(value),
         standard_error=jnp.asarray(error),
@@ -166,15 +166,15 @@ def _enough(rtol: float | None, factor: float) -> _Enough:
     return reached
 
 
-def _hutchinson(products: CurvatureProducts, num: int, enough: _Enough, rng) -> tuple[float, np.ndarray]:
+def _hutchinson(products: CurvatureProducts, num: int, enough: _Enough, rng) -> tuple[float, np.ndarray, float]:
     samples = np.zeros(0)
     while len(samples) < num and not (len(samples) and enough(samples.mean(), samples)):
         probe = random_signs(rng, products)
         samples = np.append(samples, probe.astype(float) @ products(probe))
-    return float(samples.mean()), samples
+    return float(samples.mean()), samples, 0.0
 
 
-def _hutch_plus_plus(products: CurvatureProducts, num: int, enough: _Enough, rng) -> tuple[float, np.ndarray]:
+def _hutch_plus_plus(products: CurvatureProducts, num: int, enough: _Enough, rng) -> tuple[float, np.ndarray, float]:
     rank = num // 3
     sketch = np.stack([products(random_signs(rng, products)) for _ in range(rank)], axis=1)
     basis = np.linalg.qr(sketch)[0]
@@ -184,10 +184,10 @@ def _hutch_plus_plus(products: CurvatureProducts, num: int, enough: _Enough, rng
         probe = random_signs(rng, products)
         probe = probe - basis @ (basis.T @ probe)
         samples = np.append(samples, captured + probe.astype(float) @ products(probe))
-    return float(samples.mean()), samples
+    return float(samples.mean()), samples, 0.0
 
 
-def _xtrace(products: CurvatureProducts, num: int, enough: _Enough, rng) -> tuple[float, np.ndarray]:
+def _xtrace(products: CurvatureProducts, num: int, enough: _Enough, rng) -> tuple[float, np.ndarray, float]:
     """Probes are added one by one; the factorisation of their images grows, and with it every estimate."""
     size, most = products.size, num // 2
     probes, images, basis, basis_images = (np.empty((most, size), products.dtype) for _ in range(4))
@@ -200,9 +200,11 @@ def _xtrace(products: CurvatureProducts, num: int, enough: _Enough, rng) -> tupl
             part = basis[:m] @ vector
             vector, triangle[:m, m] = vector - part @ basis[:m], triangle[:m, m] + part
         left = float(np.linalg.norm(vector))
-        if left <= 100 * np.finfo(products.dtype).eps * float(np.linalg.norm(images[m])):
-            # The images of the probes before span the range: the trace on it is the whole.
-            return float(np.sum(basis[:m].astype(float) * basis_images[:m])), np.zeros(0)
+        rounding = 100 * float(np.finfo(products.dtype).eps) * float(np.linalg.norm(images[m]))
+        if left <= rounding:
+            # The images of the probes before span the range, up to rounding: the trace on it is the whole, up to the
+            # length of a probe times what may be left of its image.
+            return float(np.sum(basis[:m].astype(float) * basis_images[:m])), np.zeros(0), math.sqrt(size) * rounding
         triangle[m, m] = left
         basis[m] = vector / left
         basis_images[m] = products(basis[m])
@@ -213,7 +215,7 @@ def _xtrace(products: CurvatureProducts, num: int, enough: _Enough, rng) -> tupl
             )
             if enough(float(samples.mean()), samples):
                 break
-    return float(samples.mean()), samples
+    return float(samples.mean()), samples, 0.0
 
 
 def _leave_one_out(probes, images, basis, basis_images, triangle, size: int) -> np.ndarray:
