@@ -235,7 +235,9 @@ def test_rows_and_arrays_carry_the_audit(report):
     data = report.to_xarray()
     np.testing.assert_array_equal(data["value"], [row["value"] for row in rows])
     assert data["change"].sel(measure="Hessian trace") > 0.01
-    assert all(row["low"] <= row["value"] <= row["high"] for row in rows)
+    known = [row for row in rows if np.isfinite(row["standard error"])]
+    assert {row["measure"] for row in rows if row not in known} == {"SAM sharpness", "adaptive sharpness"}
+    assert all(row["low"] <= row["value"] <= row["high"] for row in known)
 
 
 def test_a_network_without_scale_symmetry_is_audited_by_what_it_has():
@@ -302,3 +304,31 @@ def test_measures_that_disagree_and_errors_that_differ_are_said():
         compare_flatness(KEY, {"one": network}, landscape)
     with pytest.raises(InputError, match="level must lie between 0 and 1"):
         compare_flatness(KEY, {"one": network, "other": network}, landscape, level=0.0)
+
+
+def test_what_a_search_found_and_bounds_rank_nothing():
+    network, landscape = classifier()
+    written = apply_scale(network, "hidden[0]", jnp.full(6, 8.0))
+    options = {"measures": ["sharpness", "pac_bayes"], "audit": False, "num_draws": 3}
+    found = compare_flatness(KEY, {"one": network, "other": written}, landscape, **options)
+    rows = {row.measure: row for row in found.differences}
+    assert found.reports["one"].measures["PAC-Bayes bound"].value >= 0.9  # 30 examples prove next to nothing
+    for name in ("SAM sharpness", "adaptive sharpness", "PAC-Bayes bound"):
+        assert not found.reports["one"].measures[name].has_interval
+        assert rows[name].flatter is None
+        assert np.isnan([rows[name].p_value, rows[name].low, rows[name].high]).all()
+    assert abs(rows["SAM sharpness"].value) > 1e-3  # it does differ
+    assert found.reports["one"].measures["PAC-Bayes sigma, additive"].has_interval
+    assert "SAM" not in " ".join(found.warnings)
+
+
+def test_the_training_error_is_measured_whatever_is_asked():
+    report: Any = flatness_report(KEY, *classifier(), measures=["hessian"], audit=False, **FEW)
+    assert report.error == pytest.approx(3 / 30)  # three labels are wrong
+
+
+def test_a_prior_of_another_shape_is_refused_and_not_put_down_to_the_data():
+    network, landscape = classifier()
+    other, _ = classifier(widths=(4, 5, 3))
+    with pytest.raises(InputError, match="The prior has 43 parameters and the network 51"):
+        flatness_report(KEY, network, landscape, measures=["pac_bayes"], audit=False, prior=other, **FEW)

@@ -27,7 +27,8 @@ class Difference(eqx.Module):
     - `measure`: its name, with the size of the noise where there are several. `first`, `second`: names of the networks.
     - `value`: the measure at the second minus at the first. `standard_error`: of it, from paired draws where
       `is_paired`. `low`, `high`: the interval at the level of the comparison.
-    - `p_value`: of no difference; 0 where both are free of error and differ.
+    - `p_value`: of no difference; 0 where both are free of error and differ. NaN, as are error and interval, where the
+      measure has no interval: a bound, or the largest rise that a search found, ranks nothing.
     - `flatter`: the flatter network at that level, or None.
     """
 
@@ -83,7 +84,8 @@ def compare_flatness(
     Every network gets a [`lossatlas.geometry.flatness_report`][] with the same key. Networks with as many parameters
     get the same noise, draw by draw, and the differences of their local energies are tested in pairs (Student's t),
     which needs several times fewer draws where the networks are alike; everything else is tested with the errors of
-    both added in squares.
+    both added in squares. Measures without an interval (sharpness, which is what a search found, and the PAC-Bayes
+    bound) are listed and not tested.
 
     A warning says when two measures rank two networks in opposite order, when training errors differ by more than one
     per cent (curvature then says how far training has come), and when a gradient is not small. What the audit labels
@@ -126,6 +128,9 @@ def _difference(name: str, first: str, second: str, one: Measure, other: Measure
     from scipy import stats
 
     value = other.value - one.value
+    if not (one.has_interval and other.has_interval):
+        nan = math.nan
+        return Difference(name, first, second, value, nan, nan, nan, nan, False, None)
     error = float(np.hypot(one.standard_error, other.standard_error))
     # Half intervals of what has no standard error, such as the residual of an eigenvalue.
     slack = 0.5 * ((one.high - one.low) + (other.high - other.low)) if error == 0 else 0.0
