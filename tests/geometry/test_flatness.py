@@ -12,17 +12,19 @@ from geometry.flatness_points import bowl, classifier
 from lossatlas._errors import InputError
 from lossatlas._parameters import named_arrays, named_parameters
 from lossatlas.geometry import (
+    FlatnessMeasure,
     adaptive_sharpness,
     compare_flatness,
     flatness_report,
     local_energy,
     pac_bayes_sigma,
-    relative,
+    relative_point,
     rewrite,
     sharpness,
     spectrum,
     trace,
 )
+from lossatlas.geometry._flatness import _audit_row
 from lossatlas.landscape import Landscape
 from lossatlas.networks import Buffer, Conv, Dense, Transformer, apply_scale
 
@@ -127,7 +129,7 @@ def test_rescaling_two_layers_moves_curvature_as_dinh_says_and_no_invariant(use_
         written = apply_scale(network, "hidden[0]", jnp.full(6, c))
         found = float(trace(KEY, written, landscape, method="exact").value)
         assert found == pytest.approx(first / c**2 + c**2 * second + bias, rel=1e-10)
-        point, moved = relative(written, landscape)
+        point, moved = relative_point(written, landscape)
         energy = local_energy(KEY, written, landscape, sigmas=[0.2], num_draws=3)
         invariants.append(
             np.concatenate([
@@ -332,3 +334,31 @@ def test_a_prior_of_another_shape_is_refused_and_not_put_down_to_the_data():
     other, _ = classifier(widths=(4, 5, 3))
     with pytest.raises(InputError, match="The prior has 43 parameters and the network 51"):
         flatness_report(KEY, network, landscape, measures=["pac_bayes"], audit=False, prior=other, **FEW)
+
+
+def test_the_audit_calls_invariants_unchanged_in_single_precision():
+    network, landscape = classifier("relu")
+    network = jax.tree.map(lambda a: a.astype(jnp.float32), network)
+    landscape = Landscape(landscape.inputs.astype(jnp.float32), landscape.targets, loss="cross_entropy")
+    report: Any = flatness_report(KEY, network, landscape, **CHEAP)
+    verdicts = {row.name: row.verdict for row in report.audit.rows}
+    assert {name for name, verdict in verdicts.items() if verdict == "unchanged"} >= {
+        "local energy, multiplicative, loss", "relative trace", "relative top eigenvalue", "adaptive sharpness",
+    }  # fmt: skip
+    assert {"Hessian trace", "top eigenvalue", "SAM sharpness"} <= set(report.audit.scale_dependent)
+
+
+@pytest.mark.parametrize(
+    ("after", "error", "half", "verdict"),
+    [
+        (1.0005, 0.0, 0.0, "unchanged"),
+        (1.03, 0.0, 0.0, "scale dependent"),
+        (1.03, 0.0, 0.02, "unchanged within its error"),  # such as the residuals of two eigenvalues
+        (1.05, 0.0, 0.02, "scale dependent"),
+        (1.05, 0.02, 0.0, "unchanged within its error"),
+        (1.05, np.nan, np.nan, "scale dependent"),
+    ],
+)
+def test_a_verdict_is_as_sure_as_both_intervals(after, error, half, verdict):
+    one, other = (FlatnessMeasure("m", v, error, v - half, v + half, None, True, "") for v in (1.0, after))
+    assert _audit_row(one, other, "m", "scale", 1e-3).verdict == verdict

@@ -16,7 +16,7 @@ from lossatlas.geometry import (
     local_energy,
     pac_bayes_bound,
     pac_bayes_sigma,
-    relative,
+    relative_point,
     sharpness,
     spectrum,
     trace,
@@ -200,7 +200,7 @@ def test_relative_coordinates_give_the_scaled_hessian_and_do_not_see_the_scale()
     dense = np.asarray(eqx.filter_jit(landscape.hessian)(network)) * np.outer(w, w)
     written = apply_scale(network, "hidden[0]", jnp.linspace(0.2, 5.0, 6))
     for net in (network, written):
-        point, moved = relative(net, landscape)
+        point, moved = relative_point(net, landscape)
         found = spectrum(point, moved)
         np.testing.assert_allclose(np.asarray(found.all_values), np.linalg.eigvalsh(dense)[::-1], atol=1e-12)
     np.testing.assert_allclose(trace(KEY, point, moved, method="exact").value, np.trace(dense), rtol=1e-10)
@@ -211,7 +211,7 @@ def test_relative_coordinates_give_the_scaled_hessian_and_do_not_see_the_scale()
     exact = own * np.asarray(eqx.filter_jit(landscape.value_and_gradient)(written)[1])
     np.testing.assert_allclose(slope, exact, atol=1e-14)
     np.testing.assert_allclose(slope, w * gradient, atol=1e-14)
-    part, moved = relative(network, landscape, only="layers[1].*")
+    part, moved = relative_point(network, landscape, only="layers[1].*")
     np.testing.assert_allclose(eqx.filter_jit(moved.hessian)(part), dense[30:, 30:], atol=1e-13)
 
 

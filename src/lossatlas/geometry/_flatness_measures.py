@@ -20,7 +20,7 @@ from lossatlas.geometry._local_energy import LocalEnergy, local_energy
 from lossatlas.geometry._local_entropy import local_entropy
 from lossatlas.geometry._noise import NOISES, Transport
 from lossatlas.geometry._pac_bayes import pac_bayes_bound, pac_bayes_sigma
-from lossatlas.geometry._relative import relative
+from lossatlas.geometry._relative import relative_point
 from lossatlas.geometry._sharpness import Sharpness, adaptive_sharpness, sharpness
 from lossatlas.geometry._spectrum import spectrum
 from lossatlas.geometry._trace import trace
@@ -33,7 +33,7 @@ _EXACT_TRACE = 300  # parameters, up to which the trace is summed exactly
 
 
 @shown
-class Measure(eqx.Module):
+class FlatnessMeasure(eqx.Module):
     """One number that is said to measure flatness.
 
     - `name`, `value`, `standard_error` (0 where nothing is random), `low` and `high`: the 95 % interval. All three NaN
@@ -81,7 +81,7 @@ class Plan:
 class Measured:
     """What was measured: the table, the curves and the chains; what was not, and why; what has to be said."""
 
-    measures: dict[str, Measure]
+    measures: dict[str, FlatnessMeasure]
     curves: dict[str, LocalEnergy]
     chains: LearningCoefficient | None
     missing: dict[str, str]
@@ -151,7 +151,7 @@ def _add(
     is_small_flat: bool = True,
 ) -> None:
     low, high = interval or (value - 1.96 * error, value + 1.96 * error)
-    found.measures[name] = Measure(name, value, error, low, high, samples, is_small_flat, convention)
+    found.measures[name] = FlatnessMeasure(name, value, error, low, high, samples, is_small_flat, convention)
 
 
 def _local_energies(key, network, landscape, plan: Plan, transport, found: Measured) -> None:
@@ -174,7 +174,7 @@ def _local_energies(key, network, landscape, plan: Plan, transport, found: Measu
 
 def _curvatures(key, network, landscape, plan: Plan, transport, found: Measured) -> None:
     del transport  # traces are exact or have an error of their own, and eigenvalues are certified
-    moved = relative(network, landscape, only=plan.only)
+    moved = relative_point(network, landscape, only=plan.only)
     size = num_parameters(network, plan.only)
     # Named by what it is: the gradient in relative coordinates is w * g.
     found.relative_gradient_norm = float(np.linalg.norm(eqx.filter_jit(moved[1].gradient)(moved[0])))
