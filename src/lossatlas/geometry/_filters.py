@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import equinox as eqx
 import jax
@@ -117,7 +117,8 @@ def scaled(direction: AnyArray, of_network: AnyArray, axis: int | None = None) -
     across = None if axis is None else tuple(i for i in range(direction.ndim) if i != axis)
     wanted = (of_network**2).sum(axis=across, keepdims=True) ** 0.5
     given = (direction**2).sum(axis=across, keepdims=True) ** 0.5
-    return direction * (wanted / (given + (given == 0).astype(given.dtype)))  # what is zero stays zero
+    factor: Any = wanted / (given + (given == 0).astype(given.dtype))  # what is zero stays zero
+    return factor * direction
 
 
 def _size(shape: tuple[int, ...]) -> int:
