@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float, PRNGKeyArray
 
 from lossatlas._errors import InputError, unknown_name
-from lossatlas._parameters import num_parameters
+from lossatlas._parameters import num_parameters, ravel
 from lossatlas._progress import NoProgress, ProgressMeter
 from lossatlas._show import shown
 from lossatlas._types import Network, Only
@@ -19,7 +19,7 @@ from lossatlas.geometry._learning_coefficient import LearningCoefficient, learni
 from lossatlas.geometry._local_energy import LocalEnergy, local_energy
 from lossatlas.geometry._local_entropy import local_entropy
 from lossatlas.geometry._noise import NOISES, Transport
-from lossatlas.geometry._pac_bayes import pac_bayes_bound, pac_bayes_sigma
+from lossatlas.geometry._pac_bayes import pac_bayes_bound, pac_bayes_sigma, prior_centre
 from lossatlas.geometry._relative import relative_point
 from lossatlas.geometry._sharpness import Sharpness, adaptive_sharpness, sharpness
 from lossatlas.geometry._spectrum import spectrum
@@ -116,6 +116,8 @@ def measure_all(
     meter: ProgressMeter | None = None,
 ) -> Measured:
     """All groups of a plan; the same key gives the same random numbers, whatever the network."""
+    if "pac_bayes" in plan.groups:
+        prior_centre(plan.prior, np.asarray(ravel(network, plan.only)[0], float), plan.only)  # refuse before long work
     loss, gradient = eqx.filter_jit(landscape.value_and_gradient)(network, plan.only)
     if not math.isfinite(float(loss)):
         raise InputError("The loss is not finite at this network; check its parameters and the data for NaN.")
