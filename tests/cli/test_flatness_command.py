@@ -59,12 +59,16 @@ def test_two_models_are_compared_and_a_terminal_has_a_table(lossatlas, files):
     words = [*CHEAP, "--no-audit", "--out", "both"]
     code, out, err = lossatlas("flatness", "one.safetensors", "two.safetensors", *words)
     assert code == 0, err
-    assert out.startswith("Flatter by how many of 8 measures")
+    assert out.startswith("Flatter by how many of 6 measures")
+    assert "2 without an interval are not tested." in out
     assert "adaptive sharpness" in out
     facts = json.loads(pathlib.Path("both/flatness.json").read_text())
     assert set(facts["networks"]) == {"one", "two"}
     assert {row["flatter"] for row in facts["differences"]} <= {None, "one", "two"}
     assert len(facts["differences"]) == 8 + 3 * 2 * 5
+    untested = {row["measure"] for row in facts["rows"] if row["flatter"] == "not tested"}
+    assert untested == {"SAM sharpness", "adaptive sharpness"}
+    assert {row["measure"] for row in facts["differences"] if row["p_value"] is None} == untested
 
 
 def test_what_cannot_be_used_is_refused_in_one_line(lossatlas, files):

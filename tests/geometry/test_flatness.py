@@ -12,17 +12,19 @@ from geometry.flatness_points import bowl, classifier
 from lossatlas._errors import InputError
 from lossatlas._parameters import named_arrays, named_parameters
 from lossatlas.geometry import (
+    FlatnessMeasure,
     adaptive_sharpness,
     compare_flatness,
     flatness_report,
     local_energy,
     pac_bayes_sigma,
-    relative,
+    relative_point,
     rewrite,
     sharpness,
     spectrum,
     trace,
 )
+from lossatlas.geometry._flatness import _audit_row
 from lossatlas.landscape import Landscape
 from lossatlas.networks import Buffer, Conv, Dense, Transformer, apply_scale
 
@@ -127,7 +129,7 @@ def test_rescaling_two_layers_moves_curvature_as_dinh_says_and_no_invariant(use_
         written = apply_scale(network, "hidden[0]", jnp.full(6, c))
         found = float(trace(KEY, written, landscape, method="exact").value)
         assert found == pytest.approx(first / c**2 + c**2 * second + bias, rel=1e-10)
-        point, moved = relative(written, landscape)
+        point, moved = relative_point(written, landscape)
         energy = local_energy(KEY, written, landscape, sigmas=[0.2], num_draws=3)
         invariants.append(
             np.concatenate([
@@ -235,7 +237,9 @@ def test_rows_and_arrays_carry_the_audit(report):
     data = report.to_xarray()
     np.testing.assert_array_equal(data["value"], [row["value"] for row in rows])
     assert data["change"].sel(measure="Hessian trace") > 0.01
-    assert all(row["low"] <= row["value"] <= row["high"] for row in rows)
+    known = [row for row in rows if np.isfinite(row["standard error"])]
+    assert {row["measure"] for row in rows if row not in known} == {"SAM sharpness", "adaptive sharpness"}
+    assert all(row["low"] <= row["value"] <= row["high"] for row in known)
 
 
 def test_a_network_without_scale_symmetry_is_audited_by_what_it_has():
@@ -302,3 +306,60 @@ def test_measures_that_disagree_and_errors_that_differ_are_said():
         compare_flatness(KEY, {"one": network}, landscape)
     with pytest.raises(InputError, match="level must lie between 0 and 1"):
         compare_flatness(KEY, {"one": network, "other": network}, landscape, level=0.0)
+
+
+def test_what_a_search_found_and_bounds_rank_nothing():
+    network, landscape = classifier()
+    written = apply_scale(network, "hidden[0]", jnp.full(6, 8.0))
+    options = {"measures": ["sharpness", "pac_bayes"], "audit": False, "num_draws": 3}
+    found = compare_flatness(KEY, {"one": network, "other": written}, landscape, **options)
+    rows = {row.measure: row for row in found.differences}
+    assert found.reports["one"].measures["PAC-Bayes bound"].value >= 0.9  # 30 examples prove next to nothing
+    for name in ("SAM sharpness", "adaptive sharpness", "PAC-Bayes bound"):
+        assert not found.reports["one"].measures[name].has_interval
+        assert rows[name].flatter is None
+        assert np.isnan([rows[name].p_value, rows[name].low, rows[name].high]).all()
+    assert abs(rows["SAM sharpness"].value) > 1e-3  # it does differ
+    assert found.reports["one"].measures["PAC-Bayes sigma, additive"].has_interval
+    assert "SAM" not in " ".join(found.warnings)
+
+
+def test_the_training_error_is_measured_whatever_is_asked():
+    report: Any = flatness_report(KEY, *classifier(), measures=["hessian"], audit=False, **FEW)
+    assert report.error == pytest.approx(3 / 30)  # three labels are wrong
+
+
+def test_a_prior_of_another_shape_is_refused_and_not_put_down_to_the_data():
+    network, landscape = classifier()
+    other, _ = classifier(widths=(4, 5, 3))
+    with pytest.raises(InputError, match="The prior has 43 parameters and the network 51"):
+        # One draw is refused too, by the measures before; the prior is looked at before them.
+        flatness_report(KEY, network, landscape, prior=other, num_draws=1)
+
+
+def test_the_audit_calls_invariants_unchanged_in_single_precision():
+    network, landscape = classifier("relu")
+    network = jax.tree.map(lambda a: a.astype(jnp.float32), network)
+    landscape = Landscape(landscape.inputs.astype(jnp.float32), landscape.targets, loss="cross_entropy")
+    report: Any = flatness_report(KEY, network, landscape, **CHEAP)
+    verdicts = {row.name: row.verdict for row in report.audit.rows}
+    assert {name for name, verdict in verdicts.items() if verdict == "unchanged"} >= {
+        "local energy, multiplicative, loss", "relative trace", "relative top eigenvalue", "adaptive sharpness",
+    }  # fmt: skip
+    assert {"Hessian trace", "top eigenvalue", "SAM sharpness"} <= set(report.audit.scale_dependent)
+
+
+@pytest.mark.parametrize(
+    ("after", "error", "half", "verdict"),
+    [
+        (1.0005, 0.0, 0.0, "unchanged"),
+        (1.03, 0.0, 0.0, "scale dependent"),
+        (1.03, 0.0, 0.02, "unchanged within its error"),  # such as the residuals of two eigenvalues
+        (1.05, 0.0, 0.02, "scale dependent"),
+        (1.05, 0.02, 0.0, "unchanged within its error"),
+        (1.05, np.nan, np.nan, "scale dependent"),
+    ],
+)
+def test_a_verdict_is_as_sure_as_both_intervals(after, error, half, verdict):
+    one, other = (FlatnessMeasure("m", v, error, v - half, v + half, None, True, "") for v in (1.0, after))
+    assert _audit_row(one, other, "m", "scale", 1e-3).verdict == verdict

@@ -10,22 +10,23 @@ import pytest
 
 from geometry.flatness_points import bowl, classifier
 from lossatlas._errors import InputError
-from lossatlas._parameters import ravel
+from lossatlas._parameters import named_parameters, ravel
 from lossatlas.geometry import (
     adaptive_sharpness,
     local_energy,
     pac_bayes_bound,
     pac_bayes_sigma,
-    relative,
+    relative_point,
     sharpness,
     spectrum,
     trace,
 )
 from lossatlas.geometry._errors_of import error_kind
-from lossatlas.geometry._noise import filter_normalised
+from lossatlas.geometry._filters import filter_axes
+from lossatlas.geometry._noise import NoisyPoint, filter_normalised
 from lossatlas.geometry._pac_bayes import gaussian_divergence, inverse_kl
 from lossatlas.landscape import Landscape
-from lossatlas.networks import Conv, apply_scale
+from lossatlas.networks import Conv, Transformer, apply_scale
 
 
 KEY = jax.random.key(0)
@@ -81,13 +82,48 @@ def test_huge_noise_makes_a_classifier_guess():
 def test_filters_of_noise_have_the_norms_of_the_network_and_biases_none():
     network = Conv(jax.random.key(0), (2, 5, 5), [3], [4, 2], norm="batch")
     vector, unravel = ravel(network)
-    noise = unravel.tangent(filter_normalised(jax.random.normal(KEY, vector.shape), vector, unravel))
+    axes = tuple(None if leaf.ndim == 1 else 0 for leaf in jax.tree.leaves(unravel.like))
+    noise = unravel.tangent(filter_normalised(jax.random.normal(KEY, vector.shape), vector, unravel, axes))
     for got, own in zip(jax.tree.leaves(noise), jax.tree.leaves(unravel.like), strict=True):
         if own.ndim == 1:
             assert not got.any()
             continue
         norms = [np.linalg.norm(np.asarray(a).reshape(len(a), -1), axis=1) for a in (got, own)]
         np.testing.assert_allclose(*norms, rtol=1e-6)
+
+
+def test_filter_noise_leaves_biases_of_convolutions_and_scales_of_norms_alone():
+    """Biases of Equinox's convolutions have shape (out, 1, 1), and scales of its layer norms that of their input."""
+    network = [eqx.nn.Conv2d(2, 3, 2, key=KEY), eqx.nn.LayerNorm((3, 2, 2))]
+    forward = lambda net, x: jax.vmap(lambda a: net[1](net[0](a)).sum((1, 2)))(x)  # noqa: E731
+    x = jax.random.normal(KEY, (4, 2, 3, 3))
+    losses = lambda net, batch: jnp.sum(jnp.square(forward(net, batch)), axis=1)  # noqa: E731
+    point = NoisyPoint(network, Landscape.from_function(losses, x), None)
+    _, unravel = ravel(network)
+    conv, norm = unravel.tangent(point.direction(KEY, 0, "filter"))
+    assert network[0].bias.shape == (3, 1, 1)
+    for still in (conv.bias, norm.weight, norm.bias):
+        assert not np.any(still)
+    norms = [np.linalg.norm(np.reshape(a, (3, -1)), axis=1) for a in (conv.weight, network[0].weight)]
+    np.testing.assert_allclose(*norms, rtol=1e-12)
+
+
+def test_filter_noise_goes_along_the_axis_that_unit_spaces_state():
+    network = Transformer(KEY, 3, 4, 2, num_stream=4, num_heads=2, num_hidden=3, num_blocks=1)
+    x = jax.random.normal(jax.random.key(1), (2, 4, 3))
+    point = NoisyPoint(network, Landscape(x, jnp.zeros((2, 2))), None)
+    _, unravel = ravel(network)
+    got = named_parameters(unravel.tangent(point.direction(KEY, 0, "filter")))
+    own = named_parameters(network)
+    axes = {name: axis for name, (axis, _) in filter_axes(network).items()}
+    assert {axis for axis in axes.values() if axis} != set()  # some are not stored along the first
+    for name, axis in axes.items():
+        if axis is None:
+            assert not np.any(got[name])
+            continue
+        across = tuple(i for i in range(own[name].ndim) if i != axis)
+        norms = [np.sqrt(np.sum(np.square(a[name]), axis=across)) for a in (got, own)]
+        np.testing.assert_allclose(*norms, rtol=1e-12)
 
 
 def test_batches_the_same_key_and_a_filter_of_parameters():
@@ -164,7 +200,7 @@ def test_relative_coordinates_give_the_scaled_hessian_and_do_not_see_the_scale()
     dense = np.asarray(eqx.filter_jit(landscape.hessian)(network)) * np.outer(w, w)
     written = apply_scale(network, "hidden[0]", jnp.linspace(0.2, 5.0, 6))
     for net in (network, written):
-        point, moved = relative(net, landscape)
+        point, moved = relative_point(net, landscape)
         found = spectrum(point, moved)
         np.testing.assert_allclose(np.asarray(found.all_values), np.linalg.eigvalsh(dense)[::-1], atol=1e-12)
     np.testing.assert_allclose(trace(KEY, point, moved, method="exact").value, np.trace(dense), rtol=1e-10)
@@ -175,7 +211,7 @@ def test_relative_coordinates_give_the_scaled_hessian_and_do_not_see_the_scale()
     exact = own * np.asarray(eqx.filter_jit(landscape.value_and_gradient)(written)[1])
     np.testing.assert_allclose(slope, exact, atol=1e-14)
     np.testing.assert_allclose(slope, w * gradient, atol=1e-14)
-    part, moved = relative(network, landscape, only="layers[1].*")
+    part, moved = relative_point(network, landscape, only="layers[1].*")
     np.testing.assert_allclose(eqx.filter_jit(moved.hessian)(part), dense[30:, 30:], atol=1e-13)
 
 

@@ -48,7 +48,11 @@ def flatness_figure(reports: Mapping[str, Rows], *, compact: bool = False) -> go
             if not shown:
                 hidden[str(row["measure"])] = format_number(value)
                 continue
-            text = f"{row['measure']}: {format_number(value)} [{format_number(low)}, {format_number(high)}]"
+            text = f"{row['measure']}: {format_number(value)}"
+            if math.isnan(low) or math.isnan(high):  # a bound, which has no interval
+                low = high = value
+            else:
+                text += f" [{format_number(low)}, {format_number(high)}]"
             points.append(
                 (value / unit, max(high - value, 0.0) / unit, min(value - low, 0.99 * value) / unit, row, text)
             )

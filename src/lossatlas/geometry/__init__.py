@@ -33,11 +33,11 @@ from lossatlas.geometry._flatness import Audit as Audit
 from lossatlas.geometry._flatness import AuditRow as AuditRow
 from lossatlas.geometry._flatness import FlatnessReport as FlatnessReport
 from lossatlas.geometry._flatness import flatness_report as flatness_report
-from lossatlas.geometry._flatness_comparison import Difference as Difference
 from lossatlas.geometry._flatness_comparison import FlatnessComparison as FlatnessComparison
+from lossatlas.geometry._flatness_comparison import FlatnessDifference as FlatnessDifference
 from lossatlas.geometry._flatness_comparison import compare_flatness as compare_flatness
 from lossatlas.geometry._flatness_measures import FLATNESS_MEASURES as FLATNESS_MEASURES
-from lossatlas.geometry._flatness_measures import Measure as Measure
+from lossatlas.geometry._flatness_measures import FlatnessMeasure as FlatnessMeasure
 from lossatlas.geometry._gates import relu_patterns as relu_patterns
 from lossatlas.geometry._grouping import Grouping as Grouping
 from lossatlas.geometry._hessian import dense_hessian as dense_hessian
@@ -96,7 +96,7 @@ from lossatlas.geometry._products import CURVATURES as CURVATURES
 from lossatlas.geometry._products import Curvature as Curvature
 from lossatlas.geometry._refined_slice import RefinedSlice as RefinedSlice
 from lossatlas.geometry._refined_slice import refined_slice as refined_slice
-from lossatlas.geometry._relative import relative as relative
+from lossatlas.geometry._relative import relative_point as relative_point
 from lossatlas.geometry._residual_curvature import ResidualCurvature as ResidualCurvature
 from lossatlas.geometry._residual_curvature import residual_curvature as residual_curvature
 from lossatlas.geometry._rewriting import Rewriting as Rewriting

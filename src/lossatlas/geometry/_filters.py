@@ -2,12 +2,12 @@
 
 import re
 from collections.abc import Mapping
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
 import equinox as eqx
 import jax
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Array, Float
 
 from lossatlas._errors import InputError, unknown_name
 from lossatlas._parameters import named_parameters, path_name, select
@@ -17,6 +17,7 @@ from lossatlas.networks import Axis, HasUnitSpaces
 
 Normalisation = Literal["none", "filter", "layer", "model"]
 _NORMALISATIONS = ("none", "filter", "layer", "model")
+AnyArray = TypeVar("AnyArray", np.ndarray, Array)
 _NORMS = (eqx.nn.LayerNorm, eqx.nn.GroupNorm, eqx.nn.BatchNorm, eqx.nn.RMSNorm)
 
 
@@ -100,23 +101,24 @@ def normalised(
     if normalise == "none":
         return direction
     if normalise == "model":
-        return _scaled(direction, np.where(moves, network_vector, 0.0))
+        return scaled(direction, np.where(moves, network_vector, 0.0))
     pieces, start = [], 0
     for axis, shape in filters.values():
         stop = start + _size(shape)
         of_network, piece = network_vector[start:stop].reshape(shape), direction[start:stop].reshape(shape)
         by_row = axis if normalise == "filter" else None
-        pieces.append(_scaled(piece, of_network, by_row).ravel())
+        pieces.append(scaled(piece, of_network, by_row).ravel())
         start = stop
     return np.concatenate(pieces)
 
 
-def _scaled(direction: np.ndarray, of_network: np.ndarray, axis: int | None = None) -> np.ndarray:
-    """A direction with the norms of another array: along one axis, or as a whole."""
+def scaled(direction: AnyArray, of_network: AnyArray, axis: int | None = None) -> AnyArray:
+    """A direction with the norms of another array, of NumPy or JAX: along one axis, or as a whole."""
     across = None if axis is None else tuple(i for i in range(direction.ndim) if i != axis)
-    wanted = np.sqrt(np.sum(of_network**2, axis=across, keepdims=True))
-    given = np.sqrt(np.sum(direction**2, axis=across, keepdims=True))
-    return direction * np.divide(wanted, given, out=np.zeros_like(given), where=given > 0)
+    wanted = (of_network**2).sum(axis=across, keepdims=True) ** 0.5
+    given = (direction**2).sum(axis=across, keepdims=True) ** 0.5
+    factor: Any = wanted / (given + (given == 0).astype(given.dtype))  # what is zero stays zero
+    return factor * direction
 
 
 def _size(shape: tuple[int, ...]) -> int:

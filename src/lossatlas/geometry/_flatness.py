@@ -9,13 +9,14 @@ import numpy as np
 from jaxtyping import PRNGKeyArray
 
 from lossatlas._errors import InputError
+from lossatlas._parameters import ravel
 from lossatlas._progress import ProgressLike, ProgressMeter, as_meter
 from lossatlas._show import shown
 from lossatlas._types import Network, Only
 from lossatlas.geometry._flatness_measures import (
     FLATNESS_MEASURES,
+    FlatnessMeasure,
     Group,
-    Measure,
     Measured,
     Plan,
     check_groups,
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 
 Verdict = Literal["unchanged", "unchanged within its error", "scale dependent", "changed"]
 _SIGNIFICANT = 3.0  # standard errors
+# By bytes of a number: relative changes up to these are rounding, of differences of losses and of searches.
+_ROUNDING = {8: 1e-6, 4: 1e-3}
 
 
 @shown
@@ -39,8 +42,8 @@ class AuditRow(eqx.Module):
     """One measure before and after the function was written with other weights.
 
     - `name`, `before`, `after`: the measure; `change`: after / before - 1.
-    - `verdict`: `"unchanged"` (to rounding), `"unchanged within its error"`, `"scale dependent"`, or `"changed"` where
-      the rewriting was no scale.
+    - `verdict`: `"unchanged"` (to rounding in its precision), `"unchanged within its error"` (three standard errors, or
+      the half intervals of both), `"scale dependent"`, or `"changed"` where the rewriting was no scale.
     """
 
     name: str = eqx.field(static=True)
@@ -85,7 +88,7 @@ class FlatnessReport(eqx.Module):
       Hessian was left out.
     """
 
-    measures: dict[str, Measure]
+    measures: dict[str, FlatnessMeasure]
     curves: dict[str, LocalEnergy]
     chains: LearningCoefficient | None
     audit: Audit | None
@@ -247,24 +250,28 @@ def _audit(
     else:
         return Audit(None, f"not audited: {reason}", {}, 0.0, ())
     after = measure_all(key, written.network, landscape, plan, written.transport, meter)
+    tolerance = max(_ROUNDING[ravel(network, plan.only)[0].dtype.itemsize], 10 * written.output_change)
     rows = tuple(
-        _audit_row(measure, after.measures[name], name, written.kind, written.output_change)
+        _audit_row(measure, after.measures[name], name, written.kind, tolerance)
         for name, measure in found.measures.items()
         if name in after.measures
     )
     return Audit(written.kind, reason, written.done, written.output_change, rows)
 
 
-def _audit_row(before: Measure, after: Measure, name: str, kind: str, output_change: float) -> AuditRow:
+def _audit_row(before: FlatnessMeasure, after: FlatnessMeasure, name: str, kind: str, tolerance: float) -> AuditRow:
     difference = after.value - before.value
-    error = float(np.hypot(before.standard_error, after.standard_error))
     size = max(abs(before.value), abs(after.value))
+    known = [measure for measure in (before, after) if measure.has_interval]
+    # Both half intervals: an eigenvalue has no standard error, but a residual.
+    halves = sum(0.5 * (measure.high - measure.low) for measure in known)
+    slack = max(_SIGNIFICANT * float(np.hypot.reduce([m.standard_error for m in known])) if known else 0.0, halves)
     if before.samples is not None and after.samples is not None:
         pairs = after.samples - before.samples
-        error = float(pairs.std(ddof=1) / np.sqrt(len(pairs)))
-    if abs(difference) <= max(1e-6, 10 * output_change) * size:
+        slack = _SIGNIFICANT * float(pairs.std(ddof=1) / np.sqrt(len(pairs)))
+    if abs(difference) <= tolerance * size:
         verdict = "unchanged"
-    elif abs(difference) <= _SIGNIFICANT * error:
+    elif abs(difference) <= slack:
         verdict = "unchanged within its error"
     else:
         verdict = "scale dependent" if kind == "scale" else "changed"

@@ -13,7 +13,7 @@ from lossatlas._errors import InputError
 from lossatlas._show import shown
 from lossatlas._types import Network
 from lossatlas.geometry._flatness import FlatnessReport, flatness_report
-from lossatlas.geometry._flatness_measures import Measure
+from lossatlas.geometry._flatness_measures import FlatnessMeasure
 from lossatlas.landscape import Landscape
 
 
@@ -21,13 +21,14 @@ _ERROR_GAP = 0.01  # of the training error, above which curvature compares progr
 
 
 @shown
-class Difference(eqx.Module):
+class FlatnessDifference(eqx.Module):
     """One measure at two networks.
 
     - `measure`: its name, with the size of the noise where there are several. `first`, `second`: names of the networks.
     - `value`: the measure at the second minus at the first. `standard_error`: of it, from paired draws where
       `is_paired`. `low`, `high`: the interval at the level of the comparison.
-    - `p_value`: of no difference; 0 where both are free of error and differ.
+    - `p_value`: of no difference; 0 where both are free of error and differ. NaN, as are error and interval, where the
+      measure has no interval: a bound, or the largest rise that a search found, ranks nothing.
     - `flatter`: the flatter network at that level, or None.
     """
 
@@ -54,8 +55,8 @@ class FlatnessComparison(eqx.Module):
     """
 
     reports: dict[str, FlatnessReport]
-    differences: tuple[Difference, ...]
-    profile: tuple[Difference, ...]
+    differences: tuple[FlatnessDifference, ...]
+    profile: tuple[FlatnessDifference, ...]
     level: float
     warnings: tuple[str, ...]
 
@@ -83,7 +84,8 @@ def compare_flatness(
     Every network gets a [`lossatlas.geometry.flatness_report`][] with the same key. Networks with as many parameters
     get the same noise, draw by draw, and the differences of their local energies are tested in pairs (Student's t),
     which needs several times fewer draws where the networks are alike; everything else is tested with the errors of
-    both added in squares.
+    both added in squares. Measures without an interval (sharpness, which is what a search found, and the PAC-Bayes
+    bound) are listed and not tested.
 
     A warning says when two measures rank two networks in opposite order, when training errors differ by more than one
     per cent (curvature then says how far training has come), and when a gradient is not small. What the audit labels
@@ -117,7 +119,9 @@ def compare_flatness(
     return FlatnessComparison(reports, rows, tuple(profile), level, tuple(_warnings(reports, rows)))
 
 
-def _difference(name: str, first: str, second: str, one: Measure, other: Measure, level: float) -> Difference:
+def _difference(
+    name: str, first: str, second: str, one: FlatnessMeasure, other: FlatnessMeasure, level: float
+) -> FlatnessDifference:
     is_paired = one.samples is not None and other.samples is not None and len(one.samples) == len(other.samples)
     if is_paired:
         assert one.samples is not None
@@ -126,18 +130,21 @@ def _difference(name: str, first: str, second: str, one: Measure, other: Measure
     from scipy import stats
 
     value = other.value - one.value
+    if not (one.has_interval and other.has_interval):
+        nan = math.nan
+        return FlatnessDifference(name, first, second, value, nan, nan, nan, nan, False, None)
     error = float(np.hypot(one.standard_error, other.standard_error))
     # Half intervals of what has no standard error, such as the residual of an eigenvalue.
     slack = 0.5 * ((one.high - one.low) + (other.high - other.low)) if error == 0 else 0.0
     p_value = float(2 * stats.norm.sf(abs(value) / error)) if error > 0 else float(abs(value) <= slack)
     half = float(stats.norm.isf(level / 2)) * error if error > 0 else slack
     flatter = _flatter(value, p_value, level, first, second, is_small_flat=one.is_small_flat)
-    return Difference(name, first, second, value, error, value - half, value + half, p_value, False, flatter)
+    return FlatnessDifference(name, first, second, value, error, value - half, value + half, p_value, False, flatter)
 
 
 def _paired(
     name: str, first: str, second: str, one: np.ndarray, other: np.ndarray, level: float, *, is_small_flat: bool
-) -> Difference:
+) -> FlatnessDifference:
     from scipy import stats
 
     pairs = other - one
@@ -145,7 +152,7 @@ def _paired(
     p_value = float(value == 0) if error == 0 else float(2 * stats.t.sf(abs(value) / error, len(pairs) - 1))
     half = float(stats.t.isf(level / 2, len(pairs) - 1)) * error
     flatter = _flatter(value, p_value, level, first, second, is_small_flat=is_small_flat)
-    return Difference(name, first, second, value, error, value - half, value + half, p_value, True, flatter)
+    return FlatnessDifference(name, first, second, value, error, value - half, value + half, p_value, True, flatter)
 
 
 def _flatter(value: float, p_value: float, level: float, first: str, second: str, *, is_small_flat: bool) -> str | None:
@@ -154,7 +161,9 @@ def _flatter(value: float, p_value: float, level: float, first: str, second: str
     return first if (value > 0) == is_small_flat else second
 
 
-def _profile(first: str, second: str, one: FlatnessReport, other: FlatnessReport, level: float) -> list[Difference]:
+def _profile(
+    first: str, second: str, one: FlatnessReport, other: FlatnessReport, level: float
+) -> list[FlatnessDifference]:
     """The difference of the local energies at every size."""
     found = []
     for noise, curve in one.curves.items():
@@ -166,7 +175,7 @@ def _profile(first: str, second: str, one: FlatnessReport, other: FlatnessReport
     return found
 
 
-def _warnings(reports: Mapping[str, FlatnessReport], differences: tuple[Difference, ...]) -> list[str]:
+def _warnings(reports: Mapping[str, FlatnessReport], differences: tuple[FlatnessDifference, ...]) -> list[str]:
     found = []
     for first, second in itertools.combinations(reports, 2):
         gap = reports[second].error - reports[first].error

@@ -10,16 +10,17 @@ import numpy as np
 from jaxtyping import Float, PRNGKeyArray
 
 from lossatlas._errors import InputError, unknown_name
-from lossatlas._parameters import num_parameters
+from lossatlas._parameters import num_parameters, ravel
 from lossatlas._progress import NoProgress, ProgressMeter
 from lossatlas._show import shown
 from lossatlas._types import Network, Only
+from lossatlas.geometry._errors_of import error_kind, loss_and_error
 from lossatlas.geometry._learning_coefficient import LearningCoefficient, learning_coefficient
 from lossatlas.geometry._local_energy import LocalEnergy, local_energy
 from lossatlas.geometry._local_entropy import local_entropy
 from lossatlas.geometry._noise import NOISES, Transport
-from lossatlas.geometry._pac_bayes import pac_bayes_bound, pac_bayes_sigma
-from lossatlas.geometry._relative import relative
+from lossatlas.geometry._pac_bayes import pac_bayes_bound, pac_bayes_sigma, prior_centre
+from lossatlas.geometry._relative import relative_point
 from lossatlas.geometry._sharpness import Sharpness, adaptive_sharpness, sharpness
 from lossatlas.geometry._spectrum import spectrum
 from lossatlas.geometry._trace import trace
@@ -32,10 +33,12 @@ _EXACT_TRACE = 300  # parameters, up to which the trace is summed exactly
 
 
 @shown
-class Measure(eqx.Module):
+class FlatnessMeasure(eqx.Module):
     """One number that is said to measure flatness.
 
-    - `name`, `value`, `standard_error` (0 where nothing is random), `low` and `high`: the 95 % interval.
+    - `name`, `value`, `standard_error` (0 where nothing is random), `low` and `high`: the 95 % interval. All three NaN
+      where none is known (`has_interval`): what a search found is at most the maximum, and a bound at least what it
+      bounds, by an amount that nobody knows.
     - `samples`: the draws whose mean is `value`, in the order of the key, where two networks can be compared draw by
       draw; else None.
     - `is_small_flat`: whether a small value means flat; for PAC-Bayes sigma a large one does.
@@ -50,6 +53,11 @@ class Measure(eqx.Module):
     samples: Float[np.ndarray, " s"] | None
     is_small_flat: bool = eqx.field(static=True)
     convention: str = eqx.field(static=True)
+
+    @property
+    def has_interval(self) -> bool:
+        """Whether it is known how far the value may be off."""
+        return not (math.isnan(self.standard_error) or math.isnan(self.low) or math.isnan(self.high))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +81,7 @@ class Plan:
 class Measured:
     """What was measured: the table, the curves and the chains; what was not, and why; what has to be said."""
 
-    measures: dict[str, Measure]
+    measures: dict[str, FlatnessMeasure]
     curves: dict[str, LocalEnergy]
     chains: LearningCoefficient | None
     missing: dict[str, str]
@@ -108,10 +116,14 @@ def measure_all(
     meter: ProgressMeter | None = None,
 ) -> Measured:
     """All groups of a plan; the same key gives the same random numbers, whatever the network."""
+    if "pac_bayes" in plan.groups:
+        prior_centre(plan.prior, np.asarray(ravel(network, plan.only)[0], float), plan.only)  # refuse before long work
     loss, gradient = eqx.filter_jit(landscape.value_and_gradient)(network, plan.only)
     if not math.isfinite(float(loss)):
         raise InputError("The loss is not finite at this network; check its parameters and the data for NaN.")
-    found = Measured({}, {}, None, {}, [], float(loss), math.nan, float(np.linalg.norm(gradient)), math.nan)
+    kind = error_kind(landscape)
+    wrong = math.nan if kind is None else float(eqx.filter_jit(loss_and_error)(landscape, kind, network)[1])
+    found = Measured({}, {}, None, {}, [], float(loss), wrong, float(np.linalg.norm(gradient)), math.nan)
     work = {
         "local_energy": _local_energies,
         "hessian": _curvatures,
@@ -141,7 +153,7 @@ def _add(
     is_small_flat: bool = True,
 ) -> None:
     low, high = interval or (value - 1.96 * error, value + 1.96 * error)
-    found.measures[name] = Measure(name, value, error, low, high, samples, is_small_flat, convention)
+    found.measures[name] = FlatnessMeasure(name, value, error, low, high, samples, is_small_flat, convention)
 
 
 def _local_energies(key, network, landscape, plan: Plan, transport, found: Measured) -> None:
@@ -149,7 +161,7 @@ def _local_energies(key, network, landscape, plan: Plan, transport, found: Measu
         curve = local_energy(
             key, network, landscape, noise=noise, num_draws=plan.num_draws, only=plan.only, transport=transport
         )
-        found.curves[noise], found.error = curve, curve.error
+        found.curves[noise] = curve
         middle = len(curve.sigmas) // 2
         for of in ("loss", "error"):
             if of == "error" and curve.error_rise is None:
@@ -164,7 +176,7 @@ def _local_energies(key, network, landscape, plan: Plan, transport, found: Measu
 
 def _curvatures(key, network, landscape, plan: Plan, transport, found: Measured) -> None:
     del transport  # traces are exact or have an error of their own, and eigenvalues are certified
-    moved = relative(network, landscape, only=plan.only)
+    moved = relative_point(network, landscape, only=plan.only)
     size = num_parameters(network, plan.only)
     # Named by what it is: the gradient in relative coordinates is w * g.
     found.relative_gradient_norm = float(np.linalg.norm(eqx.filter_jit(moved[1].gradient)(moved[0])))
@@ -205,23 +217,24 @@ def _sharpnesses(key, network, landscape, plan: Plan, transport, found: Measured
     )
     for name, words, result, radius in parts:
         ball = words.format(f"{radius:g}")
-        convention = f"largest rise of the loss found within {ball}; one step finds {result.one_step:.3g}"
-        _add(found, name, result.value, convention, error=result.standard_error)
+        convention = (
+            f"largest rise of the loss found within {ball}, a lower bound; one step finds {result.one_step:.3g}"
+        )
+        _add(found, name, result.value, convention, error=math.nan)
 
 
 def _pac_bayes(key, network, landscape, plan: Plan, transport, found: Measured) -> None:
     draws: Any = {"num_draws": plan.num_draws, "only": plan.only, "transport": transport}
-    try:
+    of = "loss" if error_kind(landscape) is None else "error"
+    if of == "loss":
+        found.missing["PAC-Bayes bound"] = "it is one of an error between 0 and 1, and the data has no classes"
+    else:
         bound = pac_bayes_bound(key, network, landscape, prior=plan.prior, **draws)
-        of = "error"
         convention = (
             f"error bound at 95 % of the network with noise {bound.sigma:g}, prior "
             f"{'at zero' if plan.prior is None else 'at the given network'}" + (": vacuous" if bound.is_vacuous else "")
         )
-        _add(found, "PAC-Bayes bound", bound.bound, convention)
-    except InputError as error:
-        found.missing["PAC-Bayes bound"] = str(error)
-        of = "loss"
+        _add(found, "PAC-Bayes bound", bound.bound, convention, error=math.nan)
     for noise in ("additive", "multiplicative"):
         result = pac_bayes_sigma(key, network, landscape, noise=noise, of=of, threshold=plan.threshold, **draws)
         name = f"PAC-Bayes sigma, {noise}"

@@ -1,5 +1,6 @@
 """Random changes of the parameters, in three scales, and what the loss and the error become under them."""
 
+import functools
 from typing import Any, Literal
 
 import equinox as eqx
@@ -12,12 +13,12 @@ from lossatlas._errors import InputError, unknown_name
 from lossatlas._parameters import Unravel, ravel, ravel_tangent, select
 from lossatlas._types import Network, Only, Vector
 from lossatlas.geometry._errors_of import error_kind, loss_and_error
+from lossatlas.geometry._filters import filter_axes, scaled
 from lossatlas.landscape import Landscape
 
 
 Noise = Literal["additive", "multiplicative", "filter"]
 NOISES = ("additive", "multiplicative", "filter")
-_TINY = 1e-10  # Li et al. add it to the norm of a random filter
 
 
 class Transport(eqx.Module):
@@ -56,7 +57,13 @@ class NoisyPoint:
     def direction(self, key: PRNGKeyArray, draw: int, noise: str) -> Vector:
         """The direction of one draw: the same for the same key, whatever its size sigma and the network."""
         number = jnp.asarray(draw, jnp.int32)
-        return _direction(self.network, self.selected, key, number, noise, self.transport)
+        axes = self.filters if noise == "filter" else ()
+        return _direction(self.network, self.selected, key, number, noise, axes, self.transport)
+
+    @functools.cached_property
+    def filters(self) -> tuple[int | None, ...]:
+        """The axis that counts the filters of every selected parameter, None for biases and norms."""
+        return tuple(axis for axis, _ in filter_axes(self.network, self.selected).values())
 
 
 @eqx.filter_jit
@@ -66,7 +73,7 @@ def _changed(network, landscape, selected, kind, direction, sigma):
 
 
 @eqx.filter_jit
-def _direction(network, selected, key, draw, noise: str, transport: Transport | None) -> Vector:
+def _direction(network, selected, key, draw, noise: str, axes, transport: Transport | None) -> Vector:
     vector, unravel = ravel(network, selected)
     normal = jax.random.normal(jax.random.fold_in(key, draw), vector.shape, vector.dtype)
     if transport is not None:
@@ -75,27 +82,27 @@ def _direction(network, selected, key, draw, noise: str, transport: Transport | 
         return normal * vector
     if transport is not None:
         normal = normal * transport.signs.astype(vector.dtype)
-    return normal if noise == "additive" else filter_normalised(normal, vector, unravel)
+    return normal if noise == "additive" else filter_normalised(normal, vector, unravel, axes)
 
 
-def filter_normalised(direction: Vector, vector: Vector, unravel: Unravel) -> Vector:
+def filter_normalised(direction: Vector, vector: Vector, unravel: Unravel, axes: tuple[int | None, ...]) -> Vector:
     """A direction whose filters have the norms of the network's own; zero for biases and norms.
 
-    A filter is a slice along the first axis of a parameter of at least two axes, the outputs of weights stored
-    (out, in, ...) as in all networks of ours, Equinox and PyTorch. Parameters of one axis stay as they are.
+    What a filter is, `filter_axes` says, for slices of the landscape as for noise.
+
+    **Arguments:**
+    - `axes`: of every parameter, the axis that counts its filters; None for what stands still.
 
     !!! cite
         Li et al. 2018, arXiv 1712.09913, section 4.
     """
-
-    def scaled(d: Array, w: Array) -> Array:
-        if d.ndim < 2:
-            return jnp.zeros_like(d)
-        axes = tuple(range(1, d.ndim))
-        norm = lambda a: jnp.sqrt(jnp.sum(jnp.square(a), axes, keepdims=True))  # noqa: E731
-        return d * norm(w) / (norm(d) + jnp.asarray(_TINY, d.dtype))
-
-    return ravel_tangent(jax.tree.map(scaled, unravel.tangent(direction), unravel.tangent(vector)))
+    directions, structure = jax.tree.flatten(unravel.tangent(direction))
+    parameters = jax.tree.leaves(unravel.tangent(vector))
+    moved = [
+        jnp.zeros_like(d) if axis is None else scaled(d, w, axis)
+        for d, w, axis in zip(directions, parameters, axes, strict=True)
+    ]
+    return ravel_tangent(jax.tree.unflatten(structure, moved))
 
 
 def check_noise(noise: str, sigmas: Any, num_draws: int) -> np.ndarray:

@@ -233,10 +233,7 @@ def pac_bayes_bound(
     if point.kind is None:
         raise InputError("The bound is one of an error between 0 and 1, and this data has no classes.")
     vector = np.asarray(point.vector, float)
-    centre = np.zeros_like(vector) if prior is None else np.asarray(ravel(prior, only)[0], float)
-    if centre.shape != vector.shape:
-        msg = f"The prior has {centre.size} parameters and the network {vector.size}; they need the same shape."
-        raise InputError(msg)
+    centre = prior_centre(prior, vector, only)
     directions = [point.direction(key, i, "additive") for i in range(num_draws)]
     tried = []
     for sigma in sizes:
@@ -253,6 +250,18 @@ def pac_bayes_bound(
         stats={"forwards": point.count, "seconds": time.perf_counter() - began},
         settings={"num_draws": num_draws, "prior": "zero" if prior is None else "given"},
     )
+
+
+def prior_centre(prior: Network | None, vector: Float[np.ndarray, " p"], only: Only) -> Float[np.ndarray, " p"]:
+    """The centre of the prior beside the parameters of the network, zero without one.
+
+    **Raises:** `InputError` for a prior with another number of parameters.
+    """
+    centre = np.zeros_like(vector) if prior is None else np.asarray(ravel(prior, only)[0], float)
+    if centre.shape != vector.shape:
+        msg = f"The prior has {centre.size} parameters and the network {vector.size}; they need the same shape."
+        raise InputError(msg)
+    return centre
 
 
 def gaussian_divergence(distance: float, sigma: float, prior_sigma: float, size: int) -> float:

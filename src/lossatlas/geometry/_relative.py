@@ -48,7 +48,7 @@ class _Predictions:
         return self.landscape._predictions_of(point.network(), batch)
 
 
-def relative(network: Network, landscape: Landscape, *, only: Only = None) -> tuple[RelativePoint, Landscape]:
+def relative_point(network: Network, landscape: Landscape, *, only: Only = None) -> tuple[RelativePoint, Landscape]:
     r"""The same point with every parameter measured in units of its own value.
 
     With $\theta_i = u_i w_i$ the gradient at u = 1 is $w_i \partial_i R$ and the Hessian $D H D$, $D =

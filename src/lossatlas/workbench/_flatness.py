@@ -1,5 +1,6 @@
 """Flatness of stored models on data: every measure, the audit, and which of them is flatter; as a page."""
 
+import math
 import os
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
@@ -233,20 +234,27 @@ def _shown_rows(reports: Mapping[str, Any], comparison: Any) -> list[dict[str, A
     for name in next(iter(reports.values())).measures:
         row: dict[str, Any] = {"measure": name}
         row |= {other: report.measures[name].value for other, report in reports.items() if name in report.measures}
-        decided = [d.flatter for d in comparison.differences if d.measure == name]
-        row["flatter"] = _winner(decided, len(reports))
-        if len(reports) == 2 and decided:
-            row["p"] = next(d.p_value for d in comparison.differences if d.measure == name)
+        pairs = [d for d in comparison.differences if d.measure == name]
+        row["flatter"] = _winner(pairs, len(reports))
+        if len(reports) == 2 and pairs:
+            row["p"] = pairs[0].p_value
         rows.append(finite(row))
     return rows
 
 
-def _winner(decided: Sequence[str | None], count: int) -> str:
+_UNTESTED = "not tested"
+_UNDECIDED = "not decided"
+
+
+def _winner(pairs: Sequence[Any], count: int) -> str:
     """The network that is flatter than all others, where there is one."""
+    if pairs and all(math.isnan(pair.p_value) for pair in pairs):
+        return _UNTESTED
+    decided = [pair.flatter for pair in pairs]
     for name in dict.fromkeys(decided):
         if name is not None and decided.count(name) == count - 1:
             return name
-    return "not decided"
+    return _UNDECIDED
 
 
 def _headline(reports: Mapping[str, Any], comparison: Any) -> str:
@@ -254,9 +262,11 @@ def _headline(reports: Mapping[str, Any], comparison: Any) -> str:
     if comparison is not None:
         winners = [row["flatter"] for row in _shown_rows(reports, comparison)]
         said = [f"{name} by {winners.count(name)}" for name in reports if name in winners]
-        left = winners.count("not decided")
+        left, untested = winners.count(_UNDECIDED), winners.count(_UNTESTED)
         found = "; ".join(said) or "none by any"
-        return f"Flatter by how many of {len(winners)} measures: {found}; {left} decide nothing."
+        sentence = f"Flatter by how many of {len(winners) - untested} measures: {found}; {left} decide nothing."
+        without = f" {untested} without an interval {'is' if untested == 1 else 'are'} not tested."
+        return sentence + (without if untested else "")
     parts = []
     energy = report.measures.get("local energy, multiplicative, loss")
     if energy is not None:

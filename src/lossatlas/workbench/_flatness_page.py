@@ -37,10 +37,10 @@ def flatness_sections(reports: Mapping[str, Any], comparison: Any, facts: Mappin
     heads = {"measure": "what was measured"}
     if comparison:
         heads |= dict.fromkeys(reports, "its value")
-        heads |= {"flatter": f"by a test at the level of {comparison.level:g}"}
+        heads |= {"flatter": f"by a test at the level of {comparison.level:g}; none for bounds without an interval"}
         heads |= {"p": "of no difference"} if len(reports) == 2 else {}
     else:
-        heads |= {"value": "of the measure", "its error": "standard error of the value; 0 where nothing is random"}
+        heads |= {"value": "of the measure", "its error": "standard error; 0 where nothing is random, none for bounds"}
         heads |= {"low": "end of the 95 % interval", "high": "end of the 95 % interval"}
         heads |= {"audit": "when the same function is written with other weights"} if report.audit else {}
     tables = [rows_table("Measures", facts["rows"], heads)]
