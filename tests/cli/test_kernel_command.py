@@ -46,6 +46,18 @@ def test_the_kernel_is_that_of_the_library(lossatlas, files):
     )
 
 
+def test_blocks_and_outputs_respect_the_batches(lossatlas, files):
+    network, landscape = files
+    whole = np.linalg.eigvalsh(ntk(network, landscape).matrix)[::-1][:10]
+    for size in ("7", "all"):
+        code, out, err = lossatlas("kernel", "net.safetensors", "--data", "data.npz", "--batch-size", size, "--json")
+        assert code == 0, err
+        facts = json.loads(out)
+        np.testing.assert_allclose(facts["eigenvalues"], whole, atol=1e-10)
+        assert facts["regenerate"].endswith(f"--batch-size {size}")
+        assert facts["rows_of_a_block"] == {"7": 7, "all": 20}[size]
+
+
 def test_what_cannot_be_used_is_refused_in_one_line(lossatlas, files):
     del files
     base = ["kernel", "net.safetensors", "--data", "data.npz"]

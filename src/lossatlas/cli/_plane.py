@@ -73,6 +73,7 @@ def plane(
         which.load(model),
         options.data,
         origin=model,
+        loaded=which.words,
         network=which.network,
         directions=directions,
         num_directions=1 if line else 2,

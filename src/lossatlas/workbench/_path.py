@@ -109,6 +109,7 @@ def path(
     precision: Literal["float64", "float32"] = "float64",
     seed: int = 0,
     origins: tuple[str, str] | None = None,
+    loaded: Mapping[str, Any] | None = None,
     out: str | os.PathLike[str] | None = None,
     progress: ProgressLike = "none",
     announce: Callable[[str], None] | None = None,
@@ -116,7 +117,8 @@ def path(
     """Measure how far the loss rises between two stored models, and write a page, JSON, arrays and the matched model.
 
     **Arguments:**
-    - `model`, `other`: the two ends, of one architecture, shape and preprocessing. `origins`: where they come from.
+    - `model`, `other`: the two ends, of one architecture, shape and preprocessing. `origins`: where they come from;
+      `loaded`: what they were loaded with, see `open_point`, and `checkpoint_b` for the second.
     - `table`, `network`, `target`, `batch_size`, `precision`: see `open_point`. `test`: further data, measured too.
     - `match`: how units of the second model are brought beside those of the first; `"best"` tries weights and
       activations, `"all"` straight-through matching too. See [`lossatlas.embedding.rebasin`][].
@@ -142,9 +144,9 @@ def path(
     _check_readers(first, second)
     asked: dict[str, Any] = {"match": match, "repair": repair, "curve": curve, "bends": bends, "steps": steps}
     asked |= {"points": points, "seed": seed}
-    opened: dict[str, Any] = {"target": target, "batch_size": batch_size, "precision": precision}
+    opened: dict[str, Any] = {"network": network, "target": target, "batch_size": batch_size, "precision": precision}
     with jax.enable_x64(True):
-        point = open_point(first, table, origin=origins[0] if origins else None, **opened)
+        point = open_point(first, table, origin=origins[0] if origins else None, loaded=loaded, **opened)
         opened["batch_size"] = point.landscape.batch_size
         end = open_point(second, table, **opened).network
         data = {"train": point.landscape}
@@ -171,8 +173,6 @@ def path(
         lines = write_resized(folder / MATCHED, matched, origins[1] if origins else "")
         files = {"matched": str(folder / MATCHED), "use": lines}
     chosen = {name: value for name, value in asked.items() if value != _DEFAULTS[name]}
-    chosen |= {} if precision == "float64" else {"precision": precision}
-    words = {"data": point.data, "test": None if test is None else str(test), "target": target, "network": network}
     return write_measured(
         folder,
         KIND,
@@ -183,7 +183,7 @@ def path(
         sections=_sections(found, facts),
         facts=facts | files,
         settings=asked | {"second_model": second.summary, "precision": precision},
-        regenerate=command_words(KIND, origins, **words, **chosen),
+        regenerate=command_words(KIND, point, origins=origins or (), models="model, other", test=test, **chosen),
         cautions=_cautions(found, facts),
         terms=_TERMS,
         arrays=_arrays(found),

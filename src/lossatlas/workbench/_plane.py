@@ -1,8 +1,7 @@
 """The loss around a stored model, or between stored models: a plane or a line, as a page."""
 
 import os
-import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import equinox as eqx
@@ -61,6 +60,7 @@ def plane(
     precision: Literal["float64", "float32"] = "float64",
     seed: int = 0,
     origin: str | None = None,
+    loaded: Mapping[str, Any] | None = None,
     out: str | os.PathLike[str] | None = None,
     progress: ProgressLike = "none",
     announce: Callable[[str], None] | None = None,
@@ -68,7 +68,8 @@ def plane(
     """Draw the loss around a stored model, or between stored models, and write a page, JSON and labelled arrays.
 
     **Arguments:**
-    - `model`, `table`, `network`, `target`, `batch_size`, `precision`, `origin`: see `open_point`.
+    - `model`, `table`, `network`, `target`, `batch_size`, `precision`, `origin`, `loaded`: see
+      `open_point`.
     - `directions`: random ones normalised by `"filter"`, `"layer"`, `"model"` or `"none"`, or `"hessian"`, the
       eigenvectors of largest curvature. `num_directions`: 2 for a plane, 1 for a line. `include_biases`: random
       directions move biases and normalisations too. `only`: a parameter filter: what moves.
@@ -94,7 +95,7 @@ def plane(
     folder = instrument_folder(KIND, out)
     with jax.enable_x64(True):
         opened = {"network": network, "target": target, "batch_size": batch_size, "precision": precision}
-        point = open_point(model, table, origin=origin, only=only, **opened)
+        point = open_point(model, table, origin=origin, loaded=loaded, only=only, **opened)
         others = [_as(load_model(path).network, point.network) for path in (*to, *snapshots)]
         tested = None if test is None else open_point(point.model, test, only=only, **opened).landscape
         keys = jax.random.split(jax.random.key(seed), 2)
@@ -138,12 +139,9 @@ def plane(
         "relative_to": relative_to,
         "only": only,
         "seed": seed,
-        "precision": precision,
     }
-    asked = {"data": point.data, "target": target, "network": network}
-    asked |= {name: value for name, value in words.items() if value not in (None, _DEFAULTS.get(name))}
+    asked: dict[str, Any] = {name: value for name, value in words.items() if value not in (None, _DEFAULTS.get(name))}
     asked |= {"line": num_directions == 1, "gradient_norm": gradient_norm, "include_biases": include_biases}
-    asked |= {"test": None if test is None else str(test)}
     import xarray as xr
 
     arrays = {"picture": picture.to_xarray(), "minima": tree.to_xarray()}
@@ -153,10 +151,7 @@ def plane(
         arrays["trajectory"] = trajectory.to_xarray()
     left_out = set() if trajectory is not None else {"Share in the plane"}
     terms = {word: meaning for word, meaning in TERMS.items() if word not in left_out}
-    command = command_words(KIND, point.origin, **asked)
-    if point.origin is not None:
-        command += "".join(f" --to {shlex.quote(str(path))}" for path in to)
-        command += f" --snapshots {shlex.join(map(str, snapshots))}" if snapshots else ""
+    asked |= {"to": tuple(to), "snapshots": tuple(snapshots)}
     return write_measured(
         folder,
         KIND,
@@ -166,15 +161,16 @@ def plane(
         point=point,
         sections=sections(view, facts),
         facts=facts,
-        settings=words | {"num_directions": len(spanned), "include_biases": include_biases, **found.settings},
-        regenerate=command,
+        settings=words
+        | {"precision": precision, "num_directions": len(spanned), "include_biases": include_biases, **found.settings},
+        regenerate=command_words(KIND, point, test=test, **asked),
         cautions=cautions(facts),
         terms=terms,
         arrays=xr.DataTree.from_dict(arrays),
     )
 
 
-_DEFAULTS = {"directions": "filter", "max_error": 0.01, "relative_to": "range", "seed": 0, "precision": "float64"}
+_DEFAULTS = {"directions": "filter", "max_error": 0.01, "relative_to": "range", "seed": 0}
 
 
 def _check(directions: str, num_directions: int, to: Sequence, snapshots: Sequence, extent: float | None) -> None:

@@ -1,7 +1,7 @@
 """The spectrum of a stored model on data: both ends, the trace, the density, layer by layer; as a page."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import jax
@@ -64,6 +64,7 @@ def spectrum(
     precision: Literal["float64", "float32"] = "float64",
     seed: int = 0,
     origin: str | None = None,
+    loaded: Mapping[str, Any] | None = None,
     out: str | os.PathLike[str] | None = None,
     progress: ProgressLike = "none",
     announce: Callable[[str], None] | None = None,
@@ -71,7 +72,8 @@ def spectrum(
     """Measure the curvature of the loss of a stored model, and write a page, JSON and labelled arrays.
 
     **Arguments:**
-    - `model`, `table`, `network`, `target`, `batch_size`, `precision`, `origin`: see `open_point`.
+    - `model`, `table`, `network`, `target`, `batch_size`, `precision`, `origin`, `loaded`: see
+      `open_point`.
     - `num_top`, `num_bottom`: eigenvalues from each end. `only`: a parameter filter; the Hessian is then its block.
     - `rtol`: the residual at which a pair has converged, relative to the largest absolute eigenvalue; ten times as
       much for blocks.
@@ -97,6 +99,7 @@ def spectrum(
             batch_size=batch_size,
             precision=precision,
             origin=origin,
+            loaded=loaded,
             only=only,
         )
         net, landscape = point.network, point.landscape
@@ -166,10 +169,8 @@ def spectrum(
         "curvature": curvature,
         "only": only,
         "seed": seed,
-        "precision": precision,
     }
-    asked = {"data": point.data, "target": target, "network": network}
-    asked |= {
+    asked: dict[str, Any] = {
         _OPTIONS.get(name, name): value for name, value in words.items() if value not in (None, _DEFAULTS.get(name))
     }
     asked |= {"no_density": not has_density, "per_layer": per_layer}
@@ -185,8 +186,13 @@ def spectrum(
         point=point,
         sections=_sections(facts, rows, picture),
         facts=facts,
-        settings=words | {"eigenvalues": found.settings["method"], "density": _DENSITY if has_density else None},
-        regenerate=command_words(KIND, point.origin, **asked),
+        settings=words
+        | {
+            "precision": precision,
+            "eigenvalues": found.settings["method"],
+            "density": _DENSITY if has_density else None,
+        },
+        regenerate=command_words(KIND, point, **asked),
         cautions=_cautions(found, standing),
         terms=_TERMS,
         arrays=xr.DataTree.from_dict(arrays),
@@ -194,7 +200,7 @@ def spectrum(
 
 
 _OPTIONS = {"num_top": "top", "num_bottom": "bottom"}
-_DEFAULTS = {"num_top": 10, "num_bottom": 10, "rtol": 1e-4, "curvature": "hessian", "seed": 0, "precision": "float64"}
+_DEFAULTS = {"num_top": 10, "num_bottom": 10, "rtol": 1e-4, "curvature": "hessian", "seed": 0}
 
 
 def _block(key, network: Network, landscape, name: str, curvature: Curvature, rtol: float) -> dict[str, Any]:
