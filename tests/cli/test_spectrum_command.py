@@ -72,6 +72,18 @@ def test_the_command_to_regenerate_loads_the_same_weights(lossatlas, files, monk
     assert shlex.split(facts["regenerate"]) == ["lossatlas", "spectrum", *words]
 
 
+def test_a_stable_step_is_told_of_the_hessian_and_of_what_moves(lossatlas, files):
+    del files
+    base = ["spectrum", "net.safetensors", "--data", "data.npz", "--no-density", "--json"]
+    facts = json.loads(lossatlas(*base, "--curvature", "gauss_newton", "--top", "30", "--bottom", "1")[1])
+    assert facts["largest_stable_step"] is None
+    assert "stable" not in facts["headline"]
+    assert [row["end"] for row in facts["eigenvalues"]] == 17 * ["largest"]  # not more than there are
+    facts = json.loads(lossatlas(*base, "--only", "layers[0].*", "--top", "1", "--bottom", "0")[1])
+    assert facts["largest_stable_step"] == 2 / facts["sharpness"]
+    assert "Gradient descent of these parameters alone is stable" in facts["headline"]
+
+
 def test_what_only_python_has_is_asked_again_in_python(files):
     del files
     frame = pd.DataFrame({"a": [0.0, 1.0], "b": [1.0, 0.0], "target": [0, 1]})
@@ -89,6 +101,7 @@ def test_what_cannot_be_used_is_refused_in_one_line(lossatlas, files):
     base = ["spectrum", "net.safetensors", "--data", "data.npz"]
     for words, said in (
         (["--batch-size", "0"], "must be a number of examples, auto or all"),
+        (["--only", "layers[0].*", "--per-layer"], "give one of them"),
         (["--only", "nothing"], "selects no parameter"),
         (["--top", "0", "--bottom", "0"], "at least one pair"),
     ):
