@@ -158,6 +158,23 @@ def open_point(
         return Point(model, point, landscape.with_batch_size(batch_size), data or "a table", origin, asked)
 
 
+def check_readers(first: Model, second: Model) -> None:
+    """Refuse two models that read data differently or were trained on different losses.
+
+    **Raises:** `InputError` that says what differs.
+    """
+    for word, ours, theirs in (
+        ("preprocessing (means and scales of the columns, classes)", first.preprocessing, second.preprocessing),
+        ("loss", first.loss, second.loss),
+    ):
+        if ours != theirs:
+            msg = (
+                f"The two models differ in their {word}, so the networks between them would mean nothing. Train both "
+                "on one preparation of the data."
+            )
+            raise InputError(msg)
+
+
 def _as_float32(tree: Any) -> Any:
     import equinox as eqx
 

@@ -23,6 +23,7 @@ from lossatlas.workbench._instrument import (
     Picture,
     Point,
     Section,
+    check_readers,
     command_words,
     instrument_folder,
     open_point,
@@ -141,7 +142,7 @@ def path(
     if not isinstance(model, Model) and not isinstance(other, Model):
         origins = str(model), str(other)
     first, second = (m if isinstance(m, Model) else load_model(m, network=network) for m in (model, other))
-    _check_readers(first, second)
+    check_readers(first, second)
     asked: dict[str, Any] = {"match": match, "repair": repair, "curve": curve, "bends": bends, "steps": steps}
     asked |= {"points": points, "seed": seed}
     opened: dict[str, Any] = {"network": network, "target": target, "batch_size": batch_size, "precision": precision}
@@ -188,19 +189,6 @@ def path(
         terms=_TERMS,
         arrays=_arrays(found),
     )
-
-
-def _check_readers(first: Model, second: Model) -> None:
-    for word, ours, theirs in (
-        ("preprocessing (means and scales of the columns, classes)", first.preprocessing, second.preprocessing),
-        ("loss", first.loss, second.loss),
-    ):
-        if ours != theirs:
-            msg = (
-                f"The two models differ in their {word}, so the networks between them would mean nothing. Train both "
-                "on one preparation of the data."
-            )
-            raise InputError(msg)
 
 
 def _one_structure(point: Point, end: Network) -> tuple[Network, Network]:

@@ -18,6 +18,7 @@ from lossatlas.workbench._instrument import (
     BatchSize,
     Measured,
     Point,
+    check_readers,
     command_words,
     instrument_folder,
     open_point,
@@ -73,7 +74,8 @@ def plane(
     - `directions`: random ones normalised by `"filter"`, `"layer"`, `"model"` or `"none"`, or `"hessian"`, the
       eigenvectors of largest curvature. `num_directions`: 2 for a plane, 1 for a line. `include_biases`: random
       directions move biases and normalisations too. `only`: a parameter filter: what moves.
-    - `to`: other models of the same shape: one makes a line to it, two a plane through the three.
+    - `to`: other models of the same shape, loaded with the same `network`, architecture and loss: one makes a line to
+      it, two a plane through the three.
     - `snapshots`: models of the same shape, in the order of training: the plane of their principal components, with
       their path and an animation.
     - `extent`: how far to look along each direction, on both sides; by default what suits the directions.
@@ -92,11 +94,12 @@ def plane(
     from lossatlas import geometry
 
     _check(directions, num_directions, to, snapshots, extent)
+    _check_used(directions, num_directions, to, snapshots, include_biases, only)
     folder = instrument_folder(KIND, out)
     with jax.enable_x64(True):
         opened = {"network": network, "target": target, "batch_size": batch_size, "precision": precision}
         point = open_point(model, table, origin=origin, loaded=loaded, only=only, **opened)
-        others = [_as(load_model(path).network, point.network) for path in (*to, *snapshots)]
+        others = [_other(path, point, network, loaded or {}) for path in (*to, *snapshots)]
         tested = None if test is None else open_point(point.model, test, only=only, **opened).landscape
         keys = jax.random.split(jax.random.key(seed), 2)
         spanned, rows = _spanned(
@@ -196,10 +199,36 @@ def _check(directions: str, num_directions: int, to: Sequence, snapshots: Sequen
         raise InputError(msg)
 
 
-def _as(network: Network, like: Network) -> Network:
-    """A network in the precision of another."""
-    dtype = ravel(like)[0].dtype
-    return jax.tree.map(lambda a: a.astype(dtype) if eqx.is_inexact_array_like(a) else a, network)
+def _check_used(
+    directions: str, num_directions: int, to: Sequence, snapshots: Sequence, include_biases: bool, only: str | None
+) -> None:
+    """Refuse what would change nothing."""
+    if to or snapshots:
+        given = "to (--to)" if to else "snapshots (--snapshots)"
+        if directions != "filter":
+            msg = f"directions (--directions) goes with neither to nor snapshots: {given} says the directions."
+            raise InputError(msg)
+        if include_biases:
+            msg = f"include_biases (--include-biases) goes with random directions; {given} moves all that differs."
+            raise InputError(msg)
+    if include_biases and directions == "hessian":
+        msg = "include_biases (--include-biases) goes with random directions; those of the Hessian move all parameters."
+        raise InputError(msg)
+    if snapshots and only is not None:
+        msg = "only (--only) does not go with snapshots (--snapshots): their principal components move all parameters."
+        raise InputError(msg)
+    if len(to) == 2 and num_directions == 1:
+        msg = "Two other models (--to) span a plane: give one for a line, or leave out num_directions=1 (--line)."
+        raise InputError(msg)
+
+
+def _other(path: str | os.PathLike[str], point: Point, network: str, loaded: Mapping[str, Any]) -> Network:
+    """Another model's network, in the precision of the first one; it must read data as that does."""
+    options = {name: loaded.get(name) for name in ("architecture", "loss")}
+    other = load_model(path, network, **options)
+    check_readers(point.model, other)
+    dtype = ravel(point.network)[0].dtype
+    return jax.tree.map(lambda a: a.astype(dtype) if eqx.is_inexact_array_like(a) else a, other.network)
 
 
 def _spanned(
