@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import re
 
 import jax
 import numpy as np
@@ -30,6 +31,7 @@ def test_the_kernel_is_that_of_the_library(lossatlas, files):
     code, out, err = lossatlas(*words, "--json")
     assert code == 0, err
     assert "multiplications" in err  # the cost, before anything long
+    assert re.search(r"about [\de.-]+ s, working memory [\d.]+ MB", err)
     facts = json.loads(out)
     whole = ntk(network, landscape).matrix
     np.testing.assert_allclose(np.load("whole.npy"), whole, rtol=1e-12)

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import re
 import shlex
 import sys
 
@@ -42,6 +43,7 @@ def test_a_planted_order_is_undone_and_the_matched_model_says_the_same(lossatlas
     code, out, err = lossatlas(*words, "--test", "data.npz", "--out", "made", "--json")
     assert code == 0, err
     assert "evaluations of the loss" in err  # the cost, before anything long
+    assert re.search(r"about [\de.-]+ s, working memory [\d.]+ MB", err)
     facts = json.loads(out)
     rises = {(row["path"], row["data"]): row["barrier"] for row in facts["paths"]}
     assert rises["straight line", "train"] > 1e-3

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import pathlib
+import re
 import sys
 
 import jax
@@ -56,6 +57,7 @@ def test_a_plane_is_computed_where_it_is_needed_and_leaves_its_files(lossatlas, 
     networks, landscape = files
     facts, err = ask(lossatlas)
     assert err.startswith("usually 300 points, 300 evaluations of the loss")  # the cost, before anything long
+    assert re.search(r"about [\de.-]+ s, working memory [\d.]+ MB", err)
     picture = Slice.from_xarray(read_arrays(pathlib.Path(facts["files"]["arrays"]))["picture"].to_dataset())
     loss = picture.values["loss"]
     assert loss.shape == (81, 81)

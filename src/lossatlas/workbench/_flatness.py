@@ -17,6 +17,7 @@ from lossatlas.workbench._instrument import (
     Measured,
     Point,
     command_words,
+    cost_line,
     instrument_folder,
     open_point,
     write_measured,
@@ -176,9 +177,8 @@ def _cost_words(geometry: Any, point: Point, only: str | None, options: Mapping[
         "learning_coefficient": chains,
     }
     total = sum(gradients.get(name, 0) for name in groups) * (2 if options["audit"] else 1) * count
-    seconds = total * cost.gradient_seconds
-    took = f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
-    return f"about {total:,.0f} gradients of {1e3 * cost.gradient_seconds:.3g} ms, {took}, compiling aside"
+    work = f"about {total:,.0f} gradients of {1e3 * cost.gradient_seconds:.3g} ms"
+    return cost_line(work, total * cost.gradient_seconds, cost.memory_bytes, " of a Hessian product, the largest step")
 
 
 def _facts(report: Any) -> dict[str, Any]:

@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import shlex
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -265,6 +266,31 @@ def write_measured(
         stored = folder / ARRAYS
         write_arrays(stored, arrays if isinstance(arrays, xr.DataTree) else xr.DataTree(arrays))
     return Measured(result, headline, facts, page, json_path, stored)
+
+
+def measured_cost(fn: Callable[..., Any], *values: Any) -> tuple[float, int]:
+    """The seconds that a function takes, by one call after compiling, and its working memory in bytes, as the compiler
+    states it (0 where it does not).
+    """
+    import equinox as eqx
+
+    jitted: Any = eqx.filter_jit(fn)
+    compiled = jitted.lower(*values).compile()
+    jax.block_until_ready(compiled(*values))
+    begin = time.perf_counter()
+    jax.block_until_ready(compiled(*values))
+    seconds = time.perf_counter() - begin
+    return seconds, int(getattr(compiled.compiled.memory_analysis(), "temp_size_in_bytes", 0))
+
+
+def cost_line(work: str, seconds: float, memory_bytes: int | float, of: str = "") -> str:
+    """What an instrument says before a long run: what it computes, how long it takes, and its working memory, which may
+    be that of a part.
+    """
+    from lossatlas.geometry._cost import duration
+
+    memory = format_number(memory_bytes / 1e6, 3)
+    return f"{work}, about {duration(seconds)}, working memory {memory} MB{of}; compiling comes on top"
 
 
 def facts_table(caption: str, facts: Mapping[str, Any], digits: int = 5) -> Table:

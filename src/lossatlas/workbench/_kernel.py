@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from lossatlas._errors import InputError
-from lossatlas._parameters import num_parameters
+from lossatlas._parameters import named_parameters, num_parameters
 from lossatlas._progress import ProgressLike, as_meter
 from lossatlas.figures import format_number, kernel_matrix_figure, kernel_spectrum_figure
 from lossatlas.landscape import Landscape
@@ -19,8 +19,10 @@ from lossatlas.workbench._instrument import (
     Picture,
     Section,
     command_words,
+    cost_line,
     facts_table,
     instrument_folder,
+    measured_cost,
     open_point,
     rows_table,
     write_measured,
@@ -29,6 +31,8 @@ from lossatlas.workbench._model import Model
 
 
 KIND = "kernel"
+_RATE_ROWS = 512  # of the matrices whose product is timed
+_HELD_BYTES = 2**30  # of features that are kept at a time
 _LEAST = 8  # examples below which nothing is said of predictions
 _TERMS = {
     "Tangent kernel": "How much a gradient step on one example moves the outputs on another: the inner product of the "
@@ -102,9 +106,9 @@ def kernel(
             whole.inputs[chosen], whole.targets[chosen], loss=whole.loss or "mse", batch_size=whole.batch_size
         )
         rows = whole.size if batch_size is None else None if batch_size == "auto" else batch_size
-        if announce is not None:
-            announce(_cost(geometry, net, data, whole if store is not None else None, convention, only))
         options: dict[str, Any] = {"convention": convention, "only": only, "batch_size": rows}
+        if announce is not None:
+            announce(_cost(net, data, None if store is None else whole, options))
         meter = as_meter(progress)
         found = geometry.ntk(net, data, per_layer=True, progress=meter, **options)
         stored = None if store is None else geometry.store_ntk(net, whole, store, progress=meter, **options)
@@ -152,15 +156,29 @@ _OPTIONS = {"num_examples": "examples"}
 _DEFAULTS = {"convention": "trace", "num_examples": 1000, "seed": 0}
 
 
-def _cost(geometry: Any, net: Any, data: Landscape, whole: Landscape | None, convention: Any, only: Any) -> str:
+def _cost(net: Any, data: Landscape, whole: Landscape | None, options: dict[str, Any]) -> str:
+    """Of the kernel, and of the one that is stored: multiplications, time at the rate of a matrix product, memory."""
+    from lossatlas.geometry._ntk import make_recipe
+
+    rows = np.ones((_RATE_ROWS, _RATE_ROWS), data.inputs.dtype)
+    seconds, _ = measured_cost(lambda a: a @ a, jax.numpy.asarray(rows))
+    rate = _RATE_ROWS**3 / seconds
+    convention, only, batch_size = (options[name] for name in ("convention", "only", "batch_size"))
     lines = []
     for points in (data, whole):
-        if points is not None:
-            costs = geometry.ntk_costs(net, points, convention=convention, only=only)
-            size = points.size**2 * points.inputs.dtype.itemsize / 1e6
-            least = format_number(min(costs.values()), 2)
-            lines.append(f"a kernel of {points.size:,} examples: {least} multiplications, {format_number(size, 2)} MB")
-    return "; stored, ".join(lines)
+        if points is None:
+            continue
+        is_stored = points is whole
+        recipe = make_recipe(
+            net, points, None, convention, "auto", only, per_layer=not is_stored, batch_size=batch_size
+        )
+        count, matrix = recipe.costs[recipe.method], points.size**2 * recipe.dtype.itemsize
+        memory = min(recipe.bytes_each * points.size, _HELD_BYTES)
+        memory += 0 if is_stored else matrix * (1 + len(list(named_parameters(net))))
+        work = f"a kernel of {points.size:,} examples: {format_number(count, 2)} multiplications"
+        work += f", {format_number(matrix / 1e6, 2)} MB in the file" if is_stored else ""
+        lines.append(cost_line(f"{work}, at the rate of a matrix product", count / rate, memory, " at most"))
+    return "\n".join(lines)
 
 
 def _labels(data: Landscape) -> np.ndarray | None:

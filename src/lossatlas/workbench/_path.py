@@ -2,7 +2,6 @@
 
 import dataclasses
 import os
-import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -25,7 +24,9 @@ from lossatlas.workbench._instrument import (
     Section,
     check_readers,
     command_words,
+    cost_line,
     instrument_folder,
+    measured_cost,
     open_point,
     rows_table,
     write_measured,
@@ -54,6 +55,7 @@ _MATCHINGS = {
 }
 _CURVES = ("none", "bezier", "polygon")
 _REFINEMENTS = 8
+_CURVE_BATCH = 128  # examples of a step of a curve
 _SAME = 1e-6  # of the largest output
 _DEFAULTS = {"match": "best", "repair": False, "curve": "none", "bends": 1, "steps": 2000, "points": 25, "seed": 0}
 _STRAIGHT, _MATCHED, _REPAIRED, _CURVE = "straight line", "after matching", "matched and repaired", "curve"
@@ -277,20 +279,21 @@ def _is_ours(model: Model) -> bool:
 
 def _cost(network: Network, landscape: "Landscape", asked: dict[str, Any], num_data: int) -> str:
     """What will be computed, with the time of one evaluation of the loss."""
-    evaluate = eqx.filter_jit(lambda network, landscape: landscape(network))
-    evaluate(network, landscape).block_until_ready()
-    begin = time.perf_counter()
-    evaluate(network, landscape).block_until_ready()
-    seconds = time.perf_counter() - begin
+    seconds, memory = measured_cost(lambda network, landscape: landscape(network), network, landscape)
     tried = {"none": 0, "weights": 2, "activations": 2, "straight-through": 2, "best": 5, "all": 6}[asked["match"]]
     lines = 1 + (asked["match"] != "none") + asked["repair"] + (asked["curve"] != "none")
     count = (asked["points"] + 2 * _REFINEMENTS + 2) * (tried + num_data * lines) + 40 * lines
-    text = f"about {count:,} evaluations of the loss of {1e3 * seconds:.3g} ms, {count * seconds:.2g} s in all"
-    if asked["match"] in ("straight-through", "all"):
-        text += f", 100 gradients of the loss of {num_parameters(network):,} parameters"
-    if asked["curve"] != "none":
-        text += f", {asked['steps']:,} steps of training on 128 examples"
-    return f"{text}; compiling comes on top"
+    work, total = f"about {count:,} evaluations of the loss of {1e3 * seconds:.3g} ms", count * seconds
+    has_gradients = asked["match"] in ("straight-through", "all")
+    if has_gradients or asked["curve"] != "none":
+        each, memory = measured_cost(lambda network, landscape: landscape.gradient(network), network, landscape)
+        if has_gradients:
+            work += f", 100 gradients of the loss of {num_parameters(network):,} parameters"
+            total += 100 * each
+        if asked["curve"] != "none":
+            work += f", {asked['steps']:,} steps of training on {_CURVE_BATCH} examples"
+            total += asked["steps"] * each * min(1, _CURVE_BATCH / landscape.size)
+    return cost_line(work, total, memory)
 
 
 def _facts(found: Connection, data: Mapping[str, Any]) -> dict[str, Any]:

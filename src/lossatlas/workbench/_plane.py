@@ -20,7 +20,9 @@ from lossatlas.workbench._instrument import (
     Point,
     check_readers,
     command_words,
+    cost_line,
     instrument_folder,
+    measured_cost,
     open_point,
     write_measured,
 )
@@ -31,6 +33,7 @@ from lossatlas.workbench._plane_page import TERMS, View, cautions, headline, pla
 
 if TYPE_CHECKING:
     from lossatlas.geometry import Directions
+    from lossatlas.geometry._slice import SliceCost
 
 
 KIND = "plane"
@@ -109,8 +112,8 @@ def plane(
         options: dict[str, Any] = {"test": tested, "gradient_norm": gradient_norm}
         cost = geometry.slice_cost(point.network, point.landscape, spanned, num=grid or 2, **options)
         if announce is not None:
-            usual = cost.words(None if grid else _USUAL_POINTS[len(spanned)])
-            announce(usual if grid else f"usually {usual}")
+            points = cost.points if grid else _USUAL_POINTS[len(spanned)]
+            announce(_cost(point, cost, points, usually="" if grid else "usually ", gradient_norm=gradient_norm))
         options |= {"extents": extents, "progress": progress}
         if grid is None:
             found = geometry.refined_slice(
@@ -254,6 +257,14 @@ def _spanned(
         return geometry.hessian_directions(network, landscape, num_top=num, only=only, key=key), None
     options: dict[str, Any] = {"normalise": kind, "include_biases": include_biases, "only": only}
     return geometry.random_directions(key, network, num, **options), None
+
+
+def _cost(point: Point, cost: "SliceCost", points: int, *, usually: str, gradient_norm: bool) -> str:
+    count = points * cost.evaluations / cost.points
+    work = f"{usually}{points:,} points, {count:,.0f} evaluations of the loss, {1e3 * cost.seconds:.3g} ms a point"
+    at = Landscape.value_and_gradient if gradient_norm else Landscape.__call__
+    _, memory = measured_cost(lambda network, landscape: at(landscape, network), point.network, point.landscape)
+    return cost_line(work, points * cost.seconds, cost.bytes + memory, " with one point at a time")
 
 
 @eqx.filter_jit
