@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import pathlib
+import re
 
 import jax
 import numpy as np
@@ -37,6 +38,7 @@ def test_one_model_is_measured_as_from_python(lossatlas, files):
     code, out, err = lossatlas("flatness", "one.safetensors", *words)
     assert code == 0, err
     assert "gradients of" in err  # the cost, before anything long
+    assert re.search(r"about [\de.-]+ s, working memory [\d.]+ MB", err)
     assert "adaptive sharpness" in out
     facts = json.loads(pathlib.Path("lossatlas/flatness/flatness.json").read_text())
     assert out.startswith(facts["headline"])

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import re
 
 import jax
 import numpy as np
@@ -30,6 +31,7 @@ def test_the_kernel_is_that_of_the_library(lossatlas, files):
     code, out, err = lossatlas(*words, "--json")
     assert code == 0, err
     assert "multiplications" in err  # the cost, before anything long
+    assert re.search(r"about [\de.-]+ s, working memory [\d.]+ MB", err)
     facts = json.loads(out)
     whole = ntk(network, landscape).matrix
     np.testing.assert_allclose(np.load("whole.npy"), whole, rtol=1e-12)
@@ -44,6 +46,18 @@ def test_the_kernel_is_that_of_the_library(lossatlas, files):
     assert facts["regenerate"] == (
         "lossatlas kernel net.safetensors --data data.npz --network recommended --examples 12 --store whole.npy"
     )
+
+
+def test_blocks_and_outputs_respect_the_batches(lossatlas, files):
+    network, landscape = files
+    whole = np.linalg.eigvalsh(ntk(network, landscape).matrix)[::-1][:10]
+    for size in ("7", "all"):
+        code, out, err = lossatlas("kernel", "net.safetensors", "--data", "data.npz", "--batch-size", size, "--json")
+        assert code == 0, err
+        facts = json.loads(out)
+        np.testing.assert_allclose(facts["eigenvalues"], whole, atol=1e-10)
+        assert facts["regenerate"].endswith(f"--batch-size {size}")
+        assert facts["rows_of_a_block"] == {"7": 7, "all": 20}[size]
 
 
 def test_what_cannot_be_used_is_refused_in_one_line(lossatlas, files):

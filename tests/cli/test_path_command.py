@@ -2,7 +2,11 @@
 
 import json
 import pathlib
+import re
+import shlex
+import sys
 
+import equinox as eqx
 import jax
 import numpy as np
 import pytest
@@ -39,6 +43,7 @@ def test_a_planted_order_is_undone_and_the_matched_model_says_the_same(lossatlas
     code, out, err = lossatlas(*words, "--test", "data.npz", "--out", "made", "--json")
     assert code == 0, err
     assert "evaluations of the loss" in err  # the cost, before anything long
+    assert re.search(r"about [\de.-]+ s, working memory [\d.]+ MB", err)
     facts = json.loads(out)
     rises = {(row["path"], row["data"]): row["barrier"] for row in facts["paths"]}
     assert rises["straight line", "train"] > 1e-3
@@ -49,10 +54,28 @@ def test_a_planted_order_is_undone_and_the_matched_model_says_the_same(lossatlas
     np.testing.assert_allclose(matched.network.layers[0].weight, before.network.layers[0].weight)
     np.testing.assert_allclose(matched.predict(files).to_numpy(), load("b.safetensors").predict(files).to_numpy())
     assert facts["regenerate"] == (
-        "lossatlas path a.safetensors b.safetensors --data data.npz --test data.npz --network recommended "
-        "--match weights --points 5"
+        "lossatlas path a.safetensors b.safetensors --data data.npz --network recommended "
+        "--batch-size all --match weights --points 5 --test data.npz"
     )
     assert facts["headline"] in pathlib.Path("made/path.html").read_text()
+
+
+def test_two_checkpoints_of_one_factory_are_named_in_the_command_to_regenerate(lossatlas, files, monkeypatch):
+    del files
+    monkeypatch.delitem(sys.modules, "nets_of_path", raising=False)
+    code = "import jax\nfrom lossatlas.networks import Dense\n"
+    code += "def dense():\n    return Dense(jax.random.key(7), [2, 4, 2], activation='relu')\n"
+    pathlib.Path("nets_of_path.py").write_text(code)
+    for name in "ab":
+        eqx.tree_serialise_leaves(f"{name}.eqx", load(f"{name}.safetensors").network)
+    words = ["path", "nets_of_path:dense", "nets_of_path:dense", "--data", "data.npz", "--network", "recommended"]
+    words += ["--checkpoint", "a.eqx", "--loss", "cross_entropy", "--checkpoint-b", "b.eqx"]
+    words += ["--match", "none", "--points", "5"]
+    code, out, err = lossatlas(*words, "--json")
+    assert code == 0, err
+    facts = json.loads(out)
+    assert facts["distance"] > 0
+    assert shlex.split(facts["regenerate"]) == ["lossatlas", *words]
 
 
 def test_models_that_no_path_joins_are_refused_in_one_line(lossatlas, files):

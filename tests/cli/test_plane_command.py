@@ -3,12 +3,14 @@
 import importlib.util
 import json
 import pathlib
+import re
 import sys
 
 import jax
 import numpy as np
 import pytest
 
+import lossatlas.workbench._plane as plane_module
 from lossatlas.geometry import Slice, moved
 from lossatlas.landscape import Landscape
 from lossatlas.networks import Dense
@@ -55,6 +57,7 @@ def test_a_plane_is_computed_where_it_is_needed_and_leaves_its_files(lossatlas, 
     networks, landscape = files
     facts, err = ask(lossatlas)
     assert err.startswith("usually 300 points, 300 evaluations of the loss")  # the cost, before anything long
+    assert re.search(r"about [\de.-]+ s, working memory [\d.]+ MB", err)
     picture = Slice.from_xarray(read_arrays(pathlib.Path(facts["files"]["arrays"]))["picture"].to_dataset())
     loss = picture.values["loss"]
     assert loss.shape == (81, 81)
@@ -92,6 +95,22 @@ def test_a_line_to_another_model_ends_at_its_loss(lossatlas, files):
     assert "none interpolated" in facts["headline"]
 
 
+def test_two_others_span_a_plane_and_are_loaded_as_the_model(lossatlas, files, monkeypatch):
+    networks, landscape = files
+    asked = []
+    whole = plane_module.load_model
+    monkeypatch.setattr(
+        plane_module, "load_model", lambda *given, **options: asked.append(given) or whole(*given, **options)
+    )
+    facts, _ = ask(lossatlas, "--to", "net1.safetensors", "net2.safetensors", "--grid", "3", "--network", "big")
+    assert asked == [(pathlib.Path(f"net{i}.safetensors"), "big") for i in (1, 2)]
+    assert len(facts["directions"]) == 2
+    assert facts["regenerate"].endswith("--network big --grid 3 --to net1.safetensors net2.safetensors")
+    again, _ = ask(lossatlas, "--to", "net1.safetensors", "--to", "net2.safetensors", "--grid", "3", "--network", "big")
+    assert again["regenerate"] == facts["regenerate"]
+    assert facts["loss"] == pytest.approx(float(landscape(networks[0])))
+
+
 @pytest.mark.slow
 def test_a_pytorch_module_has_its_plane(lossatlas, files, monkeypatch):
     if importlib.util.find_spec("torch") is None or importlib.util.find_spec("torchax") is None:
@@ -111,6 +130,8 @@ def test_a_pytorch_module_has_its_plane(lossatlas, files, monkeypatch):
 def test_what_cannot_be_used_is_refused_in_one_line(lossatlas, files):
     del files
     save_model("wide.safetensors", Model(Dense(jax.random.key(0), [2, 4, 2]), None, "cross_entropy", "another"))
+    save_model("squares.safetensors", Model(Dense(jax.random.key(1), [2, 3, 2]), None, "mse", "another loss"))
+    nets = [f"net{i}.safetensors" for i in range(3)]
     for words, said in (
         (["--only", "nothing"], "selects no parameter"),
         (["--only", "*bias"], "include_biases"),
@@ -121,6 +142,14 @@ def test_what_cannot_be_used_is_refused_in_one_line(lossatlas, files):
         (["--snapshots", "net1.safetensors"], "need at least 3 snapshots"),
         (["--snapshots", "net0.safetensors", "net1.safetensors", "wide.safetensors"], "Snapshot 3 has 22 parameters"),
         (["--max-error", "0"], "positive number"),
+        (["--to", "net1.safetensors", "--directions", "hessian"], "--to) says the directions"),
+        (["--snapshots", *nets, "--directions", "layer"], "--snapshots) says the directions"),
+        (["--to", "net1.safetensors", "--include-biases"], "goes with random directions"),
+        (["--directions", "hessian", "--include-biases"], "goes with random directions"),
+        (["--snapshots", *nets, "--only", "layers[0].*"], "does not go with snapshots"),
+        (["--line", "--to", "net1.safetensors", "net2.safetensors"], "span a plane"),
+        (["--to", "squares.safetensors"], "differ in their loss"),
+        (["--snapshots", *nets[:2], "squares.safetensors"], "differ in their loss"),
     ):
         code, out, err = lossatlas("plane", "net0.safetensors", "--data", "data.npz", *words)
         assert (code, out) == (2, ""), words

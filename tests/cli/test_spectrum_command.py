@@ -2,14 +2,27 @@
 
 import json
 import pathlib
+import shlex
+import sys
 
+import equinox as eqx
 import jax
 import numpy as np
+import pandas as pd
 import pytest
 
 from lossatlas.landscape import Landscape
 from lossatlas.networks import Dense
 from lossatlas.workbench import Model, save_model
+from lossatlas.workbench._instrument import command_words, open_point
+
+
+FACTORY = """
+import jax
+from lossatlas.networks import Dense
+def dense():
+    return Dense(jax.random.key(7), [2, 3, 2])
+"""
 
 
 @pytest.fixture
@@ -44,11 +57,51 @@ def test_the_ends_agree_with_the_dense_hessian(lossatlas, files):
     )
 
 
+def test_the_command_to_regenerate_loads_the_same_weights(lossatlas, files, monkeypatch):
+    network, landscape = files
+    monkeypatch.delitem(sys.modules, "nets_of_spectrum", raising=False)
+    pathlib.Path("nets_of_spectrum.py").write_text(FACTORY)
+    eqx.tree_serialise_leaves("trained.eqx", network)
+    words = ["nets_of_spectrum:dense", "--data", "data.npz", "--network", "recommended"]
+    words += ["--checkpoint", "trained.eqx", "--loss", "cross_entropy", "--batch-size", "7"]
+    words += ["--top", "1", "--bottom", "0", "--no-density"]
+    code, out, err = lossatlas("spectrum", *words, "--json")
+    assert code == 0, err
+    facts = json.loads(out)
+    np.testing.assert_allclose(facts["loss"], float(landscape(network)))  # of the checkpoint, not of the factory
+    assert shlex.split(facts["regenerate"]) == ["lossatlas", "spectrum", *words]
+
+
+def test_a_stable_step_is_told_of_the_hessian_and_of_what_moves(lossatlas, files):
+    del files
+    base = ["spectrum", "net.safetensors", "--data", "data.npz", "--no-density", "--json"]
+    facts = json.loads(lossatlas(*base, "--curvature", "gauss_newton", "--top", "30", "--bottom", "1")[1])
+    assert facts["largest_stable_step"] is None
+    assert "stable" not in facts["headline"]
+    assert [row["end"] for row in facts["eigenvalues"]] == 17 * ["largest"]  # not more than there are
+    facts = json.loads(lossatlas(*base, "--only", "layers[0].*", "--top", "1", "--bottom", "0")[1])
+    assert facts["largest_stable_step"] == 2 / facts["sharpness"]
+    assert "Gradient descent of these parameters alone is stable" in facts["headline"]
+
+
+def test_what_only_python_has_is_asked_again_in_python(files):
+    del files
+    frame = pd.DataFrame({"a": [0.0, 1.0], "b": [1.0, 0.0], "target": [0, 1]})
+    point = open_point("net.safetensors", "data.npz", target=None, batch_size=None, precision="float32")
+    again = "lossatlas spectrum net.safetensors --data data.npz --network recommended --batch-size all"
+    assert command_words("spectrum", point) == f"{again} --precision float32"
+    in_memory = "lossatlas.workbench.spectrum(model, table)"
+    assert command_words("spectrum", point, test=frame) == in_memory
+    assert command_words("spectrum", point._replace(asked=None)) == in_memory
+    assert command_words("spectrum", point._replace(origin=None)) == in_memory
+
+
 def test_what_cannot_be_used_is_refused_in_one_line(lossatlas, files):
     del files
     base = ["spectrum", "net.safetensors", "--data", "data.npz"]
     for words, said in (
         (["--batch-size", "0"], "must be a number of examples, auto or all"),
+        (["--only", "layers[0].*", "--per-layer"], "give one of them"),
         (["--only", "nothing"], "selects no parameter"),
         (["--top", "0", "--bottom", "0"], "at least one pair"),
     ):

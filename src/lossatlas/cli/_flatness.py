@@ -68,6 +68,7 @@ def flatness(
         [which.load(model) for model in models],
         options.data,
         origins=models,
+        loaded=which.words,
         network=which.network,
         measures=None if measures is None else [name.strip() for name in measures.split(",") if name.strip()],
         audit=audit,

@@ -72,14 +72,6 @@ class InstrumentOptions:
         """Say on stderr what a measurement will cost."""
         sys.stderr.write(line + "\n")
 
-    def words(self) -> dict[str, Any]:
-        """What differs from the defaults, as the words of a command that asks the same again."""
-        asked = {"data": self.data, "target": self.target}
-        asked |= {} if self.batch_size == "auto" else {"batch_size": self.batch_size}
-        asked |= {} if self.precision == "float64" else {"precision": self.precision}
-        asked |= {} if self.seed == 0 else {"seed": self.seed}
-        return asked | ({} if self.out is None else {"out": str(self.out)})
-
 
 def print_measured(found: "Measured", *tables: Sequence[Mapping[str, Any]], as_json: bool) -> None:
     """The headline, cautions, tables of rows and the files; or the facts as JSON."""

@@ -21,6 +21,9 @@ def kernel(
 ) -> None:
     """Measure the tangent kernel: spectrum, alignment with the targets, layers, and what it predicts when frozen.
 
+    Here --batch-size is how many examples a block of the kernel has along both sides: auto keeps a block within a
+    quarter of a gigabyte, all makes a single one. The result is the same to rounding.
+
     Parameters
     ----------
     model
@@ -47,6 +50,7 @@ def kernel(
         which.load(model),
         options.data,
         origin=model,
+        loaded=which.words,
         network=which.network,
         convention=convention,
         num_examples=examples,

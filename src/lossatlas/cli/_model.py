@@ -2,7 +2,7 @@
 
 import dataclasses
 import pathlib
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Group, Parameter
 
@@ -32,6 +32,11 @@ class ModelOptions:
     loss: Annotated[Literal["mse", "cross_entropy", "logistic"] | None, Parameter(group=_GROUP)] = None
     """What the model was trained on, if it does not say; by default cross_entropy where the targets are class numbers,
     else mse."""
+
+    @property
+    def words(self) -> dict[str, Any]:
+        """How the model is to be loaded, by the names of the options; what was not said is None."""
+        return {"architecture": self.architecture, "checkpoint": self.checkpoint, "loss": self.loss}
 
     def load(self, model: str) -> "Model":
         """The model; jax must be set up before."""

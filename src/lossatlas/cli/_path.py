@@ -73,6 +73,7 @@ def path(
         second,
         options.data,
         origins=(model_a, model_b),
+        loaded={**which.words, "checkpoint_b": checkpoint_b},
         network=which.network,
         test=test,
         match=match,

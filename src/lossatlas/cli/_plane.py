@@ -18,7 +18,7 @@ def plane(
     which: ModelOptions = ModelOptions(),  # noqa: B008
     directions: Literal["filter", "layer", "model", "none", "hessian"] = "filter",
     line: Annotated[bool, Parameter(negative="")] = False,
-    to: tuple[pathlib.Path, ...] = (),
+    to: Annotated[tuple[pathlib.Path, ...], Parameter(consume_multiple=True)] = (),
     snapshots: Annotated[tuple[pathlib.Path, ...], Parameter(consume_multiple=True)] = (),
     extent: float | None = None,
     grid: int | None = None,
@@ -45,7 +45,7 @@ def plane(
     line
         Along one direction instead of two.
     to
-        Another model of the same shape: a line to it. Given twice: the plane through all three.
+        Another model of the same shape: a line to it. Two of them: the plane through all three.
     snapshots
         Models of the same shape in the order of training: the plane of their principal components, with their path.
     extent
@@ -73,6 +73,7 @@ def plane(
         which.load(model),
         options.data,
         origin=model,
+        loaded=which.words,
         network=which.network,
         directions=directions,
         num_directions=1 if line else 2,

@@ -57,6 +57,7 @@ def spectrum(
         which.load(model),
         options.data,
         origin=model,
+        loaded=which.words,
         network=which.network,
         num_top=top,
         num_bottom=bottom,

@@ -18,6 +18,7 @@ from lossatlas.workbench._instrument import (
     Measured,
     Point,
     command_words,
+    cost_line,
     instrument_folder,
     open_point,
     write_measured,
@@ -53,13 +54,15 @@ def flatness(
     progress: ProgressLike = "none",
     announce: Callable[[str], None] | None = None,
     origins: Sequence[str] | None = None,
+    loaded: Mapping[str, Any] | None = None,
 ) -> Measured:
     """Measure how flat the landscape is around one or several stored models, and write a page, JSON and arrays.
 
     **Arguments:**
     - `models`: one, or several by name or in a list: models, or what [`lossatlas.load`][] reads. Units of foreign
       modules are discovered for the audit.
-    - `table`, `network`, `target`, `batch_size`, `precision`: see `open_point`. `origins`: what was loaded before.
+    - `table`, `network`, `target`, `batch_size`, `precision`: see `open_point`. `origins`: what was loaded before,
+      `loaded`: with which options.
     - `measures`, `audit`, `num_draws`, `num_steps`, `num_chains`, `radius`, `threshold`, `localisation`, `only`: see
       [`lossatlas.geometry.flatness_report`][].
     - `level`: of the tests that say which model is flatter.
@@ -83,7 +86,7 @@ def flatness(
         points = {
             name: open_point(
                 model, table, network=network, target=target, batch_size=batch_size, precision=precision,
-                origin=origin, only=only,
+                origin=origin, loaded=loaded, only=only,
             )
             for name, (model, origin) in named.items()
         }  # fmt: skip
@@ -126,7 +129,7 @@ def flatness(
         sections=flatness_sections(reports, comparison, facts),
         facts=facts,
         settings=settings,
-        regenerate=_command(points, settings, target, network),
+        regenerate=_command(points, settings),
         cautions=list(comparison.warnings if comparison else result.warnings),
         terms=TERMS,
         arrays=_arrays(reports),
@@ -175,9 +178,8 @@ def _cost_words(geometry: Any, point: Point, only: str | None, options: Mapping[
         "learning_coefficient": chains,
     }
     total = sum(gradients.get(name, 0) for name in groups) * (2 if options["audit"] else 1) * count
-    seconds = total * cost.gradient_seconds
-    took = f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
-    return f"about {total:,.0f} gradients of {1e3 * cost.gradient_seconds:.3g} ms, {took}, compiling aside"
+    work = f"about {total:,.0f} gradients of {1e3 * cost.gradient_seconds:.3g} ms"
+    return cost_line(work, total * cost.gradient_seconds, cost.memory_bytes, " of a Hessian product, the largest step")
 
 
 def _facts(report: Any) -> dict[str, Any]:
@@ -297,12 +299,11 @@ def _together(points: Mapping[str, Point]) -> Point:
     return first._replace(model=Model(first.model.network, first.model.preprocessing, first.model.loss, summary))
 
 
-def _command(points: Mapping[str, Point], settings: Mapping[str, Any], target: str | None, network: str) -> str:
+def _command(points: Mapping[str, Point], settings: Mapping[str, Any]) -> str:
     first = next(iter(points.values()))
     origins = [point.origin for point in points.values()]
     known = [origin for origin in origins if origin is not None]
-    asked: dict[str, Any] = {"data": first.data, "target": target, "network": network}
-    asked |= {
+    asked: dict[str, Any] = {
         _OPTIONS.get(name, name): value
         for name, value in settings.items()
         if name in _DEFAULTS and value not in (None, _DEFAULTS[name])
@@ -310,13 +311,13 @@ def _command(points: Mapping[str, Point], settings: Mapping[str, Any], target: s
     if isinstance(settings["measures"], list):
         asked["measures"] = ",".join(settings["measures"])
     asked["no_audit"] = not settings["audit"]
-    return command_words(KIND, known if len(known) == len(origins) else None, **asked)
+    return command_words(KIND, first, origins=known if len(known) == len(origins) else (), models="models", **asked)
 
 
 _OPTIONS = {"num_draws": "draws", "num_steps": "steps", "num_chains": "chains"}
 _DEFAULTS = {
     "num_draws": 50, "num_steps": 1000, "num_chains": 4, "radius": 0.05, "threshold": 0.1, "localisation": 100.0,
-    "only": None, "seed": 0, "precision": "float64", "level": 0.01,
+    "only": None, "seed": 0, "level": 0.01,
 }  # fmt: skip
 
 

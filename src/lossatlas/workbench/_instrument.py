@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import shlex
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -50,7 +51,8 @@ class Point(NamedTuple):
 
     - `model`, `network`: what was loaded, and its network in the precision asked for.
     - `landscape`: the data with the loss that the model was trained on. `data`: what they are called.
-    - `origin`: the model as it was given.
+    - `origin`: the model as it was given, None for one in memory. `asked`: the options of the command that opens the
+      same point again, without those at their defaults; None where the data are in memory only.
     """
 
     model: Model
@@ -58,6 +60,7 @@ class Point(NamedTuple):
     landscape: Landscape
     data: str
     origin: str | None
+    asked: dict[str, Any] | None
 
 
 class Picture(NamedTuple):
@@ -111,6 +114,7 @@ def open_point(
     batch_size: BatchSize = "auto",
     precision: Literal["float64", "float32"] = "float64",
     origin: str | None = None,
+    loaded: Mapping[str, Any] | None = None,
     only: Only = None,
 ) -> Point:
     """A model and data as a point of a landscape; to be used under `jax.enable_x64(True)`.
@@ -119,7 +123,8 @@ def open_point(
     - `model`: a model, or what [`lossatlas.load`][] reads. `network`: which one of a survey.
     - `table`: data with targets; see [`lossatlas.workbench.read_examples`][]. `target`: their column.
     - `batch_size`: examples at a time; `"auto"` takes as many as 2 GB of working memory of a Hessian product allow.
-    - `precision`: of parameters and data. `origin`: where a model that was loaded before comes from.
+    - `precision`: of parameters and data. `origin`: where a model that was loaded before comes from; `loaded`: the
+      options that it was loaded with, as the command line calls them, like `checkpoint`.
     - `only`: the parameters that will be measured; for the memory of `"auto"`.
 
     **Raises:** `InputError` for data that the model cannot read, and data without targets.
@@ -129,6 +134,11 @@ def open_point(
         raise InputError(msg)
     if not isinstance(model, Model):
         origin, model = str(model), load_model(model, network=network)
+    asked = None
+    if (data := table_name(table)) is not None:
+        asked = {"data": data, "target": target, "network": network, **(loaded or {})}
+        asked |= {} if batch_size == "auto" else {"batch_size": "all" if batch_size is None else batch_size}
+        asked |= {} if precision == "float64" else {"precision": precision}
     with jax.enable_x64(True):
         examples = read_examples(model, table, target=target)
         if examples.targets is None:
@@ -146,7 +156,24 @@ def open_point(
             from lossatlas.geometry import fitting_batch_size
 
             batch_size = fitting_batch_size(point, landscape, only=only)
-        return Point(model, point, landscape.with_batch_size(batch_size), _name(table), origin)
+        return Point(model, point, landscape.with_batch_size(batch_size), data or "a table", origin, asked)
+
+
+def check_readers(first: Model, second: Model) -> None:
+    """Refuse two models that read data differently or were trained on different losses.
+
+    **Raises:** `InputError` that says what differs.
+    """
+    for word, ours, theirs in (
+        ("preprocessing (means and scales of the columns, classes)", first.preprocessing, second.preprocessing),
+        ("loss", first.loss, second.loss),
+    ):
+        if ours != theirs:
+            msg = (
+                f"The two models differ in their {word}, so the networks between them would mean nothing. Train both "
+                "on one preparation of the data."
+            )
+            raise InputError(msg)
 
 
 def _as_float32(tree: Any) -> Any:
@@ -159,10 +186,11 @@ def _converted(array: np.ndarray, dtype: Any) -> np.ndarray:
     return array.astype(dtype) if np.issubdtype(array.dtype, np.inexact) else array
 
 
-def _name(table: Any) -> str:
+def table_name(table: Any) -> str | None:
+    """What a command line calls data; None for those in memory."""
     if isinstance(table, DataSet):
         return table.name
-    return os.fspath(table) if isinstance(table, str | os.PathLike) else "a table"
+    return os.fspath(table) if isinstance(table, str | os.PathLike) else None
 
 
 def instrument_folder(kind: str, out: str | os.PathLike[str] | None) -> pathlib.Path:
@@ -240,6 +268,31 @@ def write_measured(
     return Measured(result, headline, facts, page, json_path, stored)
 
 
+def measured_cost(fn: Callable[..., Any], *values: Any) -> tuple[float, int]:
+    """The seconds that a function takes, by one call after compiling, and its working memory in bytes, as the compiler
+    states it (0 where it does not).
+    """
+    import equinox as eqx
+
+    jitted: Any = eqx.filter_jit(fn)
+    compiled = jitted.lower(*values).compile()
+    jax.block_until_ready(compiled(*values))
+    begin = time.perf_counter()
+    jax.block_until_ready(compiled(*values))
+    seconds = time.perf_counter() - begin
+    return seconds, int(getattr(compiled.compiled.memory_analysis(), "temp_size_in_bytes", 0))
+
+
+def cost_line(work: str, seconds: float, memory_bytes: int | float, of: str = "") -> str:
+    """What an instrument says before a long run: what it computes, how long it takes, and its working memory, which may
+    be that of a part.
+    """
+    from lossatlas.geometry._cost import duration
+
+    memory = format_number(memory_bytes / 1e6, 3)
+    return f"{work}, about {duration(seconds)}, working memory {memory} MB{of}; compiling comes on top"
+
+
 def facts_table(caption: str, facts: Mapping[str, Any], digits: int = 5) -> Table:
     """Names and values in two columns; numbers as people read them, with all digits in the tooltip."""
     rows = []
@@ -269,16 +322,31 @@ def _cell(value: Any, digits: int) -> Cell:
     return cells.number(value, digits) if _is_figure(value) else Cell(str(value))
 
 
-def command_words(kind: str, origins: str | Sequence[str] | None, **options: Any) -> str:
-    """The words of a shell that ask an instrument again; options that are None or their defaults are for the caller
-    to leave out. For models in memory, which only Python has, it is the call.
+def command_words(
+    kind: str,
+    point: Point,
+    *,
+    origins: Sequence[str] | None = None,
+    models: str = "model",
+    test: Any = None,
+    **options: Any,
+) -> str:
+    """The words of a shell that ask an instrument again; for models or data in memory, which only Python has, the call.
+
+    **Arguments:**
+    - `point`: as `open_point` made it. `origins`: the models of instruments that take several, in order; `()` where
+      one of them is in memory. `models`: what the call in Python takes before the data.
+    - `test`: other data. `options`: further ones; those that are None, False or empty are left out, as the caller
+      leaves out those at their defaults. Several values stand behind one option.
     """
     if origins is None:
-        return f"lossatlas.workbench.{kind}(model, table)"
-    words = ["lossatlas", kind, *([origins] if isinstance(origins, str) else origins)]
-    for name, value in options.items():
-        if value is None or value is False:
+        origins = () if point.origin is None else (point.origin,)
+    if not origins or point.asked is None or (test is not None and table_name(test) is None):
+        return f"lossatlas.workbench.{kind}({models}, table)"
+    words = ["lossatlas", kind, *origins]
+    for name, value in (point.asked | options | {"test": None if test is None else table_name(test)}).items():
+        if value is None or value is False or value == ():
             continue
-        option = f"--{name.replace('_', '-')}"
-        words += [option] if value is True else [option, str(value)]
+        values = [] if value is True else value if isinstance(value, tuple | list) else [value]
+        words += [f"--{name.replace('_', '-')}", *map(str, values)]
     return shlex.join(words)

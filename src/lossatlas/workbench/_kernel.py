@@ -2,14 +2,14 @@
 
 import os
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import jax
 import numpy as np
 
 from lossatlas._errors import InputError
-from lossatlas._parameters import num_parameters
+from lossatlas._parameters import named_parameters, num_parameters
 from lossatlas._progress import ProgressLike, as_meter
 from lossatlas.figures import format_number, kernel_matrix_figure, kernel_spectrum_figure
 from lossatlas.landscape import Landscape
@@ -19,8 +19,10 @@ from lossatlas.workbench._instrument import (
     Picture,
     Section,
     command_words,
+    cost_line,
     facts_table,
     instrument_folder,
+    measured_cost,
     open_point,
     rows_table,
     write_measured,
@@ -29,6 +31,8 @@ from lossatlas.workbench._model import Model
 
 
 KIND = "kernel"
+_RATE_ROWS = 512  # of the matrices whose product is timed
+_HELD_BYTES = 2**30  # of features that are kept at a time
 _LEAST = 8  # examples below which nothing is said of predictions
 _TERMS = {
     "Tangent kernel": "How much a gradient step on one example moves the outputs on another: the inner product of the "
@@ -57,6 +61,7 @@ def kernel(
     precision: Literal["float64", "float32"] = "float64",
     seed: int = 0,
     origin: str | None = None,
+    loaded: Mapping[str, Any] | None = None,
     out: str | os.PathLike[str] | None = None,
     progress: ProgressLike = "none",
     announce: Callable[[str], None] | None = None,
@@ -64,11 +69,13 @@ def kernel(
     """Measure the empirical tangent kernel of a stored model, and write a page, JSON and labelled arrays.
 
     **Arguments:**
-    - `model`, `table`, `network`, `target`, `precision`, `origin`: see `open_point`.
+    - `model`, `table`, `network`, `target`, `precision`, `origin`, `loaded`: see
+      `open_point`.
     - `convention`: see [`lossatlas.geometry.ntk`][]. `only`: a parameter filter; the kernel is then theirs.
     - `num_examples`: at most so many examples, drawn at random by `seed`; a quarter of them tests the frozen kernel.
     - `store`: a `.npy` file for the kernel of all examples, written block by block; what is there goes on.
-    - `batch_size`: examples of a block of the kernel; `"auto"` goes by memory.
+    - `batch_size`: examples along both sides of a block of the kernel, and at a time for the outputs. `"auto"` keeps
+      a block within a quarter of a gigabyte, and the outputs within the 2 GB of `open_point`.
     - `seed`: of the draw. `out`: the folder to write into; default `kernel` in the folder of runs.
     - `progress`: a meter. `announce`: takes a line that says what it will cost, before it begins.
 
@@ -83,16 +90,25 @@ def kernel(
         msg = f"A kernel needs at least 2 examples, got {num_examples}."
         raise InputError(msg)
     with jax.enable_x64(True):
-        rows_at_a_time = None if batch_size == "auto" else batch_size
         point = open_point(
-            model, table, network=network, target=target, batch_size=rows_at_a_time, precision=precision, origin=origin
+            model,
+            table,
+            network=network,
+            target=target,
+            batch_size=batch_size,
+            precision=precision,
+            origin=origin,
+            loaded=loaded,
         )
         net, whole = point.network, point.landscape
         chosen = np.sort(np.random.default_rng(seed).permutation(whole.size)[:num_examples])
-        data = Landscape(whole.inputs[chosen], whole.targets[chosen], loss=whole.loss or "mse")
+        data = Landscape(
+            whole.inputs[chosen], whole.targets[chosen], loss=whole.loss or "mse", batch_size=whole.batch_size
+        )
+        rows = whole.size if batch_size is None else None if batch_size == "auto" else batch_size
+        options: dict[str, Any] = {"convention": convention, "only": only, "batch_size": rows}
         if announce is not None:
-            announce(_cost(geometry, net, data, whole if store is not None else None, convention, only))
-        options: dict[str, Any] = {"convention": convention, "only": only, "batch_size": rows_at_a_time}
+            announce(_cost(net, data, None if store is None else whole, options))
         meter = as_meter(progress)
         found = geometry.ntk(net, data, per_layer=True, progress=meter, **options)
         stored = None if store is None else geometry.store_ntk(net, whole, store, progress=meter, **options)
@@ -105,6 +121,7 @@ def kernel(
         "convention": convention,
         "method": found.method,
         "multiplications": found.stats["costs"][found.method],
+        "rows_of_a_block": found.stats["tile"],
         "trace": float(np.trace(found.matrix)),
         "largest_eigenvalue": float(values[0]),
         "effective_rank": geometry.effective_rank(found),
@@ -115,9 +132,8 @@ def kernel(
         "stored": None if stored is None else str(stored.path),
     }
     labels = _labels(data)
-    words = {"convention": convention, "num_examples": num_examples, "only": only, "seed": seed, "precision": precision}
-    asked = {"data": point.data, "target": target, "network": network}
-    asked |= {_OPTIONS.get(k, k): v for k, v in words.items() if v not in (None, _DEFAULTS.get(k))}
+    words = {"convention": convention, "num_examples": num_examples, "only": only, "seed": seed}
+    asked: dict[str, Any] = {_OPTIONS.get(k, k): v for k, v in words.items() if v not in (None, _DEFAULTS.get(k))}
     asked |= {} if store is None else {"store": str(pathlib.Path(store))}
     return write_measured(
         folder,
@@ -128,8 +144,8 @@ def kernel(
         point=point,
         sections=_sections(facts, _pictures(np.asarray(found.matrix, float), labels, values)),
         facts=facts,
-        settings=words,
-        regenerate=command_words(KIND, point.origin, **asked),
+        settings=words | {"precision": precision},
+        regenerate=command_words(KIND, point, **asked),
         cautions=_cautions(facts, whole.size),
         terms=_TERMS,
         arrays=found.to_xarray().assign_coords(example=("row", chosen)),
@@ -137,18 +153,32 @@ def kernel(
 
 
 _OPTIONS = {"num_examples": "examples"}
-_DEFAULTS = {"convention": "trace", "num_examples": 1000, "seed": 0, "precision": "float64"}
+_DEFAULTS = {"convention": "trace", "num_examples": 1000, "seed": 0}
 
 
-def _cost(geometry: Any, net: Any, data: Landscape, whole: Landscape | None, convention: Any, only: Any) -> str:
+def _cost(net: Any, data: Landscape, whole: Landscape | None, options: dict[str, Any]) -> str:
+    """Of the kernel, and of the one that is stored: multiplications, time at the rate of a matrix product, memory."""
+    from lossatlas.geometry._ntk import make_recipe
+
+    rows = np.ones((_RATE_ROWS, _RATE_ROWS), data.inputs.dtype)
+    seconds, _ = measured_cost(lambda a: a @ a, jax.numpy.asarray(rows))
+    rate = _RATE_ROWS**3 / seconds
+    convention, only, batch_size = (options[name] for name in ("convention", "only", "batch_size"))
     lines = []
     for points in (data, whole):
-        if points is not None:
-            costs = geometry.ntk_costs(net, points, convention=convention, only=only)
-            size = points.size**2 * points.inputs.dtype.itemsize / 1e6
-            least = format_number(min(costs.values()), 2)
-            lines.append(f"a kernel of {points.size:,} examples: {least} multiplications, {format_number(size, 2)} MB")
-    return "; stored, ".join(lines)
+        if points is None:
+            continue
+        is_stored = points is whole
+        recipe = make_recipe(
+            net, points, None, convention, "auto", only, per_layer=not is_stored, batch_size=batch_size
+        )
+        count, matrix = recipe.costs[recipe.method], points.size**2 * recipe.dtype.itemsize
+        memory = min(recipe.bytes_each * points.size, _HELD_BYTES)
+        memory += 0 if is_stored else matrix * (1 + len(list(named_parameters(net))))
+        work = f"a kernel of {points.size:,} examples: {format_number(count, 2)} multiplications"
+        work += f", {format_number(matrix / 1e6, 2)} MB in the file" if is_stored else ""
+        lines.append(cost_line(f"{work}, at the rate of a matrix product", count / rate, memory, " at most"))
+    return "\n".join(lines)
 
 
 def _labels(data: Landscape) -> np.ndarray | None:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import os
-import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -23,8 +22,11 @@ from lossatlas.workbench._instrument import (
     Picture,
     Point,
     Section,
+    check_readers,
     command_words,
+    cost_line,
     instrument_folder,
+    measured_cost,
     open_point,
     rows_table,
     write_measured,
@@ -53,6 +55,7 @@ _MATCHINGS = {
 }
 _CURVES = ("none", "bezier", "polygon")
 _REFINEMENTS = 8
+_CURVE_BATCH = 128  # examples of a step of a curve
 _SAME = 1e-6  # of the largest output
 _DEFAULTS = {"match": "best", "repair": False, "curve": "none", "bends": 1, "steps": 2000, "points": 25, "seed": 0}
 _STRAIGHT, _MATCHED, _REPAIRED, _CURVE = "straight line", "after matching", "matched and repaired", "curve"
@@ -109,6 +112,7 @@ def path(
     precision: Literal["float64", "float32"] = "float64",
     seed: int = 0,
     origins: tuple[str, str] | None = None,
+    loaded: Mapping[str, Any] | None = None,
     out: str | os.PathLike[str] | None = None,
     progress: ProgressLike = "none",
     announce: Callable[[str], None] | None = None,
@@ -116,7 +120,8 @@ def path(
     """Measure how far the loss rises between two stored models, and write a page, JSON, arrays and the matched model.
 
     **Arguments:**
-    - `model`, `other`: the two ends, of one architecture, shape and preprocessing. `origins`: where they come from.
+    - `model`, `other`: the two ends, of one architecture, shape and preprocessing. `origins`: where they come from;
+      `loaded`: what they were loaded with, see `open_point`, and `checkpoint_b` for the second.
     - `table`, `network`, `target`, `batch_size`, `precision`: see `open_point`. `test`: further data, measured too.
     - `match`: how units of the second model are brought beside those of the first; `"best"` tries weights and
       activations, `"all"` straight-through matching too. See [`lossatlas.embedding.rebasin`][].
@@ -139,12 +144,12 @@ def path(
     if not isinstance(model, Model) and not isinstance(other, Model):
         origins = str(model), str(other)
     first, second = (m if isinstance(m, Model) else load_model(m, network=network) for m in (model, other))
-    _check_readers(first, second)
+    check_readers(first, second)
     asked: dict[str, Any] = {"match": match, "repair": repair, "curve": curve, "bends": bends, "steps": steps}
     asked |= {"points": points, "seed": seed}
-    opened: dict[str, Any] = {"target": target, "batch_size": batch_size, "precision": precision}
+    opened: dict[str, Any] = {"network": network, "target": target, "batch_size": batch_size, "precision": precision}
     with jax.enable_x64(True):
-        point = open_point(first, table, origin=origins[0] if origins else None, **opened)
+        point = open_point(first, table, origin=origins[0] if origins else None, loaded=loaded, **opened)
         opened["batch_size"] = point.landscape.batch_size
         end = open_point(second, table, **opened).network
         data = {"train": point.landscape}
@@ -171,8 +176,6 @@ def path(
         lines = write_resized(folder / MATCHED, matched, origins[1] if origins else "")
         files = {"matched": str(folder / MATCHED), "use": lines}
     chosen = {name: value for name, value in asked.items() if value != _DEFAULTS[name]}
-    chosen |= {} if precision == "float64" else {"precision": precision}
-    words = {"data": point.data, "test": None if test is None else str(test), "target": target, "network": network}
     return write_measured(
         folder,
         KIND,
@@ -183,24 +186,11 @@ def path(
         sections=_sections(found, facts),
         facts=facts | files,
         settings=asked | {"second_model": second.summary, "precision": precision},
-        regenerate=command_words(KIND, origins, **words, **chosen),
+        regenerate=command_words(KIND, point, origins=origins or (), models="model, other", test=test, **chosen),
         cautions=_cautions(found, facts),
         terms=_TERMS,
         arrays=_arrays(found),
     )
-
-
-def _check_readers(first: Model, second: Model) -> None:
-    for word, ours, theirs in (
-        ("preprocessing (means and scales of the columns, classes)", first.preprocessing, second.preprocessing),
-        ("loss", first.loss, second.loss),
-    ):
-        if ours != theirs:
-            msg = (
-                f"The two models differ in their {word}, so the networks between them would mean nothing. Train both "
-                "on one preparation of the data."
-            )
-            raise InputError(msg)
 
 
 def _one_structure(point: Point, end: Network) -> tuple[Network, Network]:
@@ -289,20 +279,21 @@ def _is_ours(model: Model) -> bool:
 
 def _cost(network: Network, landscape: "Landscape", asked: dict[str, Any], num_data: int) -> str:
     """What will be computed, with the time of one evaluation of the loss."""
-    evaluate = eqx.filter_jit(lambda network, landscape: landscape(network))
-    evaluate(network, landscape).block_until_ready()
-    begin = time.perf_counter()
-    evaluate(network, landscape).block_until_ready()
-    seconds = time.perf_counter() - begin
+    seconds, memory = measured_cost(lambda network, landscape: landscape(network), network, landscape)
     tried = {"none": 0, "weights": 2, "activations": 2, "straight-through": 2, "best": 5, "all": 6}[asked["match"]]
     lines = 1 + (asked["match"] != "none") + asked["repair"] + (asked["curve"] != "none")
     count = (asked["points"] + 2 * _REFINEMENTS + 2) * (tried + num_data * lines) + 40 * lines
-    text = f"about {count:,} evaluations of the loss of {1e3 * seconds:.3g} ms, {count * seconds:.2g} s in all"
-    if asked["match"] in ("straight-through", "all"):
-        text += f", 100 gradients of the loss of {num_parameters(network):,} parameters"
-    if asked["curve"] != "none":
-        text += f", {asked['steps']:,} steps of training on 128 examples"
-    return f"{text}; compiling comes on top"
+    work, total = f"about {count:,} evaluations of the loss of {1e3 * seconds:.3g} ms", count * seconds
+    has_gradients = asked["match"] in ("straight-through", "all")
+    if has_gradients or asked["curve"] != "none":
+        each, memory = measured_cost(lambda network, landscape: landscape.gradient(network), network, landscape)
+        if has_gradients:
+            work += f", 100 gradients of the loss of {num_parameters(network):,} parameters"
+            total += 100 * each
+        if asked["curve"] != "none":
+            work += f", {asked['steps']:,} steps of training on {_CURVE_BATCH} examples"
+            total += asked["steps"] * each * min(1, _CURVE_BATCH / landscape.size)
+    return cost_line(work, total, memory)
 
 
 def _facts(found: Connection, data: Mapping[str, Any]) -> dict[str, Any]:

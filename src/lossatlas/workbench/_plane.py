@@ -1,8 +1,7 @@
 """The loss around a stored model, or between stored models: a plane or a line, as a page."""
 
 import os
-import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import equinox as eqx
@@ -19,8 +18,11 @@ from lossatlas.workbench._instrument import (
     BatchSize,
     Measured,
     Point,
+    check_readers,
     command_words,
+    cost_line,
     instrument_folder,
+    measured_cost,
     open_point,
     write_measured,
 )
@@ -31,6 +33,7 @@ from lossatlas.workbench._plane_page import TERMS, View, cautions, headline, pla
 
 if TYPE_CHECKING:
     from lossatlas.geometry import Directions
+    from lossatlas.geometry._slice import SliceCost
 
 
 KIND = "plane"
@@ -61,6 +64,7 @@ def plane(
     precision: Literal["float64", "float32"] = "float64",
     seed: int = 0,
     origin: str | None = None,
+    loaded: Mapping[str, Any] | None = None,
     out: str | os.PathLike[str] | None = None,
     progress: ProgressLike = "none",
     announce: Callable[[str], None] | None = None,
@@ -68,11 +72,13 @@ def plane(
     """Draw the loss around a stored model, or between stored models, and write a page, JSON and labelled arrays.
 
     **Arguments:**
-    - `model`, `table`, `network`, `target`, `batch_size`, `precision`, `origin`: see `open_point`.
+    - `model`, `table`, `network`, `target`, `batch_size`, `precision`, `origin`, `loaded`: see
+      `open_point`.
     - `directions`: random ones normalised by `"filter"`, `"layer"`, `"model"` or `"none"`, or `"hessian"`, the
       eigenvectors of largest curvature. `num_directions`: 2 for a plane, 1 for a line. `include_biases`: random
       directions move biases and normalisations too. `only`: a parameter filter: what moves.
-    - `to`: other models of the same shape: one makes a line to it, two a plane through the three.
+    - `to`: other models of the same shape, loaded with the same `network`, architecture and loss: one makes a line to
+      it, two a plane through the three.
     - `snapshots`: models of the same shape, in the order of training: the plane of their principal components, with
       their path and an animation.
     - `extent`: how far to look along each direction, on both sides; by default what suits the directions.
@@ -91,11 +97,12 @@ def plane(
     from lossatlas import geometry
 
     _check(directions, num_directions, to, snapshots, extent)
+    _check_used(directions, num_directions, to, snapshots, include_biases, only)
     folder = instrument_folder(KIND, out)
     with jax.enable_x64(True):
         opened = {"network": network, "target": target, "batch_size": batch_size, "precision": precision}
-        point = open_point(model, table, origin=origin, only=only, **opened)
-        others = [_as(load_model(path).network, point.network) for path in (*to, *snapshots)]
+        point = open_point(model, table, origin=origin, loaded=loaded, only=only, **opened)
+        others = [_other(path, point, network, loaded or {}) for path in (*to, *snapshots)]
         tested = None if test is None else open_point(point.model, test, only=only, **opened).landscape
         keys = jax.random.split(jax.random.key(seed), 2)
         spanned, rows = _spanned(
@@ -105,8 +112,8 @@ def plane(
         options: dict[str, Any] = {"test": tested, "gradient_norm": gradient_norm}
         cost = geometry.slice_cost(point.network, point.landscape, spanned, num=grid or 2, **options)
         if announce is not None:
-            usual = cost.words(None if grid else _USUAL_POINTS[len(spanned)])
-            announce(usual if grid else f"usually {usual}")
+            points = cost.points if grid else _USUAL_POINTS[len(spanned)]
+            announce(_cost(point, cost, points, usually="" if grid else "usually ", gradient_norm=gradient_norm))
         options |= {"extents": extents, "progress": progress}
         if grid is None:
             found = geometry.refined_slice(
@@ -138,12 +145,9 @@ def plane(
         "relative_to": relative_to,
         "only": only,
         "seed": seed,
-        "precision": precision,
     }
-    asked = {"data": point.data, "target": target, "network": network}
-    asked |= {name: value for name, value in words.items() if value not in (None, _DEFAULTS.get(name))}
+    asked: dict[str, Any] = {name: value for name, value in words.items() if value not in (None, _DEFAULTS.get(name))}
     asked |= {"line": num_directions == 1, "gradient_norm": gradient_norm, "include_biases": include_biases}
-    asked |= {"test": None if test is None else str(test)}
     import xarray as xr
 
     arrays = {"picture": picture.to_xarray(), "minima": tree.to_xarray()}
@@ -153,10 +157,7 @@ def plane(
         arrays["trajectory"] = trajectory.to_xarray()
     left_out = set() if trajectory is not None else {"Share in the plane"}
     terms = {word: meaning for word, meaning in TERMS.items() if word not in left_out}
-    command = command_words(KIND, point.origin, **asked)
-    if point.origin is not None:
-        command += "".join(f" --to {shlex.quote(str(path))}" for path in to)
-        command += f" --snapshots {shlex.join(map(str, snapshots))}" if snapshots else ""
+    asked |= {"to": tuple(to), "snapshots": tuple(snapshots)}
     return write_measured(
         folder,
         KIND,
@@ -166,15 +167,16 @@ def plane(
         point=point,
         sections=sections(view, facts),
         facts=facts,
-        settings=words | {"num_directions": len(spanned), "include_biases": include_biases, **found.settings},
-        regenerate=command,
+        settings=words
+        | {"precision": precision, "num_directions": len(spanned), "include_biases": include_biases, **found.settings},
+        regenerate=command_words(KIND, point, test=test, **asked),
         cautions=cautions(facts),
         terms=terms,
         arrays=xr.DataTree.from_dict(arrays),
     )
 
 
-_DEFAULTS = {"directions": "filter", "max_error": 0.01, "relative_to": "range", "seed": 0, "precision": "float64"}
+_DEFAULTS = {"directions": "filter", "max_error": 0.01, "relative_to": "range", "seed": 0}
 
 
 def _check(directions: str, num_directions: int, to: Sequence, snapshots: Sequence, extent: float | None) -> None:
@@ -200,10 +202,36 @@ def _check(directions: str, num_directions: int, to: Sequence, snapshots: Sequen
         raise InputError(msg)
 
 
-def _as(network: Network, like: Network) -> Network:
-    """A network in the precision of another."""
-    dtype = ravel(like)[0].dtype
-    return jax.tree.map(lambda a: a.astype(dtype) if eqx.is_inexact_array_like(a) else a, network)
+def _check_used(
+    directions: str, num_directions: int, to: Sequence, snapshots: Sequence, include_biases: bool, only: str | None
+) -> None:
+    """Refuse what would change nothing."""
+    if to or snapshots:
+        given = "to (--to)" if to else "snapshots (--snapshots)"
+        if directions != "filter":
+            msg = f"directions (--directions) goes with neither to nor snapshots: {given} says the directions."
+            raise InputError(msg)
+        if include_biases:
+            msg = f"include_biases (--include-biases) goes with random directions; {given} moves all that differs."
+            raise InputError(msg)
+    if include_biases and directions == "hessian":
+        msg = "include_biases (--include-biases) goes with random directions; those of the Hessian move all parameters."
+        raise InputError(msg)
+    if snapshots and only is not None:
+        msg = "only (--only) does not go with snapshots (--snapshots): their principal components move all parameters."
+        raise InputError(msg)
+    if len(to) == 2 and num_directions == 1:
+        msg = "Two other models (--to) span a plane: give one for a line, or leave out num_directions=1 (--line)."
+        raise InputError(msg)
+
+
+def _other(path: str | os.PathLike[str], point: Point, network: str, loaded: Mapping[str, Any]) -> Network:
+    """Another model's network, in the precision of the first one; it must read data as that does."""
+    options = {name: loaded.get(name) for name in ("architecture", "loss")}
+    other = load_model(path, network, **options)
+    check_readers(point.model, other)
+    dtype = ravel(point.network)[0].dtype
+    return jax.tree.map(lambda a: a.astype(dtype) if eqx.is_inexact_array_like(a) else a, other.network)
 
 
 def _spanned(
@@ -229,6 +257,14 @@ def _spanned(
         return geometry.hessian_directions(network, landscape, num_top=num, only=only, key=key), None
     options: dict[str, Any] = {"normalise": kind, "include_biases": include_biases, "only": only}
     return geometry.random_directions(key, network, num, **options), None
+
+
+def _cost(point: Point, cost: "SliceCost", points: int, *, usually: str, gradient_norm: bool) -> str:
+    count = points * cost.evaluations / cost.points
+    work = f"{usually}{points:,} points, {count:,.0f} evaluations of the loss, {1e3 * cost.seconds:.3g} ms a point"
+    at = Landscape.value_and_gradient if gradient_norm else Landscape.__call__
+    _, memory = measured_cost(lambda network, landscape: at(landscape, network), point.network, point.landscape)
+    return cost_line(work, points * cost.seconds, cost.bytes + memory, " with one point at a time")
 
 
 @eqx.filter_jit

@@ -1,13 +1,14 @@
 """The spectrum of a stored model on data: both ends, the trace, the density, layer by layer; as a page."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lossatlas._errors import InputError
 from lossatlas._parameters import named_parameters, num_parameters
 from lossatlas._progress import ProgressLike, as_meter
 from lossatlas._status import Certificate
@@ -43,7 +44,8 @@ _TERMS = {
     "of those found, with a chance below one in a million to miss any.",
     "Density": "The share of all eigenvalues per unit of the axis, smoothed, by random probes. The band is two "
     "standard errors of the mean over the probes on either side.",
-    "Largest stable step": "Gradient descent with a larger step than 2 over the largest eigenvalue grows along it.",
+    "Largest stable step": "Gradient descent with a larger step than 2 over the largest eigenvalue of the Hessian "
+    "grows along it.",
 }
 
 
@@ -64,6 +66,7 @@ def spectrum(
     precision: Literal["float64", "float32"] = "float64",
     seed: int = 0,
     origin: str | None = None,
+    loaded: Mapping[str, Any] | None = None,
     out: str | os.PathLike[str] | None = None,
     progress: ProgressLike = "none",
     announce: Callable[[str], None] | None = None,
@@ -71,8 +74,10 @@ def spectrum(
     """Measure the curvature of the loss of a stored model, and write a page, JSON and labelled arrays.
 
     **Arguments:**
-    - `model`, `table`, `network`, `target`, `batch_size`, `precision`, `origin`: see `open_point`.
-    - `num_top`, `num_bottom`: eigenvalues from each end. `only`: a parameter filter; the Hessian is then its block.
+    - `model`, `table`, `network`, `target`, `batch_size`, `precision`, `origin`, `loaded`: see
+      `open_point`.
+    - `num_top`, `num_bottom`: eigenvalues from each end, together at most as many as there are parameters: fewer at
+      the bottom, then fewer at the top. `only`: a parameter filter; the Hessian is then its block.
     - `rtol`: the residual at which a pair has converged, relative to the largest absolute eigenvalue; ten times as
       much for blocks.
     - `curvature`: which matrix; see [`lossatlas.geometry.spectrum`][].
@@ -83,10 +88,13 @@ def spectrum(
 
     **Returns:** A [`lossatlas.workbench.Measured`][] with a [`lossatlas.geometry.Spectrum`][].
 
-    **Raises:** `InputError` for what cannot be read or written, before any long work; for more pairs than parameters.
+    **Raises:** `InputError` for what cannot be read or written, before any long work; for `per_layer` with `only`.
     """
     from lossatlas import geometry
 
+    if per_layer and only is not None:
+        msg = "per_layer (--per-layer) measures every array by itself and only (--only) a selection; give one of them."
+        raise InputError(msg)
     folder = instrument_folder(KIND, out)
     with jax.enable_x64(True):
         point = open_point(
@@ -97,11 +105,12 @@ def spectrum(
             batch_size=batch_size,
             precision=precision,
             origin=origin,
+            loaded=loaded,
             only=only,
         )
         net, landscape = point.network, point.landscape
         size = num_parameters(net, only)
-        blocks = list(named_parameters(net)) if per_layer and only is None else []
+        blocks = list(named_parameters(net)) if per_layer else []
         expected = _PAIR_PRODUCTS * (num_top + num_bottom) + _TRACE_PROBES
         expected += _DENSITY["num_probes"] * _DENSITY["num_steps"] if has_density else 0
         cost = geometry.product_cost(net, landscape, only=only)
@@ -138,7 +147,7 @@ def spectrum(
         "gradient_norm": standing["gradient_norm"],
         "sharpness": sharpness,
         "lowest": float(values[-1]),
-        "largest_stable_step": 2 / sharpness if sharpness > 0 else None,
+        "largest_stable_step": 2 / sharpness if curvature == "hessian" and sharpness > 0 else None,
         "trace": float(trace.value),
         "trace_standard_error": float(trace.standard_error),
         "complete": str(found.complete),
@@ -166,10 +175,8 @@ def spectrum(
         "curvature": curvature,
         "only": only,
         "seed": seed,
-        "precision": precision,
     }
-    asked = {"data": point.data, "target": target, "network": network}
-    asked |= {
+    asked: dict[str, Any] = {
         _OPTIONS.get(name, name): value for name, value in words.items() if value not in (None, _DEFAULTS.get(name))
     }
     asked |= {"no_density": not has_density, "per_layer": per_layer}
@@ -185,16 +192,25 @@ def spectrum(
         point=point,
         sections=_sections(facts, rows, picture),
         facts=facts,
-        settings=words | {"eigenvalues": found.settings["method"], "density": _DENSITY if has_density else None},
-        regenerate=command_words(KIND, point.origin, **asked),
+        settings=words
+        | {
+            "precision": precision,
+            "eigenvalues": found.settings["method"],
+            "density": _DENSITY if has_density else None,
+        },
+        regenerate=command_words(KIND, point, **asked),
         cautions=_cautions(found, standing),
-        terms=_TERMS,
+        terms={
+            word: meaning
+            for word, meaning in _TERMS.items()
+            if word != "Largest stable step" or facts["largest_stable_step"] is not None
+        },
         arrays=xr.DataTree.from_dict(arrays),
     )
 
 
 _OPTIONS = {"num_top": "top", "num_bottom": "bottom"}
-_DEFAULTS = {"num_top": 10, "num_bottom": 10, "rtol": 1e-4, "curvature": "hessian", "seed": 0, "precision": "float64"}
+_DEFAULTS = {"num_top": 10, "num_bottom": 10, "rtol": 1e-4, "curvature": "hessian", "seed": 0}
 
 
 def _block(key, network: Network, landscape, name: str, curvature: Curvature, rtol: float) -> dict[str, Any]:
@@ -256,9 +272,10 @@ def _headline(facts: dict[str, Any], size: int, only: str | None, matrix: str) -
     text += f" ± {format_number(error, 2)} (standard error)" if error else " (exact)"
     text += f" over {size:,} parameters."
     step = facts["largest_stable_step"]
-    return (
-        text if step is None else f"{text} Gradient descent is stable here with steps below {format_number(step, 3)}."
-    )
+    if step is None:
+        return text
+    alone = "" if only is None else " of these parameters alone"
+    return f"{text} Gradient descent{alone} is stable here with steps below {format_number(step, 3)}."
 
 
 def _cautions(found, standing: dict[str, float]) -> list[str]:
@@ -284,7 +301,7 @@ def _sections(facts: dict[str, Any], rows: list[dict[str, Any]], picture: Pictur
             "length of the gradient": facts["gradient_norm"],
             "largest eigenvalue": facts["sharpness"],
             "smallest eigenvalue found": facts["lowest"],
-            "largest stable step": facts["largest_stable_step"],
+            **({} if facts["largest_stable_step"] is None else {"largest stable step": facts["largest_stable_step"]}),
             "trace": facts["trace"],
             "standard error of the trace": facts["trace_standard_error"],
             "nothing hidden beyond the last": facts["complete"],
