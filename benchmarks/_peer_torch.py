@@ -29,9 +29,14 @@ def load(path: str):
             parameter.copy_(value.reshape(parameter.shape))
     inputs, targets = torch.from_numpy(arrays["inputs"]), torch.from_numpy(arrays["targets"])
     if kind == "small":
-        return model, _half_squared_error, inputs, targets
+        return model, HalfSquaredError(), inputs, targets
     return model, torch.nn.CrossEntropyLoss(), inputs, targets.long()
 
 
-def _half_squared_error(predictions, targets):
-    return 0.5 * ((predictions - targets) ** 2).sum(1).mean()
+class HalfSquaredError(torch.nn.Module):
+    """Half the squared distance, the mean over the examples; curvlinops asks a loss for its `reduction`."""
+
+    reduction = "mean"
+
+    def forward(self, predictions, targets):
+        return 0.5 * ((predictions - targets) ** 2).sum(1).mean()
