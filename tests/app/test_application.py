@@ -254,6 +254,7 @@ def test_a_run_is_found_in_the_store_verified_and_removed(browser, application):
     assert not run.directory.exists()
 
 
+@pytest.mark.slow
 def test_the_map_of_a_sweep_leads_to_the_run_of_a_cell(browser, application):
     browser.get(f"{application.address}/sweeps")
     _choose(browser, "Study", "steady-count")
