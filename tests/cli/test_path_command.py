@@ -88,4 +88,7 @@ def test_models_that_no_path_joins_are_refused_in_one_line(lossatlas, files):
     code, out, err = lossatlas(*words)
     assert (code, out) == (2, "")
     assert "num_bends must be at least 1" in err
+    code, out, err = lossatlas(*words[:-2], "--steps", "0")
+    assert (code, out) == (2, "")
+    assert "at least one step" in err
     assert not pathlib.Path("lossatlas").exists()

@@ -86,13 +86,14 @@ def test_snapshots_give_the_plane_of_their_path_and_an_animation(lossatlas, file
 
 def test_a_line_to_another_model_ends_at_its_loss(lossatlas, files):
     networks, landscape = files
-    facts, _ = ask(lossatlas, "--to", "net1.safetensors", "--grid", "7", "--test", "data.npz")
+    facts, _ = ask(lossatlas, "--to", "net1.safetensors", "--grid", "7", "--test", "data.npz", "--gradient-norm")
     found = Slice.from_xarray(read_arrays(pathlib.Path(facts["files"]["arrays"]))["picture"].to_dataset())
     np.testing.assert_allclose(found.coordinates[0][[1, 5]], [0, 1], atol=1e-12)
     ends = [float(landscape(network)) for network in networks[:2]]
     np.testing.assert_allclose(found.values["loss"][[1, 5]], ends)
-    assert np.array_equal(found.values["test_loss"], found.values["loss"])
+    np.testing.assert_allclose(found.values["test_loss"], found.values["loss"], rtol=1e-12)
     assert "none interpolated" in facts["headline"]
+    assert "The length of the gradient along the line" in pathlib.Path(facts["files"]["page"]).read_text()
 
 
 def test_two_others_span_a_plane_and_are_loaded_as_the_model(lossatlas, files, monkeypatch):

@@ -42,6 +42,15 @@ def test_the_audit_has_a_colour_for_each_verdict_and_numbers_where_there_is_no_r
     assert "0.5" in figure.layout.annotations[0].text
 
 
+def test_the_audit_does_not_magnify_rounding():
+    rows = [{"name": n, "before": 1.0, "after": 1.0 + 1e-9 * n, "verdict": "unchanged"} for n in range(3)]
+    figure: Any = audit_figure(rows)
+    low, high = 10 ** np.asarray(figure.layout.xaxis.range)
+    assert low < 0.9
+    assert high > 1.1
+    assert len(figure.layout.xaxis.tickvals) >= 3
+
+
 def test_local_energy_has_a_band_of_two_standard_errors():
     sizes = np.array([0.1, 0.2])
     figure: Any = local_energy_figure(

@@ -39,7 +39,8 @@ def test_one_step_is_not_an_interval():
 
 
 @pytest.mark.parametrize(
-    ("low", "high"), [(0.15, 0.45), (1e-3, 1.0), (1e-12, 10.0), (0.2343, 0.5), (1e-30, 1.0), (0.299, 0.356)]
+    ("low", "high"),
+    [(0.15, 0.45), (1e-3, 1.0), (1e-12, 10.0), (0.2343, 0.5), (1e-30, 1.0), (0.299, 0.356), (1.0, 1.00003)],
 )
 def test_log_ticks_are_few_and_inside(low, high):
     ticks = log_ticks(low, high)

@@ -1,5 +1,6 @@
 from typing import Any
 
+import equinox as eqx
 import numpy as np
 
 from lossatlas.figures import path_figure
@@ -28,6 +29,16 @@ def test_paths_share_a_picture_with_a_colour_each_and_a_mark_for_each_barrier():
     np.testing.assert_allclose(marks[0].y, [0.2, 0.7, 1.2])
     assert marks[0].text[1] == "1"
     assert len(marks) == 2
+
+
+def test_differences_that_are_rounding_are_not_magnified():
+    noise = 1e-16 * np.arange(11)
+    same = eqx.tree_at(lambda b: (b.loss, b.barrier), made(0.0), (0.2 + noise, 1e-15))
+    figure = path_figure({"same": same})
+    low, high = (figure.layout.yaxis.range[i] for i in (0, 1))
+    assert low < 0.1
+    assert high > 0.3
+    assert not [trace for trace in traces(figure) if trace.text is not None]
 
 
 def test_a_barrier_of_nothing_has_no_mark_and_accuracy_may_be_missing():

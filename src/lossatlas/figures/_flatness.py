@@ -8,7 +8,7 @@ import numpy as np
 import plotly.graph_objects as go
 from jaxtyping import Float
 
-from lossatlas.figures._numbers import format_number
+from lossatlas.figures._numbers import format_number, log_ticks
 from lossatlas.figures._plain import axes, empty_figure
 from lossatlas.figures._theme import INK, MUTED, PALETTE, new_figure
 
@@ -22,6 +22,7 @@ _VERDICTS = {
     "changed": ("#d55e00", "diamond"),
 }
 _ROW = 24  # pixels
+_LEAST_CHANGE = 1.25  # the axis of an audit goes at least so far on both sides of 1
 _MOST_CHAINS = 6
 _MOST_POINTS = 400  # of a chain: means over blocks of steps, so that a page stays small
 
@@ -95,7 +96,12 @@ def audit_figure(rows: Rows, *, compact: bool = False) -> go.Figure:
                 text=[f"{r['name']}: {format_number(r['before'])} to {format_number(r['after'])}" for r in chosen],
                 name=verdict,
                 mode="markers",
-                marker={"color": colour, "symbol": symbol, "size": 10, "line": {"color": INK, "width": 0.5}},
+                marker={
+                    "color": colour,
+                    "symbol": symbol,
+                    "size": 10,
+                    "line": {"color": colour, "width": 2} if "open" in symbol else {"color": INK, "width": 0.5},
+                },
                 hovertemplate="%{text}<extra></extra>",
             )
     for row in rows:
@@ -106,6 +112,10 @@ def audit_figure(rows: Rows, *, compact: bool = False) -> go.Figure:
                 font={"color": MUTED, "size": 11},
             )  # fmt: skip
     axes(figure, "after / before", "", "log", "linear")
+    ratios = [ratio for row in rows if (ratio := _ratio(row)) is not None]
+    low, high = min([*ratios, 1.0]) / _LEAST_CHANGE, max([*ratios, 1.0]) * _LEAST_CHANGE
+    if high / low < _LEAST_CHANGE**4:
+        figure.update_xaxes(range=[math.log10(low), math.log10(high)], **log_ticks(low, high))
     figure.add_vline(x=1.0, line={"color": MUTED, "width": 1, "dash": "dot"})
     return figure
 

@@ -6,7 +6,7 @@ import numpy as np
 import plotly.graph_objects as go
 from jaxtyping import Float, Shaped
 
-from lossatlas.figures._plain import curves_figure, matrix_figure
+from lossatlas.figures._plain import curves_figure, matrix_figure, square
 from lossatlas.figures._theme import INK
 
 
@@ -30,6 +30,7 @@ def kernel_matrix_figure(
         cosines = matrix[np.ix_(order, order)] / np.outer(scale[order], scale[order])
     axis = "example" if labels is None else "example, ordered by class"
     figure = matrix_figure(cosines.astype(np.float32), x=axis, y=axis, colour="cosine of gradients", compact=compact)
+    square(figure)
     if labels is not None:
         names, starts = np.unique(np.asarray(labels)[order], return_index=True)
         middles = (starts + np.append(starts[1:], len(order))) / 2 - 0.5

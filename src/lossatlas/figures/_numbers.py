@@ -53,4 +53,5 @@ def even_ticks(low: float, high: float) -> dict[str, Any]:
     size = 10.0 ** math.floor(math.log10((high - low) / 2))
     step = size * next(factor for factor in (1, 2, 5, 10) if (high - low) / (factor * size) <= 7)
     values = [step * i for i in range(math.ceil(low / step), math.floor(high / step) + 1)]
-    return {"tickmode": "array", "tickvals": values, "ticktext": [format_number(v, 4) for v in values]}
+    digits = max(4, 1 + math.ceil(math.log10(max(abs(low), abs(high)) / step)))
+    return {"tickmode": "array", "tickvals": values, "ticktext": [format_number(v, digits) for v in values]}

@@ -13,6 +13,7 @@ from lossatlas.figures._theme import MUTED, PALETTE
 
 _DASHES = ("solid", "dash", "dot")
 _LEAST_MARK, _LEAST_TEXT = 0.02, 0.12  # of the height of all curves: what is smaller has no line, or no number
+_LEAST_SPAN = 1e-9  # of the largest value: the axis shows no differences that are rounding
 
 
 def path_figure(
@@ -46,7 +47,11 @@ def path_figure(
     kinds = list(dict.fromkeys(data for _, data in curves))
     traces: Any = figure.data
     finite = [heights[np.isfinite(heights)] for heights in (getattr(found, value) for found in curves.values())]
-    span = float(np.ptp(np.concatenate(finite))) if any(map(len, finite)) else 0.0
+    heights = np.concatenate([np.zeros(0), *finite])
+    span = float(np.ptp(heights)) if heights.size else 0.0
+    if heights.size and span < _LEAST_SPAN * (size := float(np.abs(heights).max())):
+        span = size
+        figure.update_yaxes(range=[heights.mean() - size, heights.mean() + size])
     for trace, (path, data), found in zip(traces, curves, curves.values(), strict=True):
         colour = PALETTE[list(paths).index(path) % len(PALETTE)]
         trace.line = {"color": colour, "width": 2, "dash": _DASHES[kinds.index(data) % len(_DASHES)]}

@@ -165,6 +165,12 @@ def matrix_figure(
     return figure
 
 
+def square(figure: go.Figure) -> None:
+    """One unit is as long on both axes."""
+    figure.update_xaxes(constrain="domain")
+    figure.update_yaxes(scaleanchor="x", scaleratio=1, constrain="domain")
+
+
 def empty_figure(names: Iterable[str], *, compact: bool) -> go.Figure:
     """An empty figure with room for the names of a legend above its panel."""
     widths = [text_size(name, 10 if compact else 12)[0] + _LEGEND_SYMBOL for name in names]

@@ -6,7 +6,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from lossatlas.figures._numbers import even_ticks, format_number, log_ticks
-from lossatlas.figures._plain import curves_figure
+from lossatlas.figures._plain import curves_figure, square
 from lossatlas.figures._theme import INK, MUTED, PALETTE, PAPER, new_figure
 
 
@@ -387,5 +387,4 @@ def _plane_axes(figure: go.Figure, dataset: "xr.Dataset", x: np.ndarray, y: np.n
     figure.update_xaxes(title={"text": dataset["direction_1"].attrs["long_name"]}, range=[x[0], x[-1]], showgrid=False)
     figure.update_yaxes(title={"text": dataset["direction_2"].attrs["long_name"]}, range=[y[0], y[-1]], showgrid=False)
     if 1 / _SQUARE <= tall / wide <= _SQUARE:
-        figure.update_yaxes(scaleanchor="x", scaleratio=1, constrain="domain")
-        figure.update_xaxes(constrain="domain")
+        square(figure)

@@ -278,6 +278,11 @@ def _headline(reports: Mapping[str, Any], comparison: Any) -> str:
             f"Noise of {sigma:.0%} on every parameter raises the loss by {format_number(energy.value, 3)} ± "
             f"{format_number(error, 2)} (standard error)"
         )
+    elif report.measures:
+        first = next(iter(report.measures.values()))
+        random = first.has_interval and first.standard_error > 0
+        error = f" ± {format_number(first.standard_error, 2)} (standard error)" if random else ""
+        parts.append(f"{first.name}: {format_number(first.value, 3)}{error}")
     if report.audit is not None and report.audit.kind == "scale":
         parts.append(
             f"{len(report.audit.scale_dependent)} of {len(report.audit.rows)} measures change when the same function "

@@ -203,6 +203,12 @@ def instrument_folder(kind: str, out: str | os.PathLike[str] | None) -> pathlib.
     return folder
 
 
+def _words(point: Point) -> str:
+    """What the model is; the summaries of surveys say its size themselves."""
+    size = f"{num_parameters(point.network):,} parameters"
+    return point.model.summary if size in point.model.summary else f"{point.model.summary}, {size}"
+
+
 def write_measured(
     folder: pathlib.Path,
     kind: str,
@@ -255,6 +261,7 @@ def write_measured(
         ],
         regenerate=regenerate,
         number=format_number,
+        model_words=_words(point),
         **common,
     )
     page, json_path = folder / f"{kind}.html", folder / f"{kind}.json"

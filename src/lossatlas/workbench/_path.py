@@ -57,6 +57,7 @@ _CURVES = ("none", "bezier", "polygon")
 _REFINEMENTS = 8
 _CURVE_BATCH = 128  # examples of a step of a curve
 _SAME = 1e-6  # of the largest output
+_ROUNDING = 1e-9  # of the loss: what rises less is said to be rounding
 _DEFAULTS = {"match": "best", "repair": False, "curve": "none", "bends": 1, "steps": 2000, "points": 25, "seed": 0}
 _STRAIGHT, _MATCHED, _REPAIRED, _CURVE = "straight line", "after matching", "matched and repaired", "curve"
 _TERMS = {
@@ -140,6 +141,9 @@ def path(
         raise unknown_name("matching", match, _MATCHINGS)
     if curve not in _CURVES:
         raise unknown_name("curve", curve, _CURVES)
+    if curve != "none" and steps < 1:
+        msg = f"A curve is trained for at least one step, got {steps} (--steps)."
+        raise InputError(msg)
     folder = instrument_folder(KIND, out)
     if not isinstance(model, Model) and not isinstance(other, Model):
         origins = str(model), str(other)
@@ -364,22 +368,27 @@ def _half(found: Connection, landscape: "Landscape") -> dict[str, int]:
 
 def _headline(facts: dict[str, Any]) -> str:
     rises = {row["path"]: row["barrier"] for row in facts["paths"] if row["data"] == "train"}
-    text = f"On the straight line the loss rises by {_words(rises[_STRAIGHT])} above its ends"
+    words = {name: _words(rise, facts["start_loss"]) for name, rise in rises.items()}
+    text = f"On the straight line the loss rises by {words[_STRAIGHT]} above its ends"
     if _MATCHED in rises:
-        text += f", after matching ({facts['matchings'][0]['matching']}) by {_words(rises[_MATCHED])}"
+        text += f", after matching ({facts['matchings'][0]['matching']}) by {words[_MATCHED]}"
     if _REPAIRED in rises:
-        text += f", with repaired statistics by {_words(rises[_REPAIRED])}"
+        text += f", with repaired statistics by {words[_REPAIRED]}"
     if _CURVE in rises:
-        text += f"; along the trained curve by {_words(rises[_CURVE])}"
+        text += f"; along the trained curve by {words[_CURVE]}"
     return f"{text}."
 
 
-def _words(rise: float | None) -> str:
-    return "more than any number (it is not finite)" if rise is None else format_number(rise, 3)
+def _words(rise: float | None, loss: float) -> str:
+    if rise is None:
+        return "more than any number (it is not finite)"
+    return "0 (rounding)" if 0 < rise < _ROUNDING * abs(loss) else format_number(rise, 3)
 
 
 def _cautions(found: Connection, facts: dict[str, Any]) -> list[str]:
     said = []
+    if not facts["distance"]:
+        said.append("The two models are the same: every parameter is equal.")
     if any(row["barrier"] is None for row in facts["paths"]):
         said.append("The loss is not finite somewhere on the way.")
     if found.rebasin is not None and (best := found.rebasin.best.match) is not None:

@@ -140,6 +140,7 @@ def cautions(facts: dict[str, Any]) -> list[str]:
 def sections(view: View, facts: dict[str, Any]) -> list[Section]:
     """The parts of the page."""
     is_plane = len(view.picture.coordinates) == 2
+    drawn = ("loss",) if is_plane else ("loss", "test_loss")  # a line shows both in one picture
     standing = {
         "loss of the network": facts["loss"],
         "lowest loss": facts["lowest"],
@@ -155,8 +156,8 @@ def sections(view: View, facts: dict[str, Any]) -> list[Section]:
         rows_table("Directions", facts["directions"], {name: _HEADS[name] for name in facts["directions"][0]}),
     )
     parts = [Section("The loss", (), _pictures(view, "loss"), tables)]
-    more = [name for name in view.picture.values if name != "loss"]
-    if is_plane and more:
+    more = [name for name in view.picture.values if name not in drawn]
+    if more:
         parts.append(Section("On the same points", (), [p for name in more for p in _pictures(view, name)]))
     if view.trajectory is not None and is_plane:
         parts.append(Section("Training", (), (_animation(view),)))
@@ -199,10 +200,21 @@ def _pictures(view: View, name: str) -> list[Picture]:
     from lossatlas.geometry import RefinedSlice
 
     data = view.picture.to_xarray()
-    if len(view.picture.coordinates) == 1:
-        caption = "The loss along the line; the network stands at 0."
-        return [Picture("line", lambda compact: line_figure(data, compact=compact), caption, "Loss along the line.")]
     is_loss = name == "loss"
+    interpolated = ""
+    if not is_loss and view.picture.error is not None:
+        error = format_number(view.picture.error[name], 2)
+        interpolated = f" Interpolated between the same points; off by up to {error}."
+    if len(view.picture.coordinates) == 1:
+        chosen = None if is_loss else (name,)
+        caption = (
+            ("The loss" if is_loss else _CAPTIONS[name]) + " along the line; the network stands at 0." + interpolated
+        )
+
+        def line(compact: bool) -> Any:
+            return line_figure(data, quantities=chosen, compact=compact)
+
+        return [Picture(name, line, caption, f"{_CAPTIONS[name]}, along the line.")]
     samples = view.found.to_xarray() if is_loss and isinstance(view.found, RefinedSlice) else None
     minima = view.tree.to_xarray() if is_loss and 1 < len(view.tree.losses) <= _MOST_MINIMA else None
     trajectory = view.trajectory.to_xarray() if view.trajectory is not None else None
@@ -212,8 +224,7 @@ def _pictures(view: View, name: str) -> list[Picture]:
         return plane_figure(data, quantity=name, compact=compact, **drawn)
 
     caption = _CAPTIONS[name] + ("; white points are where it was computed." if samples is not None else ".")
-    if not is_loss and view.picture.error is not None:
-        caption += f" Interpolated between the same points; off by up to {format_number(view.picture.error[name], 2)}."
+    caption += interpolated
     return [Picture(name, make, caption, f"{_CAPTIONS[name]}, on the plane.")]
 
 
