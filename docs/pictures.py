@@ -179,7 +179,72 @@ def predict_picture() -> go.Figure:
     )
 
 
+def classifier(seed: int, num_steps: int = 150) -> training.Training:
+    """A ReLU network on iris, trained by Adam: 35 snapshots of the way."""
+    network = networks.Dense(jax.random.key(seed), [4, 16, 16, 3], activation="relu", init="he")
+    options: dict[str, Any] = {"optimizer": "adam", "learning_rate": 0.01, "num_steps": num_steps}
+    snapshots = np.unique(np.linspace(0, num_steps, 35).astype(int))
+    return training.train(jax.random.key(0), network, flowers(), snapshots=snapshots, **options)
+
+
+def flowers() -> Landscape:
+    """Iris with cross-entropy."""
+    return data.load("iris").landscape("cross_entropy")
+
+
+def curvature_picture() -> go.Figure:
+    """The spectrum of the Hessian of a classifier that has just been trained."""
+    network, landscape = classifier(0).network, flowers()
+    ends = geometry.spectrum(network, landscape, num_top=12, num_bottom=12)
+    found = geometry.spectral_density(jax.random.key(1), network, landscape, num_probes=20)
+    density = {"grid": found.grid, "density": found.density, "standard_error": found.standard_error}
+    return figures.spectrum_figure(ends.all_values, density, size=networks.num_parameters(network))
+
+
+def plane_picture() -> go.Figure:
+    """The way of training on the plane of its two principal components."""
+    run, landscape = classifier(0), flowers()
+    directions = geometry.trajectory_directions(run.network, run.parameters)
+    plane = geometry.refined_slice(jax.random.key(1), run.network, landscape, directions)
+    trajectory = geometry.project_trajectory(run.network, directions, run)
+    return figures.plane_figure(plane.on_grid(121).to_xarray(), trajectory=trajectory.to_xarray())
+
+
+def path_picture() -> go.Figure:
+    """From one seed to another: straight, with matched units, and along a trained curve."""
+    (one, two), landscape = (classifier(seed).network for seed in range(2)), flowers()
+    _, made = embedding.rebasin(two, one, landscape)
+    curve, _ = geometry.find_curve(jax.random.key(2), one, two, landscape, num_steps=1000)
+    paths = {"straight line": geometry.Path((one, two)), "after matching": made.path, "curve": curve}
+    return figures.path_figure({name: geometry.barrier(path, landscape) for name, path in paths.items()})
+
+
+def kernel_picture() -> go.Figure:
+    """The kernel of 250 digits after training."""
+    digits = data.load("digits").landscape("cross_entropy")
+    inputs, labels = np.asarray(digits.inputs), np.asarray(digits.targets)
+    landscape = Landscape(inputs[:1000], labels[:1000], loss="cross_entropy")
+    network = networks.Dense(jax.random.key(0), [inputs.shape[1], 64, 10], activation="relu", init="he")
+    options: dict[str, Any] = {"optimizer": "adam", "learning_rate": 1e-3, "num_steps": 300}
+    run = training.train(jax.random.key(0), network, landscape, **options)
+    kernel = geometry.ntk(run.network, Landscape(inputs[1000:1250], labels[1000:1250], loss="cross_entropy"))
+    return figures.kernel_matrix_figure(np.asarray(kernel.matrix, float), labels[1000:1250])
+
+
+def flatness_picture() -> go.Figure:
+    """What measures of flatness become when the same function is written with other weights."""
+    measures = ["hessian", "local_energy", "sharpness", "pac_bayes"]
+    report = geometry.flatness_report(jax.random.key(2), classifier(0).network, flowers(), measures=measures)
+    assert report.audit is not None
+    return figures.audit_figure([dataclasses.asdict(row) for row in report.audit.rows])
+
+
 FAST: dict[str, Callable[[], go.Figure]] = {
+    "curvature": curvature_picture,
+    "plane": plane_picture,
+    "path": path_picture,
+    "kernel": kernel_picture,
+    "flatness": flatness_picture,
     "landscape": landscape_picture,
     "move": move_picture,
     "look": look_picture,
