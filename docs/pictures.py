@@ -197,8 +197,8 @@ def curvature_picture() -> go.Figure:
     network, landscape = classifier(0).network, flowers()
     ends = geometry.spectrum(network, landscape, num_top=12, num_bottom=12)
     found = geometry.spectral_density(jax.random.key(1), network, landscape, num_probes=20)
-    density = {"grid": found.grid, "density": found.density, "standard_error": found.standard_error}
-    return figures.spectrum_figure(ends.all_values, density, size=networks.num_parameters(network))
+    density = {name: np.asarray(getattr(found, name)) for name in ("grid", "density", "standard_error")}
+    return figures.spectrum_figure(np.asarray(ends.values), density, size=networks.num_parameters(network))
 
 
 def plane_picture() -> go.Figure:
