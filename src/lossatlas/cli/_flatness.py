@@ -80,12 +80,6 @@ def flatness(
         localisation=localisation,
         level=level,
         only=only,
-        target=options.target,
-        batch_size=options.examples_at_a_time,
-        precision=options.precision,
-        seed=options.seed,
-        out=options.out,
-        progress=options.meter,
-        announce=options.announce,
+        **options.arguments,
     )
     print_measured(found, found.facts["rows"], as_json=options.json)

@@ -67,10 +67,21 @@ class InstrumentOptions:
             raise InputError(msg)
         return int(self.batch_size)
 
-    @staticmethod
-    def announce(line: str) -> None:
-        """Say on stderr what a measurement will cost."""
-        sys.stderr.write(line + "\n")
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The same as arguments of a measurement; it says on stderr what it will cost.
+
+        **Raises:** `InputError` as `examples_at_a_time`.
+        """
+        return {
+            "target": self.target,
+            "batch_size": self.examples_at_a_time,
+            "precision": self.precision,
+            "seed": self.seed,
+            "out": self.out,
+            "progress": self.meter,
+            "announce": lambda line: sys.stderr.write(line + "\n"),
+        }
 
 
 def print_measured(found: "Measured", *tables: Sequence[Mapping[str, Any]], as_json: bool) -> None:

@@ -56,12 +56,6 @@ def kernel(
         num_examples=examples,
         only=only,
         store=store,
-        target=options.target,
-        batch_size=options.examples_at_a_time,
-        precision=options.precision,
-        seed=options.seed,
-        out=options.out,
-        progress=options.meter,
-        announce=options.announce,
+        **options.arguments,
     )
     print_measured(found, found.facts["layers"], as_json=options.json)

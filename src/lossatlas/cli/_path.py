@@ -82,13 +82,7 @@ def path(
         bends=bends,
         steps=steps,
         points=points,
-        target=options.target,
-        batch_size=options.examples_at_a_time,
-        precision=options.precision,
-        seed=options.seed,
-        out=options.out,
-        progress=options.meter,
-        announce=options.announce,
+        **options.arguments,
     )
     if not options.json and "matched" in found.facts:
         sys.stdout.write("\n".join([f"matched model: {found.facts['matched']}", *found.facts["use"]]) + "\n")

@@ -87,12 +87,6 @@ def plane(
         include_biases=include_biases,
         only=only,
         test=test,
-        target=options.target,
-        batch_size=options.examples_at_a_time,
-        precision=options.precision,
-        seed=options.seed,
-        out=options.out,
-        progress=options.meter,
-        announce=options.announce,
+        **options.arguments,
     )
     print_measured(found, found.facts["directions"], found.facts["minima"], as_json=options.json)

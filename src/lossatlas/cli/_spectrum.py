@@ -66,12 +66,6 @@ def spectrum(
         curvature=curvature,
         has_density=density,
         per_layer=per_layer,
-        target=options.target,
-        batch_size=options.examples_at_a_time,
-        precision=options.precision,
-        seed=options.seed,
-        out=options.out,
-        progress=options.meter,
-        announce=options.announce,
+        **options.arguments,
     )
     print_measured(found, found.facts["eigenvalues"], found.facts["blocks"], as_json=options.json)
