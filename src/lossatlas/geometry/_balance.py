@@ -14,8 +14,8 @@ from lossatlas._parameters import named_parameters, replace_parameters, select
 from lossatlas._show import shown
 from lossatlas._status import Status
 from lossatlas._types import Network, Only
-from lossatlas.geometry._layer_curvature import neutral_traces
-from lossatlas.geometry._layer_moments import exact_moments, moments_recipe, output_curvatures
+from lossatlas.geometry._layer_curvature import GAIN_LIMIT, neutral_traces
+from lossatlas.geometry._layer_moments import exact_moments, fan_ins, mean_trace, moments_recipe, output_curvatures
 from lossatlas.geometry._ntk_plan import layer_of
 from lossatlas.landscape import Landscape
 
@@ -30,7 +30,8 @@ class BalancedLayers(eqx.Module):
     - `network`: the new one. `layers`: the names of those that were scaled.
     - `scales`: by what the parameters of each were multiplied.
     - `traces_before`, `traces`: of the blocks, before and after. `target`: what all of them should be.
-    - `status`: whether they agree with it to `rtol`.
+    - `status`: whether they agree with it to `rtol`. Where no scales make them equal, as among normalisations and
+      skip connections, the nearest ones that were found are kept.
     """
 
     network: Any
@@ -69,7 +70,7 @@ def balance_layers(
     keep_rate: float = 1.0,
     only: Only = None,
     rtol: float = 0.05,
-    max_steps: int = 20,
+    max_steps: int = 40,
 ) -> BalancedLayers:
     r"""Scale the layers of a new network until the loss is equally curved in each, as measured on data.
 
@@ -77,14 +78,15 @@ def balance_layers(
     homogeneous and the curvature of the loss is constant: $\log t_k$ is linear in the logarithms of the variances
     $v_j$, with coefficient 1 for $j \ne k$. So the changes solve $(1 1^\top - I)\, \delta = \log t^* - \log t$: one
     step, where that holds exactly. Elsewhere (softmax, smooth activations, biases, normalisations) steps are repeated,
-    and the matrix learns from what they did (Broyden 1965). Of a ReLU network without biases the result is one variance
+    shorter where they miss, and the matrix learns from what they did (Broyden 1965). Of a ReLU network without biases the result is one variance
     in all layers, whatever their widths. It is for networks that are not trained yet: scaling changes the function.
 
     **Arguments:**
     - `network`: any whose predictions on an example do not depend on others, with what it was drawn with. Layers
       without a weight that multiplies what it reads (normalisations) stay as they are.
-    - `target`: the trace of every layer; default the geometric mean of the traces of gain 1, see
-      [`lossatlas.geometry.LayerCurvature`][], so that curvature neither vanishes nor explodes with depth.
+    - `target`: the trace of every layer. By default the geometric mean of the gains (see
+      [`lossatlas.geometry.LayerCurvature`][]) stays what it is where it lies between 1/10 and 10, and becomes 1
+      elsewhere, so that curvature neither vanishes nor explodes with depth.
     - `keep_rate`: of inverted dropout behind each layer but the last, to be trained with; it multiplies the curvature
       by its inverse once a layer, which the target makes up for.
     - `only`: the layers to scale; a filter.
@@ -100,7 +102,7 @@ def balance_layers(
     """
     begin = time.perf_counter()
     _check(target, keep_rate, rtol, max_steps)
-    layers = list(neutral_traces(network, landscape, only))
+    layers = list(fan_ins(network, landscape, only))
     if len(layers) < 2:
         msg = f"Balancing needs at least two layers with weights, found {layers}."
         raise InputError(msg)
@@ -108,18 +110,27 @@ def balance_layers(
     rate = keep_rate ** (num - 1)
 
     def measured(logs: np.ndarray) -> tuple[np.ndarray, float]:
+        """Traces, and the geometric mean of those of gain 1."""
         at = _scaled(network, only, dict(zip(layers, np.exp(0.5 * logs), strict=True)))
-        goal = target or math.exp(np.mean(np.log(list(neutral_traces(at, landscape, only).values()))))
-        return _traces(at, landscape, only, layers), rate * goal
+        recipe = moments_recipe(at, landscape, only, diagonal_alone=True)
+        curvatures = np.asarray(output_curvatures(at, landscape), float)
+        neutral = neutral_traces(at, landscape, mean_trace(curvatures), only)
+        traces = exact_moments(recipe, landscape, curvatures, layers, diagonal_alone=True).traces
+        return traces, _geometric_mean(list(neutral.values()))
 
     logs = np.zeros(num)
-    traces, goal = measured(logs)
+    traces, neutral = measured(logs)
     _check_alive(layers, traces)
+    gain = _geometric_mean(traces) / neutral
+    gain = gain if 1 / GAIN_LIMIT <= gain <= GAIN_LIMIT else 1.0
+    goal_of = lambda neutral: rate * (target or gain * neutral)  # noqa: E731
+    goal = goal_of(neutral)
     before, left, steps = traces, math.log(goal) - np.log(traces), 0
     jacobian, share = np.ones((num, num)) - np.eye(num), 1.0
     while np.abs(left).max() > math.log1p(rtol) and steps < max_steps:
         step = share * np.clip(np.linalg.solve(jacobian, left), -_MOST_STEP, _MOST_STEP)
-        there, its_goal = measured(logs + step)
+        there, neutral = measured(logs + step)
+        its_goal = goal_of(neutral)
         steps += 1
         if not (there > 0).all():  # so far that a softmax has saturated
             share *= 0.25
@@ -156,10 +167,8 @@ def _scaled(network: Network, only: Only, scales: dict[str, float]) -> Network:
     return replace_parameters(network, changed)
 
 
-def _traces(network: Network, landscape: Landscape, only: Only, layers: list[str]) -> np.ndarray:
-    recipe = moments_recipe(network, landscape, only, diagonal_alone=True)
-    curvatures = np.asarray(output_curvatures(network, landscape), float)
-    return exact_moments(recipe, landscape, curvatures, layers, diagonal_alone=True).traces
+def _geometric_mean(values) -> float:
+    return math.exp(np.mean(np.log(values)))
 
 
 def _check_alive(layers: list[str], traces: np.ndarray) -> None:

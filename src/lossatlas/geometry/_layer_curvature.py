@@ -21,8 +21,10 @@ from lossatlas.geometry._layer_moments import (
     Moments,
     exact_moments,
     fan_ins,
+    flat_parameters,
     layer_places,
     loss_trace,
+    mean_trace,
     moments_cost,
     moments_recipe,
     output_curvatures,
@@ -37,7 +39,8 @@ Verdict = Literal["balanced", "unbalanced", "vanishing", "exploding"]
 METHODS = ("auto", "kernel", "probes")
 _MOST = 1e11  # multiplications that "auto" spends on exact norms
 _LEAST_PROBES = 2
-_LEVEL = 10.0
+GAIN_LIMIT = 10.0
+"""Where curvature that grows or shrinks with depth is called exploding or vanishing."""
 _SPREAD = 100.0
 
 
@@ -182,15 +185,18 @@ def layer_curvature(
     rng = host_generator(key)
     selected = select(network, only)
     places = layer_places(network, only)
+    point = flat_parameters(network, only)
     products = CurvatureProducts(network, landscape, only, curvature="gauss_newton", loop=loop)
     mixes = bool(getattr(network, "batch_statistics", False))
     with as_meter(progress).task("layers", len(places) + 2) as task:
-        method, moments = _moments(network, landscape, only, places, products, method, num_probes, rng, mixes=mixes)
+        method, moments, curved = _moments(
+            network, landscape, only, places, products, method, num_probes, rng, mixes=mixes
+        )
         pairs, bends = [], []
         for done, (name, index) in enumerate(places.items()):
             task.update(1 + done, name)
             pairs.append(_largest(within(products, index), len(index), products.dtype, rtol, max_products, rng))
-            bends.append(_bend(network, landscape, selected, _direction(network, only, index, rng)))
+            bends.append(_bend(network, landscape, selected, _direction(point, index, rng)))
         task.update(1 + len(places), "sharpness")
         hessian = CurvatureProducts(network, landscape, only, loop=loop)
         sharpness, residual = _largest(hessian, hessian.size, hessian.dtype, rtol, max_products, rng)
@@ -198,7 +204,7 @@ def layer_curvature(
         along = float(gradient @ hessian(gradient.astype(hessian.dtype)))
     eps = float(np.finfo(products.dtype).eps)
     is_hessian = np.array([second <= 100 * eps * first for first, second in np.asarray(bends, float)])
-    neutral = {} if mixes else neutral_traces(network, landscape, only)
+    neutral = {} if mixes else neutral_traces(network, landscape, curved, only)
     gains = moments.traces / np.array([neutral.get(name, math.nan) for name in places])
     square = float(gradient @ gradient)
     largest, residuals = np.array(pairs).T
@@ -231,25 +237,28 @@ def layer_curvature(
     )
 
 
-def neutral_traces(network: Network, landscape: Landscape, only: Only = None) -> dict[str, float]:
-    """By layer, the trace whose gain is 1; see [`lossatlas.geometry.LayerCurvature`][]."""
+def neutral_traces(network: Network, landscape: Landscape, curved: float, only: Only = None) -> dict[str, float]:
+    r"""By layer, the trace whose gain is 1, see [`lossatlas.geometry.LayerCurvature`][]; `curved` is the mean of
+    $\operatorname{tr} \ell''$.
+    """
     inputs = landscape.inputs if landscape._predict is None else None
     is_real = inputs is not None and jnp.issubdtype(inputs.dtype, jnp.inexact)
     square = float(np.mean(np.square(np.asarray(inputs, float)))) if is_real else 1.0
-    each = (square or 1.0) * float(loss_trace(network, landscape))
+    each = (square or 1.0) * curved
     return {name: size * each for name, size in fan_ins(network, landscape, only).items()}
 
 
 def _moments(
     network, landscape, only, places, products, method: str, num_probes: int, rng, *, mixes: bool
-) -> tuple[str, Moments]:
-    """The moments, by the method asked for or the one that suits."""
+) -> tuple[str, Moments, float]:
+    r"""The moments, by the method asked for or the one that suits, and the mean of $\operatorname{tr} \ell''$."""
     if method == "kernel" or (method == "auto" and not mixes):
         recipe = moments_recipe(network, landscape, only)
         if method == "kernel" or moments_cost(recipe, landscape.size, len(places)) <= _MOST:
             curvatures = np.asarray(output_curvatures(network, landscape), float)
-            return "kernel", exact_moments(recipe, landscape, curvatures, list(places))
-    return "probes", probed_moments(products, places, num_probes, rng)
+            moments = exact_moments(recipe, landscape, curvatures, list(places))
+            return "kernel", moments, mean_trace(curvatures)
+    return "probes", probed_moments(products, places, num_probes, rng), float(loss_trace(network, landscape))
 
 
 def _largest(
@@ -262,17 +271,16 @@ def _largest(
     return float(found.values[0]), float(found.residuals[0])
 
 
-def _direction(network: Network, only: Only, index: np.ndarray, rng) -> Array:
+def _direction(point: np.ndarray, index: np.ndarray, rng) -> np.ndarray:
     """A random direction in one layer, as long as its parameters."""
-    vector, _ = ravel(network, only)
-    direction = np.zeros(len(vector), vector.dtype)
+    direction = np.zeros_like(point)
     direction[index] = rng.standard_normal(len(index))
-    length = float(jnp.linalg.norm(vector[index])) or 1.0
-    return jnp.asarray(direction * (length / np.linalg.norm(direction)))
+    length = float(np.linalg.norm(point[index])) or 1.0
+    return (direction * (length / np.linalg.norm(direction))).astype(point.dtype)
 
 
 @eqx.filter_jit
-def _bend(network: Network, landscape: Landscape, selected: Only, direction: Array) -> tuple[Array, Array]:
+def _bend(network: Network, landscape: Landscape, selected: Only, direction: Float[Any, " p"]) -> tuple[Array, Array]:
     """The largest first and second derivative of predictions along a direction."""
     vector, unravel = ravel(network, selected)
     along = lambda t: landscape.predictions(unravel(vector + t * direction))  # noqa: E731
@@ -295,9 +303,9 @@ def _verdict(traces: np.ndarray, gains: np.ndarray) -> Verdict:
         level = 1.0
     else:
         level = float(np.exp(np.mean(np.log(gains[known]))))
-    if level < 1 / _LEVEL:
+    if level < 1 / GAIN_LIMIT:
         return "vanishing"
-    if level > _LEVEL:
+    if level > GAIN_LIMIT:
         return "exploding"
     return "unbalanced" if traces[known].max() > _SPREAD * traces[known].min() else "balanced"
 

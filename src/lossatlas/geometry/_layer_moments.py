@@ -47,6 +47,12 @@ def layer_places(network: Network, only: Only = None) -> dict[str, np.ndarray]:
     return {name: np.concatenate(parts) for name, parts in places.items()}
 
 
+def flat_parameters(network: Network, only: Only = None) -> np.ndarray:
+    """The flat vector of the selected parameters, on the host."""
+    leaves = named_parameters(eqx.filter(network, select(network, only))).values()
+    return np.concatenate([np.ravel(leaf) for leaf in leaves])
+
+
 def fan_ins(network: Network, landscape: Landscape, only: Only = None) -> dict[str, int]:
     """By layer with a weight that only contractions consume, how many numbers a unit of it reads."""
     source, _ = source_of(network, landscape, only)
@@ -139,9 +145,14 @@ def output_curvatures(network: Network, landscape: Landscape) -> Float[Array, "n
     return jnp.reshape(second, (landscape.size, size, size))
 
 
+def mean_trace(curvatures: Float[np.ndarray, "n c c"]) -> float:
+    """The mean of their traces."""
+    return float(np.einsum("icc->i", curvatures).mean())
+
+
 @eqx.filter_jit
 def loss_trace(network: Network, landscape: Landscape) -> Float[Array, ""]:
-    r"""The mean of $\operatorname{tr} \ell''(f_i)$ over the examples."""
+    r"""The mean of $\operatorname{tr} \ell''(f_i)$ over the examples, without the matrices of all."""
     loss, predictions = landscape._require_loss(), landscape.predictions(network)
     size = predictions[0].size
     trace = lambda pair: jnp.trace(jax.hessian(loss.fn)(*pair).reshape(size, size))  # noqa: E731
