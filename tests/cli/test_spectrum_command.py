@@ -38,7 +38,18 @@ def files():
 
 def test_the_ends_agree_with_the_dense_hessian(lossatlas, files):
     network, landscape = files
-    words = ["spectrum", "net.safetensors", "--data", "data.npz", "--top", "2", "--bottom", "1", "--per-layer", "--per-array"]
+    words = [
+        "spectrum",
+        "net.safetensors",
+        "--data",
+        "data.npz",
+        "--top",
+        "2",
+        "--bottom",
+        "1",
+        "--per-layer",
+        "--per-array",
+    ]
     code, out, err = lossatlas(*words, "--json")
     assert code == 0, err
     assert "products of" in err  # the cost, before anything long

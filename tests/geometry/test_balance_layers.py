@@ -1,13 +1,16 @@
 """Initialisations balanced on data: exact in one step where it should be, honest elsewhere."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from sklearn.datasets import load_digits
 
 from lossatlas._errors import InputError
 from lossatlas._status import Status
-from lossatlas.data import load
 from lossatlas.geometry import balance_layers
 from lossatlas.geometry._layer_moments import exact_moments, moments_recipe, output_curvatures
 from lossatlas.landscape import Landscape
@@ -20,7 +23,7 @@ VALUES = Landscape(INPUTS, jnp.zeros((12, 3)))
 LABELS = Landscape(INPUTS, jax.random.randint(jax.random.key(2), (12,), 0, 3), loss="cross_entropy")
 
 
-def relu(widths=(5, 16, 8, 3), *, seed=0, init="he"):
+def relu(widths: Sequence[int] = (5, 16, 8, 3), *, seed: int = 0, init: Any = "he"):
     return Dense(jax.random.key(seed), widths, activation="relu", init=init, use_bias=False, use_output_bias=False)
 
 
@@ -70,13 +73,14 @@ def test_without_enough_steps_the_status_says_so():
 def test_a_layer_without_curvature_and_numbers_out_of_range_are_refused():
     network = relu()
     dead = replace_parameters(network, {"layers[2].weight": jnp.zeros((3, 8))})
-    for at, options, said in (
+    cases: list[tuple[Any, dict[str, Any], str]] = [
         (dead, {}, r"no positive curvature in layers\[0\], layers\[1\]"),
         (network, {"only": "layers[0].*"}, "at least two layers"),
         (network, {"target": -1.0}, "target must be positive"),
         (network, {"keep_rate": 0.0}, "keep_rate must lie above 0"),
         (network, {"max_steps": 0}, "max_steps must be at least 1"),
-    ):
+    ]
+    for at, options, said in cases:
         with pytest.raises(InputError, match=said):
             balance_layers(at, VALUES, **options)
 
@@ -85,7 +89,7 @@ def test_a_layer_without_curvature_and_numbers_out_of_range_are_refused():
 def test_expected_traces_are_the_means_over_draws():
     # Section 2.3 of the card of the paper: 93.8(1.2), 146.9(2.2), 118.0(2.5), 355.8(8.5) over 200 draws.
     widths, variances = [64, 200, 50, 120, 10], [2 / 64, 2 / 100, 2 / 80, 1 / 120]
-    inputs = jnp.asarray(load("digits").inputs[:40] / 16)
+    inputs = jnp.asarray(load_digits(return_X_y=True)[0][:40] / 16)
     landscape = Landscape(inputs, jnp.zeros((40, 10)))
     by_fans = dict(zip(zip(widths[:-1], widths[1:], strict=True), variances, strict=True))
     std = lambda fan_in, fan_out, _: by_fans[fan_in, fan_out] ** 0.5  # noqa: E731

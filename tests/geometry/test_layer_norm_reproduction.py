@@ -1,12 +1,14 @@
 """What the paper's experiment on initialisation becomes on digits: norms of layers, and what SGD makes of them."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from sklearn.datasets import load_digits
 
-from lossatlas.data import load
 from lossatlas.geometry import layer_curvature
 from lossatlas.landscape import Landscape
 from lossatlas.networks import Dense
@@ -16,8 +18,8 @@ from lossatlas.training import train
 @pytest.mark.slow
 def test_the_norm_of_the_first_layer_does_not_carry_its_scale():
     # Skorski et al. 2021, notebook: 30-30 ReLU, first weights N(0, s^2), SGD of 0.01, batches of 32, 1000 steps.
-    digits = load("digits")
-    inputs, labels = jnp.asarray(digits.inputs) / 16, jnp.asarray(digits.targets).reshape(-1)
+    digits: Any = load_digits()
+    inputs, labels = jnp.asarray(digits.data) / 16, jnp.asarray(digits.target)
     landscape = Landscape(inputs, labels, loss="cross_entropy")
     few = landscape.subset(slice(512))
     norms, behind, losses = {}, {}, {}

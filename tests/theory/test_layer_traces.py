@@ -25,9 +25,7 @@ def test_depth_multiplies_and_dropout_divides():
     np.testing.assert_allclose(wide, 1.0)
     np.testing.assert_allclose(expected_layer_traces(deep, [4 / 8] * 9, **options), 2.0**8)
     np.testing.assert_allclose(expected_layer_traces(deep, [1 / 8] * 9, keep_rate=0.5, **options), 1.0)
-    np.testing.assert_allclose(
-        expected_layer_traces(deep, [4 / 8] * 9, keep_rate=0.5, inverted=False, **options), 1.0
-    )
+    np.testing.assert_allclose(expected_layer_traces(deep, [4 / 8] * 9, keep_rate=0.5, inverted=False, **options), 1.0)
 
 
 def test_numbers_that_do_not_fit_are_refused():

@@ -52,8 +52,8 @@ class LayerCurvature(eqx.Module):
     - `traces`, `norms` (Frobenius), with `trace_errors`, `norm_errors`: standard errors, 0 where exact.
     - `largest`: the largest eigenvalues, with `residuals` $\|B_k v - \lambda v\|$; one lies within it.
     - `gradient_norms`: of the gradient in the layer.
-    - `gains`: $\operatorname{tr} B_k / (m_k \bar x^2 \operatorname{tr} \ell'')$: by how much the layers before and behind
-      multiply the curvature. $m_k$ numbers enter a unit of layer k, $\bar x^2$ is the mean square of the inputs (1 for
+    - `gains`: $\operatorname{tr} B_k / (m_k \bar x^2 \operatorname{tr} \ell'')$: by how much the layers before and
+      behind multiply the curvature. $m_k$ numbers enter a unit of layer k, $\bar x^2$ is the mean square of the inputs (1 for
       whole numbers and where inputs are not arrays), $\ell''$ the curvature of the loss in predictions, the mean over
       examples. 1 with weights that keep variances; $c^{L-1}$ where each of L layers multiplies them by c. NaN for
       layers without a weight that multiplies what it reads.
@@ -189,7 +189,7 @@ def layer_curvature(
     products = CurvatureProducts(network, landscape, only, curvature="gauss_newton", loop=loop)
     mixes = bool(getattr(network, "batch_statistics", False))
     with as_meter(progress).task("layers", len(places) + 2) as task:
-        method, moments, curved = _moments(
+        used, moments, curved = _moments(
             network, landscape, only, places, products, method, num_probes, rng, mixes=mixes
         )
         pairs, bends = [], []
@@ -229,8 +229,8 @@ def layer_curvature(
         warnings=_warnings(list(places), moments.traces, largest, residuals, rtol, square),
         stats={"seconds": time.perf_counter() - begin, "products": products.count + hessian.count},
         settings={
-            "method": method,
-            "num_probes": num_probes if method == "probes" else None,
+            "method": used,
+            "num_probes": num_probes if used == "probes" else None,
             "rtol": rtol,
             "convention": "mean over examples",
         },

@@ -64,8 +64,8 @@ def balanced_std(
     r"""Standard deviations that keep the curvature of every layer of the size of that of the loss in predictions.
 
     By the expected traces of [`lossatlas.theory.expected_layer_traces`][] this asks for $v\, n_{out} c = 1$ on the way
-    forward and $v\, n_{in} c = 1$ on the way back; the compromise is $v = \frac1c \frac{2}{n_{in} + n_{out}}$, where c is
-    the mean of the squared slopes of the activation on both sides of 0: 1 for tanh, where it is `glorot`; 1/2 for ReLU,
+    forward and $v\, n_{in} c = 1$ on the way back; the compromise is $v = \frac1c \frac{2}{n_{in} + n_{out}}$, where c
+    is the mean of the squared slopes of the activation on both sides of 0: 1 for tanh, where it is `glorot`; 1/2 for ReLU,
     where it is `he` for equal widths. Smooth activations are taken as linear, which holds for small pre-activations.
 
     **Arguments:**
@@ -92,7 +92,9 @@ def balanced_std(
     slopes = jax.vmap(jax.grad(known.fn))(jnp.array([-_BESIDE_ZERO, _BESIDE_ZERO]))
     square = float(jnp.mean(slopes**2))
     if not square > 100 * _BESIDE_ZERO**2:
-        msg = f"The activation {known.name!r} is flat at 0, so no variance of the weights keeps the curvature of layers."
+        msg = (
+            f"The activation {known.name!r} is flat at 0, so no variance of the weights keeps the curvature of layers."
+        )
         raise InputError(msg)
     factor = square / keep_rate if inverted else square * keep_rate
     return lambda fan_in, fan_out, _: math.sqrt(2 / (factor * (fan_in + fan_out)))
