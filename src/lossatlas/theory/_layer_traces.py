@@ -20,7 +20,7 @@ def expected_layer_traces(
 ) -> Float[np.ndarray, " layers"]:
     r"""Expected traces of the blocks of a fully connected network with independent weights and no biases.
 
-    $\operatorname{E} \operatorname{tr} H_k \approx \operatorname{E}|x|^2 \, \operatorname{E} \operatorname{tr} \ell'' \,
+    $\operatorname{E} \operatorname{tr} H_k \approx \operatorname{E}|x|^2 \, \operatorname{E} \operatorname{tr} \ell''
     \prod_{j<k} v_j n_j c \; \prod_{j>k} v_j n_{j-1} c$ for the layers 1 to L, $n_0, \dots, n_L$ the widths. Forward
     factors hold numbers of outputs, backward factors numbers of inputs, so $\operatorname{tr} H_k \, v_k$ is the same
     for all layers: curvature is equal exactly where variances are. Corrections are of the order of depth over width.
