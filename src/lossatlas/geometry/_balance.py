@@ -78,8 +78,9 @@ def balance_layers(
     homogeneous and the curvature of the loss is constant: $\log t_k$ is linear in the logarithms of the variances
     $v_j$, with coefficient 1 for $j \ne k$. So the changes solve $(1 1^\top - I)\, \delta = \log t^* - \log t$: one
     step, where that holds exactly. Elsewhere (softmax, smooth activations, biases, normalisations) steps are repeated,
-    shorter where they miss, and the matrix learns from what they did (Broyden 1965). Of a ReLU network without biases the result is one variance
-    in all layers, whatever their widths. It is for networks that are not trained yet: scaling changes the function.
+    shorter where they miss, and the matrix learns from what they did (Broyden 1965). Of a ReLU network without biases
+    the result is one variance in all layers, whatever their widths. It is for networks that are not trained yet:
+    scaling changes the function.
 
     **Arguments:**
     - `network`: any whose predictions on an example do not depend on others, with what it was drawn with. Layers

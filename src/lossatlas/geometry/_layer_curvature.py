@@ -54,7 +54,7 @@ class LayerCurvature(eqx.Module):
     - `gradient_norms`: of the gradient in the layer.
     - `gains`: $\operatorname{tr} B_k / (m_k \bar x^2 \operatorname{tr} \ell'')$: by how much the layers before and
       behind multiply the curvature. $m_k$ numbers enter a unit of layer k, $\bar x^2$ is the mean square of the inputs
-      (1 for whole numbers, and for landscapes of functions), $\ell''$ the curvature of the loss in predictions, the mean over
+      (1 for whole numbers, and for landscapes of functions), $\ell''$ the curvature of the loss, the mean over
       examples. 1 with weights that keep variances; $c^{L-1}$ where each of L layers multiplies them by c. NaN for
       layers without a weight that multiplies what it reads.
     - `is_hessian`: whether the block is that of the Hessian: predictions are affine in the layer up to kinks, as the

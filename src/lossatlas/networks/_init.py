@@ -66,7 +66,8 @@ def balanced_std(
     By the expected traces of [`lossatlas.theory.expected_layer_traces`][] this asks for $v\, n_{out} c = 1$ on the way
     forward and $v\, n_{in} c = 1$ on the way back; the compromise is $v = \frac1c \frac{2}{n_{in} + n_{out}}$, where c
     is the mean of the squared slopes of the activation on both sides of 0: 1 for tanh, where it is `glorot`; 1/2 for
-    ReLU, where it is `he` for equal widths. Smooth activations are taken as linear, which holds for small pre-activations.
+    ReLU, where it is `he` for equal widths. Smooth activations are taken as linear, which holds for small
+    pre-activations.
 
     **Arguments:**
     - `activation`: of the network: a name or an elementwise callable.
