@@ -9,7 +9,8 @@ import pytest
 from architectures import ARCHITECTURES
 from lossatlas._errors import InputError
 from lossatlas.geometry import LayerCurvature, layer_curvature
-from lossatlas.geometry._layer_moments import layer_places
+from lossatlas.geometry._layer_moments import exact_moments, layer_places, output_curvatures
+from lossatlas.geometry._ntk import make_recipe
 from lossatlas.landscape import Landscape
 from lossatlas.networks import Dense, replace_parameters
 
@@ -115,6 +116,15 @@ def test_the_last_layer_is_softmax_regression_on_its_features(measured):
     np.testing.assert_allclose(found.norms[2] ** 2, pairs.mean(), rtol=1e-12)
     gain = found.traces[2] / (4 * jnp.mean(landscape.inputs**2) * jnp.mean(left))
     np.testing.assert_allclose(found.gains[2], gain, rtol=1e-12)
+
+
+def test_tiles_of_the_kernel_add_up(measured):
+    network, landscape, whole = measured
+    recipe = make_recipe(network, landscape, None, "full", "structured", None, per_layer=True, batch_size=5)
+    curvatures = np.asarray(output_curvatures(network, landscape))
+    found = exact_moments(recipe, landscape, curvatures, list(whole.layers))
+    np.testing.assert_allclose(found.traces, whole.traces, rtol=1e-12)
+    np.testing.assert_allclose(found.norms, whole.norms, rtol=1e-12)
 
 
 def test_probes_agree_within_their_errors(measured):
