@@ -1,3 +1,5 @@
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -19,7 +21,7 @@ def test_curvature_times_variance_is_the_same_in_all_layers():
 
 
 def test_depth_multiplies_and_dropout_divides():
-    options = {"input_square": 1.0, "loss_trace": 1.0}
+    options: dict[str, Any] = {"input_square": 1.0, "loss_trace": 1.0}
     deep = [8] * 10
     wide = expected_layer_traces(deep, [2 / 8] * 9, **options)
     np.testing.assert_allclose(wide, 1.0)
