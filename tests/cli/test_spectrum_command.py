@@ -38,7 +38,18 @@ def files():
 
 def test_the_ends_agree_with_the_dense_hessian(lossatlas, files):
     network, landscape = files
-    words = ["spectrum", "net.safetensors", "--data", "data.npz", "--top", "2", "--bottom", "1", "--per-layer"]
+    words = [
+        "spectrum",
+        "net.safetensors",
+        "--data",
+        "data.npz",
+        "--top",
+        "2",
+        "--bottom",
+        "1",
+        "--per-layer",
+        "--per-array",
+    ]
     code, out, err = lossatlas(*words, "--json")
     assert code == 0, err
     assert "products of" in err  # the cost, before anything long
@@ -49,11 +60,18 @@ def test_the_ends_agree_with_the_dense_hessian(lossatlas, files):
     np.testing.assert_allclose(facts["trace"], exact.sum(), atol=1e-10)
     assert sum(row["size"] for row in facts["blocks"]) == facts["num_parameters"] == 17
     np.testing.assert_allclose(sum(row["trace"] for row in facts["blocks"]), exact.sum(), atol=1e-10)
+    outer = np.asarray(landscape.gauss_newton(network))
+    assert [row["layer"] for row in facts["layers"]] == ["layers[0]", "layers[1]"]
+    np.testing.assert_allclose(sum(row["trace"] for row in facts["layers"]), np.trace(outer), rtol=1e-12)
+    assert [row["is the Hessian"] for row in facts["layers"]] == [False, True]
+    assert facts["verdict"] == "balanced"
     assert json.loads(pathlib.Path(facts["files"]["json"]).read_text())["headline"] == facts["headline"]
     page = pathlib.Path(facts["files"]["page"]).read_text()
     assert facts["headline"] in page
+    assert "Curvature neither vanishes nor explodes" in page
     assert facts["regenerate"] == (
-        "lossatlas spectrum net.safetensors --data data.npz --network recommended --top 2 --bottom 1 --per-layer"
+        "lossatlas spectrum net.safetensors --data data.npz --network recommended --top 2 --bottom 1 --per-layer "
+        "--per-array"
     )
 
 
@@ -101,7 +119,7 @@ def test_what_cannot_be_used_is_refused_in_one_line(lossatlas, files):
     base = ["spectrum", "net.safetensors", "--data", "data.npz"]
     for words, said in (
         (["--batch-size", "0"], "must be a number of examples, auto or all"),
-        (["--only", "layers[0].*", "--per-layer"], "give one of them"),
+        (["--only", "layers[0].*", "--per-array"], "give one of them"),
         (["--only", "nothing"], "selects no parameter"),
         (["--top", "0", "--bottom", "0"], "at least one pair"),
     ):

@@ -22,6 +22,7 @@ def spectrum(
     curvature: Literal["hessian", "gauss_newton", "fisher", "sampled_fisher", "empirical_fisher"] = "hessian",
     density: bool = True,
     per_layer: Annotated[bool, Parameter(negative="")] = False,
+    per_array: Annotated[bool, Parameter(negative="")] = False,
 ) -> None:
     """Measure the curvature of the loss: the ends of the spectrum, its trace and density.
 
@@ -47,6 +48,8 @@ def spectrum(
     density
         Whether to measure the density of all eigenvalues, too.
     per_layer
+        The curvature of every layer, too, and whether it vanishes or explodes with depth.
+    per_array
         The ends and the trace of the block of every parameter array, too.
     """
     prepare_jax()
@@ -66,6 +69,8 @@ def spectrum(
         curvature=curvature,
         has_density=density,
         per_layer=per_layer,
+        per_array=per_array,
         **options.arguments,
     )
-    print_measured(found, found.facts["eigenvalues"], found.facts["blocks"], as_json=options.json)
+    tables = [found.facts[name] for name in ("eigenvalues", "layers", "blocks")]
+    print_measured(found, *tables, as_json=options.json)

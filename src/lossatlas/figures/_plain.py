@@ -105,25 +105,32 @@ def points_figure(
 
 
 def counts_figure(
-    bars: Mapping[str, Shaped[np.ndarray, " places"]], places: Sequence[str], *, x: str, y: str, compact: bool = False
+    bars: Mapping[str, Shaped[np.ndarray, " places"]],
+    places: Sequence[str],
+    *,
+    x: str,
+    y: str,
+    y_scale: Scale = "linear",
+    compact: bool = False,
 ) -> go.Figure:
     """Bars side by side, the number written on each.
 
     **Arguments:**
-    - `bars`: heights by name, one at each place. `places`: their names. `x`, `y`, `compact`: as for `curves_figure`.
+    - `bars`: heights by name, one at each place; what is not positive has no bar on a logarithmic axis.
+    - `places`: their names. `x`, `y`, `y_scale`, `compact`: as for `curves_figure`.
     """
     figure = empty_figure(bars, compact=compact)
     for i, (name, heights) in enumerate(bars.items()):
         figure.add_bar(
             x=list(places),
-            y=list(heights),
+            y=list(_shown(heights, y_scale)),
             name=name,
             marker_color=PALETTE[i % len(PALETTE)],
             text=[format_number(float(height)) for height in heights],
             textposition="outside",
             cliponaxis=False,
         )
-    axes(figure, x, y, "linear", "linear")
+    axes(figure, x, y, "linear", y_scale)
     figure.update_xaxes(type="category")  # places are names, even those that look like numbers
     figure.update_layout(barmode="group")
     return figure

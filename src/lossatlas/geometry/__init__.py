@@ -2,6 +2,8 @@
 
 from lossatlas.geometry._attribution import BarrierAttribution as BarrierAttribution
 from lossatlas.geometry._attribution import attribute_barrier as attribute_barrier
+from lossatlas.geometry._balance import BalancedLayers as BalancedLayers
+from lossatlas.geometry._balance import balance_layers as balance_layers
 from lossatlas.geometry._barrier import Barrier as Barrier
 from lossatlas.geometry._barrier import barrier as barrier
 from lossatlas.geometry._condensation import Cluster as Cluster
@@ -63,6 +65,8 @@ from lossatlas.geometry._kernel_spectrum import KernelSpectrum as KernelSpectrum
 from lossatlas.geometry._kernel_spectrum import kernel_spectrum as kernel_spectrum
 from lossatlas.geometry._last_layer import LastLayerCertificate as LastLayerCertificate
 from lossatlas.geometry._last_layer import last_layer_certificate as last_layer_certificate
+from lossatlas.geometry._layer_curvature import LayerCurvature as LayerCurvature
+from lossatlas.geometry._layer_curvature import layer_curvature as layer_curvature
 from lossatlas.geometry._learning_coefficient import LearningCoefficient as LearningCoefficient
 from lossatlas.geometry._learning_coefficient import learning_coefficient as learning_coefficient
 from lossatlas.geometry._learning_coefficient import quadratic_learning_coefficient as quadratic_learning_coefficient

@@ -199,7 +199,7 @@ def _of_layer(layer: Layer, rows: Rows, values: dict[Var, Array], cotangents: di
     # Directions and outputs side by side: one matrix product an example, which a CPU does much faster than two axes.
     n, num, groups, positions, size = made.shape
     beside = jnp.moveaxis(made, 1, 3).reshape(n, groups, positions, num * size)
-    gradients = jnp.einsum("ngsm,ngsq->ngqm", seen, beside).reshape(n, groups, num, size, -1)
+    gradients = jnp.einsum("ngsm,ngsq->ngqm", seen, beside).reshape(n, groups, num, size, seen.shape[-1])
     return Gradient(layer.name, jnp.moveaxis(gradients, 1, 2).reshape(n, rows.k, -1))
 
 

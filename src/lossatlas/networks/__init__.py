@@ -58,6 +58,7 @@ from lossatlas.networks._gauges import (
 from lossatlas.networks._gauges import (
     union_rank as union_rank,
 )
+from lossatlas.networks._init import balanced_std as balanced_std
 from lossatlas.networks._init import (
     initialisation_names as initialisation_names,
 )

@@ -27,10 +27,12 @@ from lossatlas.workbench._instrument import (
     rows_table,
     write_measured,
 )
+from lossatlas.workbench._layers import layer_names, layers_section
 from lossatlas.workbench._model import Model
 
 
 KIND = "spectrum"
+_LAYER_PRODUCTS = 15  # that the largest eigenvalue of a layer takes
 _PAIR_PRODUCTS = 4  # that an eigenpair takes, as a rule, its verification included
 _DENSITY: dict[str, Any] = {"num_probes": 5, "num_steps": 60}
 _TRACE_PROBES = 60
@@ -60,6 +62,7 @@ def spectrum(
     curvature: Curvature = "hessian",
     has_density: bool = True,
     per_layer: bool = False,
+    per_array: bool = False,
     network: str = "recommended",
     target: str | None = None,
     batch_size: BatchSize = "auto",
@@ -81,19 +84,21 @@ def spectrum(
     - `rtol`: the residual at which a pair has converged, relative to the largest absolute eigenvalue; ten times as
       much for blocks.
     - `curvature`: which matrix; see [`lossatlas.geometry.spectrum`][].
-    - `has_density`: whether to measure the density of all eigenvalues. `per_layer`: the ends and the trace of the
-      block of every parameter array, too.
+    - `has_density`: whether to measure the density of all eigenvalues.
+    - `per_layer`: also the Gauss-Newton block of every layer, and what they say of the initialisation; see
+      [`lossatlas.geometry.layer_curvature`][]. `per_array`: also the ends and the trace of the block of every
+      parameter array.
     - `seed`: of the probes. `out`: the folder to write into; default `spectrum` in the folder of runs.
     - `progress`: a meter. `announce`: takes a line that says what it will cost, before it begins.
 
     **Returns:** A [`lossatlas.workbench.Measured`][] with a [`lossatlas.geometry.Spectrum`][].
 
-    **Raises:** `InputError` for what cannot be read or written, before any long work; for `per_layer` with `only`.
+    **Raises:** `InputError` for what cannot be read or written, before any long work; for `per_array` with `only`.
     """
     from lossatlas import geometry
 
-    if per_layer and only is not None:
-        msg = "per_layer (--per-layer) measures every array by itself and only (--only) a selection; give one of them."
+    if per_array and only is not None:
+        msg = "per_array (--per-array) measures every array by itself and only (--only) a selection; give one of them."
         raise InputError(msg)
     folder = instrument_folder(KIND, out)
     with jax.enable_x64(True):
@@ -110,14 +115,15 @@ def spectrum(
         )
         net, landscape = point.network, point.landscape
         size = num_parameters(net, only)
-        blocks = list(named_parameters(net)) if per_layer else []
+        blocks = list(named_parameters(net)) if per_array else []
         expected = _PAIR_PRODUCTS * (num_top + num_bottom) + _TRACE_PROBES
         expected += _DENSITY["num_probes"] * _DENSITY["num_steps"] if has_density else 0
+        expected += _LAYER_PRODUCTS * len(layer_names(net, only)) if per_layer else 0
         cost = geometry.product_cost(net, landscape, only=only)
         if announce is not None:
             announce(f"about {cost.words(expected)}{' for the whole, as much again for each array' if blocks else ''}")
         keys = jax.random.split(jax.random.key(seed), 3)
-        with as_meter(progress).task("spectrum", 3 + len(blocks)) as task:
+        with as_meter(progress).task("spectrum", 4 + len(blocks)) as task:
             found = geometry.spectrum(
                 net,
                 landscape,
@@ -135,11 +141,15 @@ def spectrum(
             density = (
                 geometry.spectral_density(keys[2], net, landscape, **measured, **_DENSITY) if has_density else None
             )
+            layers = None
+            if per_layer:
+                task.update(3, "layers")
+                layers = geometry.layer_curvature(net, landscape, only=only, key=keys[0], rtol=10 * rtol)
             rows = []
             for i, name in enumerate(blocks):
-                task.update(3 + i, name)
+                task.update(4 + i, name)
                 rows.append(_block(keys[1], net, landscape, name, curvature, 10 * rtol))
-            task.update(3 + len(blocks))
+            task.update(4 + len(blocks))
         standing = _standing(net, landscape, only)
     values, sharpness = np.asarray(found.values, float), float(found.sharpness)
     facts = {
@@ -152,6 +162,9 @@ def spectrum(
         "trace_standard_error": float(trace.standard_error),
         "complete": str(found.complete),
         "eigenvalues": _pairs(found),
+        "layers": [] if layers is None else layers.rows,
+        "verdict": None if layers is None else layers.verdict,
+        "best_step": layers.best_step if layers is not None and np.isfinite(layers.best_step) else None,
         "blocks": rows,
         "products": found.stats["products"] + trace.num_products + (density.num_products if density else 0),
         "seconds_per_product": cost.seconds,
@@ -179,10 +192,13 @@ def spectrum(
     asked: dict[str, Any] = {
         _OPTIONS.get(name, name): value for name, value in words.items() if value not in (None, _DEFAULTS.get(name))
     }
-    asked |= {"no_density": not has_density, "per_layer": per_layer}
+    asked |= {"no_density": not has_density, "per_layer": per_layer, "per_array": per_array}
     import xarray as xr
 
-    arrays = {"pairs": found.to_xarray()} | ({} if density is None else {"density": density.to_xarray()})
+    arrays = {"pairs": found.to_xarray()}
+    for part, measurement in (("density", density), ("layers", layers)):
+        if measurement is not None:
+            arrays[part] = measurement.to_xarray()
     return write_measured(
         folder,
         KIND,
@@ -190,7 +206,7 @@ def spectrum(
         title="The curvature of the loss",
         headline=_headline(facts, size, only, CURVATURES[curvature]),
         point=point,
-        sections=_sections(facts, rows, picture),
+        sections=[*_sections(facts, rows, picture), *([] if layers is None else [layers_section(layers)])],
         facts=facts,
         settings=words
         | {
@@ -199,7 +215,7 @@ def spectrum(
             "density": _DENSITY if has_density else None,
         },
         regenerate=command_words(KIND, point, **asked),
-        cautions=_cautions(found, standing),
+        cautions=[*_cautions(found, standing), *(() if layers is None else layers.warnings)],
         terms={
             word: meaning
             for word, meaning in _TERMS.items()
@@ -271,6 +287,8 @@ def _headline(facts: dict[str, Any], size: int, only: str | None, matrix: str) -
     error = facts["trace_standard_error"]
     text += f" ± {format_number(error, 2)} (standard error)" if error else " (exact)"
     text += f" over {size:,} parameters."
+    if facts["verdict"] is not None:
+        text += f" Over the layers curvature is {facts['verdict']}."
     step = facts["largest_stable_step"]
     if step is None:
         return text
@@ -328,5 +346,5 @@ def _sections(facts: dict[str, Any], rows: list[dict[str, Any]], picture: Pictur
             "its error": "standard error of the trace; 0 is exact",
         }
         sentence = "The block of each array: what curvature remains when the others stand still."
-        sections.append(Section("Layer by layer", (sentence,), (), (rows_table("Blocks", rows, heads),)))
+        sections.append(Section("Array by array", (sentence,), (), (rows_table("Blocks", rows, heads),)))
     return sections
