@@ -64,9 +64,9 @@ def test_evolution_holds_the_measures_of_every_checkpoint(run):
     s, d = found["scale"], found["distance_from_first"]
     np.testing.assert_allclose(found["change"] ** 2, s**2 + 1 - 2 * s * (1 - d), atol=1e-10)
     patterns = [relu_patterns(network, DATA) for network in networks]
-    assert found["hamming_from_first"][2] == np.mean(patterns[0] != patterns[2])
+    assert found["hamming_from_first"][2] == pytest.approx(np.mean(patterns[0] != patterns[2]))
     choices = [np.asarray(DATA.predictions(network)).argmax(1) for network in networks]
-    assert found["disagreement"][2] == np.mean(choices[1] != choices[2])
+    assert found["disagreement"][2] == pytest.approx(np.mean(choices[1] != choices[2]))
     assert found["weight_distance_from_first"][1] == pytest.approx(
         np.linalg.norm(run.parameters[1] - run.parameters[0])
     )

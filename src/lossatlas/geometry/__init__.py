@@ -4,6 +4,8 @@ from lossatlas.geometry._attribution import BarrierAttribution as BarrierAttribu
 from lossatlas.geometry._attribution import attribute_barrier as attribute_barrier
 from lossatlas.geometry._barrier import Barrier as Barrier
 from lossatlas.geometry._barrier import barrier as barrier
+from lossatlas.geometry._children import ChildComparison as ChildComparison
+from lossatlas.geometry._children import compare_children as compare_children
 from lossatlas.geometry._condensation import Cluster as Cluster
 from lossatlas.geometry._condensation import Condensation as Condensation
 from lossatlas.geometry._condensation import LayerCondensation as LayerCondensation
