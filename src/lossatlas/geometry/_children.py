@@ -186,8 +186,8 @@ def compare_children(
 
 def _groups(children: Any) -> dict[float, tuple[Network, ...]]:
     if isinstance(children, Spawned):
-        return _checked({step: children.children_at(step) for step in children.spawn_steps.tolist()})
-    return _checked({at: tuple(networks) for at, networks in sorted(children.items())})
+        return _checked({float(step): children.children_at(step) for step in children.spawn_steps.tolist()})
+    return _checked({float(at): tuple(networks) for at, networks in sorted(children.items())})
 
 
 def _checked(groups: dict[float, tuple[Network, ...]]) -> dict[float, tuple[Network, ...]]:
