@@ -1,8 +1,5 @@
 """Children of a run, compared: exact zeros where they are one, closed forms, and each measure by its own function."""
 
-import inspect
-from typing import Any
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -126,8 +123,7 @@ def test_comparisons_that_make_no_sense_are_refused():
         compare_children({0: [one, two]}, DATA)
     with pytest.raises(InputError, match="NaN"):
         compare_children({0: [one, jax.tree.map(lambda a: a * jnp.nan, one)]}, DATA)
-    unchecked: Any = inspect.unwrap(compare_children)
-    with pytest.raises(InputError, match="Did you mean 'full'"):
-        unchecked({0: [one, one]}, DATA, convention="ful")
+    with pytest.raises(InputError, match="num_points must be at least 3"):
+        compare_children({0: [one, one]}, DATA, num_points=2)
     with pytest.raises(InputError, match="leaves none"):
         compare_children({0: [one, one]}, DATA, probe=DATA.subset(slice(0, 0)))

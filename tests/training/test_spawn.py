@@ -13,7 +13,7 @@ from lossatlas.networks import Dense
 from lossatlas.training import spawn, train
 
 
-X = jnp.linspace(-1, 0.7, 20)[:, None]
+X = jnp.linspace(-1, 0.7, 22)[:, None]
 CURVE = Landscape(X, jnp.sin(3 * X) + 0.5)
 NETWORK = Dense(jax.random.key(1), [1, 6, 1])
 OPTIONS = {"optimizer": optax.sgd, "learning_rate": 0.05, "hyperparameters": {"momentum": 0.9}, "batch_size": 6}
@@ -59,7 +59,7 @@ def test_what_cannot_be_spawned_is_refused(key):
         spawn(key, NETWORK, CURVE, **{**options, "spawn_steps": []})
     with pytest.raises(InputError, match="num_children must be at least 1"):
         spawn(key, NETWORK, CURVE, **{**options, "num_children": 0})
-    for batch_size in (None, 20):
+    for batch_size in (None, 22):
         with pytest.raises(InputError, match="order of their minibatches, and there are none"):
             spawn(key, NETWORK, CURVE, **{**options, "batch_size": batch_size})
     with pytest.raises(InputError, match="diverged at step 1, before the spawn step 7"):

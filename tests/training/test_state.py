@@ -17,7 +17,7 @@ from lossatlas.training._optimizer import as_optimizer
 from lossatlas.training._state import adopt
 
 
-X = jnp.linspace(-1, 0.7, 20)[:, None]
+X = jnp.linspace(-1, 0.7, 22)[:, None]
 CURVE = Landscape(X, jnp.sin(3 * X) + 0.5)
 NETWORK = Dense(jax.random.key(1), [1, 6, 1])
 # The rate falls at steps 9 and 30: before the cut of the tests and after it. Four batches are an epoch.

@@ -18,7 +18,7 @@ from lossatlas.geometry._along import has_predictions
 from lossatlas.geometry._barrier import Barrier, barrier
 from lossatlas.geometry._function_states import FunctionStates, differing
 from lossatlas.geometry._kernel_distance import kernel_distance
-from lossatlas.geometry._ntk import CONVENTIONS, METHODS, Method, ntk
+from lossatlas.geometry._ntk import Method, ntk
 from lossatlas.geometry._ntk_features import Convention
 from lossatlas.geometry._ntk_source import Points, as_landscape
 from lossatlas.geometry._path import Path, Refresh
@@ -62,8 +62,9 @@ class ChildComparison(eqx.Module):
         return self[name].mean(axis=1)
 
     def spread(self, name: str) -> Float[np.ndarray, " t"]:
-        """The standard deviation of a measure over pairs; NaN for one pair. Pairs that share a child are alike, so
-        that the error of the mean is not this over the root of their number.
+        """The standard deviation of a measure over pairs; NaN for one pair.
+
+        Pairs that share a child are alike, so the error of the mean is larger than this over the root of their number.
         """
         if len(self.pairs) < 2:
             return np.full(len(self.times), np.nan)
@@ -160,8 +161,6 @@ def compare_children(
     pairs = list(itertools.combinations(range(number), 2))
     data = landscape.subset(slice(0, _PROBE)) if probe is None else as_landscape(probe)
     options: dict[str, Any] = {"convention": convention, "method": method, "only": only, "batch_size": batch_size}
-    if convention not in CONVENTIONS or method not in METHODS:
-        ntk(next(iter(groups.values()))[0], data, **options)  # says what is wrong
     kinds = {"": landscape} | ({} if test is None else {"test_": test})
     rows: list[dict[str, float]] = []
     with as_meter(progress).task("pairs of children", len(groups) * len(pairs)) as task:
