@@ -4,6 +4,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from lossatlas._errors import InputError
@@ -18,39 +19,49 @@ INPUTS = RNG.normal(size=(30, 3))
 LABELS = (INPUTS[:, 0] > 0).astype(int) + (INPUTS[:, 1] > 0)
 DATA = Landscape(INPUTS, LABELS, loss="cross_entropy")
 TEST = Landscape(RNG.normal(size=(30, 3)), RNG.integers(0, 3, 30), loss="cross_entropy")
-TRAINING = {"spawn_steps": [0, 6], "num_steps": 20, "batch_size": 8, "learning_rate": 0.3}
-NETWORK = Dense(jax.random.key(1), [3, 5, 3], activation="relu", init="he")
+RELU = {"activation": "relu", "init": "he"}
+NETWORKS = [Dense(jax.random.key(i), [3, 5, 3], **RELU) for i in range(3)]
 
 
-def test_children_in_one_order_are_at_no_distance_exactly(key):
-    same = spawn(key, NETWORK, DATA, num_children=2, same_order=True, **TRAINING)
-    found = compare_children(same, DATA, test=TEST)
+def test_equal_networks_are_at_no_distance_exactly():
+    copies = [jax.tree.map(lambda a: a + 0 if eqx.is_array(a) else a, NETWORKS[0]) for _ in range(3)]
+    found = compare_children({0: copies, 6: copies}, DATA, test=TEST)
     apart = {name for name in found.measures if name.removeprefix("test_") not in ("loss", "error")}
     assert len(apart) == 8
     for name in apart:
-        np.testing.assert_array_equal(found[name], np.zeros((2, 1)), err_msg=name)
+        np.testing.assert_array_equal(found[name], np.zeros((2, 3)), err_msg=name)
     assert found.stable_from(0.0) == 0
 
 
-def test_every_measure_of_a_pair_is_that_of_its_own_function(key):
-    spawned = spawn(key, NETWORK, DATA, num_children=3, **TRAINING)
-    found = compare_children(spawned, DATA, test=TEST, probe=DATA.subset(slice(0, 12)))
+def test_children_of_one_order_are_at_no_distance_exactly(key):
+    x = jnp.linspace(-1, 0.7, 22)[:, None]
+    curve = Landscape(x, jnp.sin(3 * x) + 0.5)
+    options = {"spawn_steps": [7], "num_children": 2, "num_steps": 15, "batch_size": 6, "same_order": True}
+    sgd = {"optimizer": optax.sgd, "learning_rate": 0.05, "hyperparameters": {"momentum": 0.9}}
+    found = compare_children(spawn(key, Dense(jax.random.key(1), [1, 6, 1]), curve, **options, **sgd), curve)
+    assert found.times.tolist() == [7]
+    for name in ("loss_barrier", "kernel_distance", "disagreement", "weight_distance"):
+        np.testing.assert_array_equal(found[name], [[0.0]], err_msg=name)
+
+
+def test_every_measure_of_a_pair_is_that_of_its_own_function():
+    children = {6: NETWORKS, 0: NETWORKS[::-1]}
+    found = compare_children(children, DATA, test=TEST, probe=TEST)
     assert found.pairs.tolist() == [[0, 1], [0, 2], [1, 2]]
-    first, _, third = spawned.children_at(6)
-    probe = INPUTS[:12]
+    first, _, third = NETWORKS
     at = lambda name: found[name][1, 1]  # noqa: E731
-    kernels = [ntk(network, probe, convention="full") for network in (first, third)]
+    kernels = [ntk(network, TEST, convention="full") for network in (first, third)]
     assert at("kernel_distance") == pytest.approx(kernel_distance(*kernels).distance)
-    assert at("hamming") == pytest.approx(np.mean(relu_patterns(first, probe) != relu_patterns(third, probe)))
-    wrong = [np.asarray(DATA.predictions(network)).argmax(1) for network in (first, third)]
-    assert at("disagreement") == pytest.approx(np.mean(wrong[0][:12] != wrong[1][:12]))
+    assert at("hamming") == pytest.approx(np.mean(relu_patterns(first, TEST) != relu_patterns(third, TEST)))
+    on_probe, on_data = ([np.asarray(d.predictions(n)).argmax(1) for n in (first, third)] for d in (TEST, DATA))
+    assert at("disagreement") == pytest.approx(np.mean(on_probe[0] != on_probe[1]))
     for prefix, data in (("", DATA), ("test_", TEST)):
         along = barrier(Path((first, third)), data, num_refinements=0)
         assert at(prefix + "loss_barrier") == pytest.approx(along.instability)
         assert along.accuracy is not None
         errors = 1 - along.accuracy
         assert at(prefix + "error_barrier") == pytest.approx(errors.max() - (errors[0] + errors[-1]) / 2)
-    assert at("error") == pytest.approx(np.mean([np.mean(choice != LABELS) for choice in wrong]))
+    assert at("error") == pytest.approx(np.mean([np.mean(choice != LABELS) for choice in on_data]))
     np.testing.assert_allclose(found.mean("hamming"), found["hamming"].mean(1))
     np.testing.assert_allclose(found.spread("hamming"), found["hamming"].std(1, ddof=1))
     assert dict(found.to_xarray()["hamming"].sizes) == {"time": 2, "pair": 3}
@@ -98,7 +109,7 @@ class First(eqx.Module):
 
 
 def test_networks_on_the_line_are_refreshed():
-    ends = [Dense(jax.random.key(i), [3, 5, 3], activation="relu", init="he") for i in range(2)]
+    ends = NETWORKS[:2]
     assert compare_children({0: ends}, DATA)["loss_barrier"][0, 0] > 0
     assert compare_children({0: ends}, DATA, refresh=First(ends[0]))["loss_barrier"][0, 0] == 0
 
@@ -115,7 +126,7 @@ def test_the_basin_is_decided_where_the_barrier_stays_low():
 
 
 def test_comparisons_that_make_no_sense_are_refused():
-    one, two = NETWORK, Dense(jax.random.key(0), [3, 4, 3], activation="relu")
+    one, two = NETWORKS[0], Dense(jax.random.key(0), [3, 4, 3], **RELU)
     for children in ({0: [one]}, {0: [one, one], 1: [one] * 3}, {}):
         with pytest.raises(InputError, match="two children at least, as many at every time"):
             compare_children(children, DATA)
