@@ -50,6 +50,15 @@ def test_children_differ_among_each_other_and_come_again_with_the_key(key):
     np.testing.assert_allclose(table["loss"].sel(spawn_step=7)[1], CURVE(found.children_at(7)[1]), rtol=1e-12)
 
 
+@pytest.mark.slow
+def test_children_side_by_side_are_those_one_after_the_other_to_rounding(key):
+    # Side by side those that left later wait for the others.
+    options = {"spawn_steps": [0, 7], "num_children": 2, "num_steps": 15, **OPTIONS}
+    one, many = (spawn(key, NETWORK, CURVE, vmap_size=size, **options) for size in (1, 4))
+    for step in (0, 7):
+        np.testing.assert_allclose(vectors(many.children_at(step)), vectors(one.children_at(step)), rtol=1e-9)
+
+
 def test_what_cannot_be_spawned_is_refused(key):
     options = {"spawn_steps": [0, 7], "num_steps": 15, "num_children": 1, **OPTIONS}
     for steps in ([16], [-1]):

@@ -1,5 +1,6 @@
 """A run that goes on is the run that was never interrupted, to the last bit."""
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -76,6 +77,16 @@ def test_other_data_are_seen_from_the_first_step_on(key):
     mean, square = 0.9 * mean + 0.1 * gradient, 0.999 * square + 0.001 * gradient**2
     step = 0.01 * (mean / (1 - 0.9**6)) / (np.sqrt(square / (1 - 0.999**6)) + 1e-8)
     np.testing.assert_allclose(moved.parameters[1], moved.parameters[0] - step, rtol=1e-10)
+
+
+def test_the_gradient_that_a_run_kept_is_used_to_the_last_bit(key):
+    # Another program may round the gradient of the same point otherwise. A kept one that is off by 1e-10 shows which
+    # was used.
+    first = train(key, NETWORK, CURVE, num_steps=5, snapshots=[0, 1, 2, 5], **ADAM)
+    nudged = eqx.tree_at(lambda state: state.gradient, first.state, first.state.gradient * (1 + 1e-10))
+    go_on = {"num_steps": 8, "snapshots": [5, 6, 7, 8], **ADAM}
+    runs = [train(key, first.network, CURVE, start=state, **go_on) for state in (first.state, nudged)]
+    assert 0 < np.abs(runs[1].parameters[1] - runs[0].parameters[1]).max() < 1e-10
 
 
 def test_a_run_that_diverged_does_not_go_on(key):
