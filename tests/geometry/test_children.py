@@ -19,8 +19,7 @@ INPUTS = RNG.normal(size=(30, 3))
 LABELS = (INPUTS[:, 0] > 0).astype(int) + (INPUTS[:, 1] > 0)
 DATA = Landscape(INPUTS, LABELS, loss="cross_entropy")
 TEST = Landscape(RNG.normal(size=(30, 3)), RNG.integers(0, 3, 30), loss="cross_entropy")
-RELU = {"activation": "relu", "init": "he"}
-NETWORKS = [Dense(jax.random.key(i), [3, 5, 3], **RELU) for i in range(3)]
+NETWORKS = [Dense(jax.random.key(i), [3, 5, 3], activation="relu", init="he") for i in range(3)]
 
 
 def test_equal_networks_are_at_no_distance_exactly():
@@ -126,7 +125,7 @@ def test_the_basin_is_decided_where_the_barrier_stays_low():
 
 
 def test_comparisons_that_make_no_sense_are_refused():
-    one, two = NETWORKS[0], Dense(jax.random.key(0), [3, 4, 3], **RELU)
+    one, two = NETWORKS[0], Dense(jax.random.key(0), [3, 4, 3], activation="relu")
     for children in ({0: [one]}, {0: [one, one], 1: [one] * 3}, {}):
         with pytest.raises(InputError, match="two children at least, as many at every time"):
             compare_children(children, DATA)
