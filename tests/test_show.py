@@ -135,7 +135,9 @@ def _dense(key) -> networks.Dense:
 
 def _training(key) -> training.Training:
     steps, loss = np.array([0, 1, 10]), np.array([1.0, 0.5, 0.1])
-    return training.Training(_dense(key), steps, loss, loss, np.zeros((3, 7)), Status.FINISHED, None, {}, {})
+    zero = jnp.asarray(0)
+    state = training.TrainingState(zero, zero, jnp.zeros(7), (), jnp.zeros(()), None)
+    return training.Training(_dense(key), steps, loss, loss, np.zeros((3, 7)), Status.FINISHED, None, {}, {}, state)
 
 
 def _inertia() -> geometry.Inertia:

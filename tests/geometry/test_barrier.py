@@ -35,6 +35,23 @@ def test_both_definitions_on_a_double_well_with_unequal_ends():
     np.testing.assert_allclose(coarse.barrier, (0.2**2 - 1) ** 2)  # the grid alone
 
 
+def test_instability_is_above_the_mean_of_the_ends():
+    # The quadratic through R(0) = .1 and R(1) = .3 whose top is .5: .3 above the mean of the ends.
+    a, b = np.sqrt(0.4), np.sqrt(0.2)  # t runs over a piece of length a + b of 0.5 - u^2
+    found = barrier(line(-a, b), of_function(lambda u: 0.5 - u**2), num_refinements=40)
+    np.testing.assert_allclose(found.loss[[0, -1]], [0.1, 0.3], atol=1e-14)
+    np.testing.assert_allclose(found.instability, 0.3, atol=1e-12)
+
+
+def test_instability_of_the_error_is_above_the_mean_of_its_ends():
+    ends = tuple(Dense(jax.random.key(i), [5, 6, 3], init=0.0) for i in range(2))
+    found = barrier(Path(ends), CLASSES, num_points=5, num_refinements=0)
+    labels = np.asarray(LABELS)
+    wrong = [1 - np.mean(np.asarray(CLASSES.predictions(Path(ends)(t))).argmax(1) == labels) for t in found.t]
+    assert found.error_instability == pytest.approx(max(wrong) - (wrong[0] + wrong[-1]) / 2, abs=1e-14)
+    assert barrier(line(0.0, 1.0), of_function(lambda x: x)).error_instability is None
+
+
 def test_no_barrier_between_equal_networks_and_in_convex_models():
     network = Dense(jax.random.key(0), [5, 6, 3])
     assert abs(barrier(Path((network, network)), CLASSES).barrier) < 1e-12

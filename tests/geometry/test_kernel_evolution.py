@@ -6,6 +6,7 @@ import pytest
 
 from lossatlas._errors import InputError
 from lossatlas.geometry import kernel_distance, kernel_evolution, kernel_regression, ntk, relu_patterns
+from lossatlas.geometry._kernel_bootstrap import resample_counts, resampled_distances
 from lossatlas.landscape import Landscape
 from lossatlas.networks import Conv, Dense, apply_permutation, apply_scale
 from lossatlas.training import train
@@ -64,9 +65,9 @@ def test_evolution_holds_the_measures_of_every_checkpoint(run):
     s, d = found["scale"], found["distance_from_first"]
     np.testing.assert_allclose(found["change"] ** 2, s**2 + 1 - 2 * s * (1 - d), atol=1e-10)
     patterns = [relu_patterns(network, DATA) for network in networks]
-    assert found["hamming_from_first"][2] == np.mean(patterns[0] != patterns[2])
+    assert found["hamming_from_first"][2] == pytest.approx(np.mean(patterns[0] != patterns[2]))
     choices = [np.asarray(DATA.predictions(network)).argmax(1) for network in networks]
-    assert found["disagreement"][2] == np.mean(choices[1] != choices[2])
+    assert found["disagreement"][2] == pytest.approx(np.mean(choices[1] != choices[2]))
     assert found["weight_distance_from_first"][1] == pytest.approx(
         np.linalg.norm(run.parameters[1] - run.parameters[0])
     )
@@ -75,12 +76,24 @@ def test_evolution_holds_the_measures_of_every_checkpoint(run):
     assert found["frozen_accuracy"][1] == regression.accuracy
     assert found["network_accuracy"][1] == regression.network_accuracy
     assert found.to_xarray()["velocity"].sizes == {"time": 3}
+    counts = resample_counts(jax.random.key(0), 12, 200)
+    again = resampled_distances(counts, kernels[1].matrix, kernels[2].matrix)["distance"]
+    assert found.errors["velocity"][2] == pytest.approx(again.std(ddof=1) / 40)
+    share = (choices[1] != choices[2]).astype(float)
+    assert found.errors["disagreement"][2] == pytest.approx((counts @ share / 12).std(ddof=1))
+    accuracy = found["frozen_accuracy"][1]
+    assert found.errors["frozen_accuracy"][1] == pytest.approx(np.sqrt(accuracy * (1 - accuracy) / 7))
+    assert found.to_xarray()["velocity_error"][1] == found.errors["velocity"][1] > 0
+    assert f"{found['velocity'][1]:.3g} ± {found.errors['velocity'][1]:.1g}" in found._repr_html_()
+    bars = found._figure().data[0].error_y.array
+    np.testing.assert_array_equal(bars, found.errors["distance_from_first"])
 
 
 def test_kernel_of_a_linear_model_stands_still():
     line = Dense(jax.random.key(1), [3, 3])
     trained = train(jax.random.key(0), line, DATA, num_steps=20, learning_rate=0.5, snapshots=[0, 20])
-    found = kernel_evolution(trained, DATA, convention="trace")
+    found = kernel_evolution(trained, DATA, convention="trace", num_resamples=0)
+    assert found.errors == {}
     assert found["velocity"][1] == pytest.approx(0, abs=1e-10)
     assert found["change"][1] == pytest.approx(0, abs=1e-10)
     assert np.isnan(found["hamming"]).all()  # no ReLUs
@@ -98,6 +111,8 @@ def test_bad_evolutions_say_what_is_wrong(run):
     for times in ([0.0, 0.0], [1.0, 0.0], [0.0]):
         with pytest.raises(InputError, match="times must increase"):
             kernel_evolution([run.network, run.network], INPUTS, times)
+    with pytest.raises(InputError, match="num_resamples must be at least 2"):
+        kernel_evolution([run.network, run.network], INPUTS, num_resamples=1)
     with pytest.raises(InputError, match="different architectures"):
         kernel_evolution([run.network, Dense(jax.random.key(0), [3, 4, 3])], INPUTS)
 

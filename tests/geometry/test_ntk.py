@@ -50,6 +50,17 @@ def test_all_methods_agree_on_every_architecture(name, convention):
         agree(ntk(network, x, convention=convention, method=method).matrix, wanted)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("dtype", "tol"), [("float32", 1e-5), ("float64", 1e-12)])
+def test_all_methods_agree_at_the_size_of_digits(dtype, tol):
+    network = Dense(jax.random.key(0), [64, 64, 64, 10], activation="relu", init="he", dtype=dtype)
+    x = inputs_of((64,), 200).astype(dtype)
+    wanted = ntk(network, x, convention="full", method="contraction").matrix
+    assert wanted.dtype == dtype
+    for method in ("structured", "products"):
+        agree(ntk(network, x, convention="full", method=method).matrix, wanted, tol)
+
+
 @pytest.mark.parametrize("convention", ["full", "trace", "sum_logits"])
 def test_kernels_are_those_of_the_jacobian(convention):
     network, x = Dense(jax.random.key(1), [3, 4, 2], activation="gelu"), inputs_of((3,))

@@ -24,8 +24,7 @@ def _build(key):
     return Dense(key, [1, 7, 1])
 
 
-@pytest.mark.parametrize("batch_size", [None, 7])
-@pytest.mark.parametrize("widths", [[1, 7, 1], [1, 9, 8, 1]])
+@pytest.mark.parametrize(("batch_size", "widths"), [(None, [1, 7, 1]), (7, [1, 9, 8, 1])])
 def test_a_member_has_the_bytes_of_a_single_run(key, landscape, batch_size, widths):
     keys = jax.random.split(key, 3)
     rates = np.array([1e-3, 3e-2, 0.2])

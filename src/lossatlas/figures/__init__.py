@@ -22,6 +22,7 @@ from lossatlas.figures._flatness import audit_figure as audit_figure
 from lossatlas.figures._flatness import chains_figure as chains_figure
 from lossatlas.figures._flatness import flatness_figure as flatness_figure
 from lossatlas.figures._flatness import local_energy_figure as local_energy_figure
+from lossatlas.figures._kernels import children_figure as children_figure
 from lossatlas.figures._kernels import kernel_evolution_figure as kernel_evolution_figure
 from lossatlas.figures._kernels import kernel_matrix_figure as kernel_matrix_figure
 from lossatlas.figures._kernels import kernel_spectrum_figure as kernel_spectrum_figure

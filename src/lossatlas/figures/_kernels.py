@@ -1,6 +1,7 @@
 """Figures of tangent kernels: the matrix ordered by class, the spectrum, the way along training."""
 
 from collections.abc import Mapping
+from typing import Literal
 
 import numpy as np
 import plotly.graph_objects as go
@@ -10,6 +11,14 @@ from lossatlas.figures._plain import curves_figure, matrix_figure, square
 from lossatlas.figures._theme import INK
 
 
+_SHARES = {
+    "error_barrier": "error barrier",
+    "test_error_barrier": "error barrier, test data",
+    "kernel_distance": "distance of the kernels",
+    "disagreement": "predictions that differ",
+    "hamming": "ReLUs that differ",
+}
+_LOSS_BARRIERS = {"loss_barrier": "loss barrier", "test_loss_barrier": "loss barrier, test data"}
 _MOST_SHOWN = 250  # rows of a matrix; of more, evenly spaced ones are shown
 
 
@@ -63,12 +72,16 @@ def kernel_spectrum_figure(values: Float[np.ndarray, " n"], *, compact: bool = F
 
 
 def kernel_evolution_figure(
-    times: Float[np.ndarray, " t"], measures: Mapping[str, Float[np.ndarray, " t"]], *, compact: bool = False
+    times: Float[np.ndarray, " t"],
+    measures: Mapping[str, Float[np.ndarray, " t"]],
+    errors: Mapping[str, Float[np.ndarray, " t"]] | None = None,
+    *,
+    compact: bool = False,
 ) -> go.Figure:
     """How far kernel, ReLUs and function are from where they began, and how well the kernel fits the targets.
 
     **Arguments:**
-    - `times`: of the checkpoints. `measures`: those of [`lossatlas.geometry.KernelEvolution`][].
+    - `times`: of the checkpoints. `measures`, `errors`: those of [`lossatlas.geometry.KernelEvolution`][].
     - `compact`: for narrow pages.
     """
     names = {
@@ -84,7 +97,36 @@ def kernel_evolution_figure(
         for name, words in names.items()
         if name in measures and np.isfinite(measures[name]).any()
     }
-    return curves_figure(curves, x="time", y="share, or distance", markers=True, compact=compact)
+    bars = {words: errors[name] for name, words in names.items() if errors and name in errors}
+    return curves_figure(curves, x="time", y="share, or distance", errors=bars, markers=True, compact=compact)
+
+
+def children_figure(
+    times: Float[np.ndarray, " t"],
+    means: Mapping[str, Float[np.ndarray, " t"]],
+    spreads: Mapping[str, Float[np.ndarray, " t"]],
+    *,
+    value: Literal["shares", "loss"] = "shares",
+    compact: bool = False,
+) -> go.Figure:
+    """How far the children that left a run at the same time are apart, with their spread over pairs.
+
+    **Arguments:**
+    - `times`: at which children left. `means`, `spreads`: by measure, as
+      [`lossatlas.geometry.ChildComparison`][] has them, over pairs of children.
+    - `value`: `"shares"` for barriers of the error and for distances, `"loss"` for barriers of the loss.
+    - `compact`: for narrow pages.
+    """
+    words = _LOSS_BARRIERS if value == "loss" else _SHARES
+    shown = {name: title for name, title in words.items() if name in means and np.isfinite(means[name]).any()}
+    return curves_figure(
+        {title: (times, means[name]) for name, title in shown.items()},
+        x="time at which the children left",
+        y="loss above the mean of the ends" if value == "loss" else "share, or distance",
+        errors={title: spreads[name] for name, title in shown.items()},
+        markers=True,
+        compact=compact,
+    )
 
 
 def kernel_velocity_figure(

@@ -28,6 +28,7 @@ def curves_figure(
     x_scale: Scale = "linear",
     y_scale: Scale = "linear",
     levels: Mapping[str, float] | None = None,
+    errors: Mapping[str, Shaped[np.ndarray, " n"]] | None = None,
     markers: bool = False,
     compact: bool = False,
 ) -> go.Figure:
@@ -37,7 +38,8 @@ def curves_figure(
 
     **Arguments:**
     - `curves`: x and y by name. `x`, `y`: titles of the axes, with units. `x_scale`, `y_scale`: of the axes.
-    - `levels`: by name, the heights of horizontal lines. `markers`: points on the curves.
+    - `levels`: by name, the heights of horizontal lines. `errors`: half the length of error bars, for curves by name.
+    - `markers`: points on the curves.
     - `compact`: for narrow pages.
     """
     figure = empty_figure(curves, compact=compact)
@@ -51,6 +53,9 @@ def curves_figure(
             marker={"symbol": _SYMBOLS[i % len(_SYMBOLS)], "size": 7},
             connectgaps=False,
         )
+        if errors and name in errors:
+            bars = {"array": _shown(errors[name], "linear"), "thickness": 1, "width": 3}
+            figure.data[-1].update(error_y=bars)
     for name, height in (levels or {}).items():
         if y_scale == "linear" or height > 0:
             figure.add_hline(y=height, line={"color": MUTED, "width": 1, "dash": "dot"})

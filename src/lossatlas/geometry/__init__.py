@@ -6,6 +6,8 @@ from lossatlas.geometry._balance import BalancedLayers as BalancedLayers
 from lossatlas.geometry._balance import balance_layers as balance_layers
 from lossatlas.geometry._barrier import Barrier as Barrier
 from lossatlas.geometry._barrier import barrier as barrier
+from lossatlas.geometry._children import ChildComparison as ChildComparison
+from lossatlas.geometry._children import compare_children as compare_children
 from lossatlas.geometry._condensation import Cluster as Cluster
 from lossatlas.geometry._condensation import Condensation as Condensation
 from lossatlas.geometry._condensation import LayerCondensation as LayerCondensation

@@ -48,6 +48,14 @@ class Barrier(eqx.Module):
     stats: dict[str, Any]
     settings: dict[str, Any]
 
+    @property
+    def error_instability(self) -> float | None:
+        """The instability of the error, one less the accuracy, at the places measured; None without accuracy."""
+        if self.accuracy is None:
+            return None
+        error = 1 - self.accuracy
+        return float(error.max() - 0.5 * (error[0] + error[-1]))
+
     def to_xarray(self) -> Any:
         """Loss, accuracy and length over `t`."""
         import xarray as xr

@@ -7,21 +7,33 @@ from typing import Any
 import equinox as eqx
 import jax
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Float, PRNGKeyArray
 
 from lossatlas._errors import InputError
-from lossatlas._parameters import ravel
 from lossatlas._progress import ProgressLike, as_meter
-from lossatlas._show import shown
+from lossatlas._show import html_page, shown
 from lossatlas._types import Network, Only
-from lossatlas.geometry._gates import find_gates
-from lossatlas.geometry._kernel_distance import alignment, effective_rank, kernel_distance, target_kernel
+from lossatlas.geometry._function_states import FunctionStates
+from lossatlas.geometry._kernel_bootstrap import resample_counts, resampled_distances, resampled_means
+from lossatlas.geometry._kernel_distance import (
+    alignment,
+    as_matrix,
+    effective_rank,
+    kernel_distance,
+    target_kernel,
+)
 from lossatlas.geometry._kernel_regression import kernel_regression
 from lossatlas.geometry._ntk import CONVENTIONS, METHODS, Kernel, Method, ntk
 from lossatlas.geometry._ntk_features import Convention
 from lossatlas.geometry._ntk_source import Points, as_landscape
 from lossatlas.landscape import Landscape
 from lossatlas.training import Flow, Training
+
+
+_COLUMNS = (
+    *("velocity", "distance_from_first", "hamming_from_first", "disagreement_from_first", "target_alignment"),
+    *("frozen_accuracy", "network_accuracy"),
+)
 
 
 @shown
@@ -39,11 +51,15 @@ class KernelEvolution(eqx.Module):
       Weights: `weight_distance_from_first`, `weight_distance_to_last`, `weight_change` (relative to the first),
       `direction`, the cosine of the way so far with the whole way. With test data: `frozen_accuracy` (kernel
       regression) and `network_accuracy`.
+    - `errors`: standard errors of measures by name: how far they would scatter over other examples of the kind, from
+      resamples of the examples (bootstrap); of accuracies, from the number of test examples. Weights have none, nor
+      has `effective_rank`. Empty where no resamples were asked for.
     - `first`, `last`: the kernels at the ends, in the `convention` of all.
     """
 
     times: Float[np.ndarray, " t"]
     measures: dict[str, Float[np.ndarray, " t"]]
+    errors: dict[str, Float[np.ndarray, " t"]]
     first: Kernel
     last: Kernel
     convention: Convention = eqx.field(static=True)
@@ -54,19 +70,31 @@ class KernelEvolution(eqx.Module):
         return self.measures[name]
 
     def to_xarray(self):
-        """The measures as an `xarray.Dataset` over `time`."""
+        """The measures, and their errors as `..._error`, as an `xarray.Dataset` over `time`."""
         import xarray as xr
 
+        columns = self.measures | {f"{name}_error": values for name, values in self.errors.items()}
         return xr.Dataset(
-            {name: ("time", values) for name, values in self.measures.items()},
+            {name: ("time", values) for name, values in columns.items()},
             coords={"time": self.times},
             attrs={"convention": self.convention},
         )
 
+    def _repr_html_(self) -> str:
+        shown = [name for name in _COLUMNS if np.isfinite(self.measures.get(name, np.nan)).any()]
+        rows = [
+            {"time": float(at)} | {name: self._in_words(name, i) for name in shown} for i, at in enumerate(self.times)
+        ]
+        return html_page(f"Kernels along a run, convention {self.convention}", rows)
+
+    def _in_words(self, name: str, i: int) -> str:
+        error = self.errors.get(name, np.full(len(self.times), np.nan))[i]
+        return f"{self.measures[name][i]:.3g}" + (f" ± {error:.1g}" if error > 0 else "")
+
     def _figure(self) -> Any:
         from lossatlas.figures import kernel_evolution_figure
 
-        return kernel_evolution_figure(self.times, self.measures)
+        return kernel_evolution_figure(self.times, self.measures, self.errors)
 
 
 def kernel_evolution(
@@ -79,6 +107,8 @@ def kernel_evolution(
     method: Method = "auto",
     only: Only = None,
     batch_size: int | None = None,
+    num_resamples: int = 200,
+    key: PRNGKeyArray | None = None,
     progress: ProgressLike = "none",
 ) -> KernelEvolution:
     r"""Follow the tangent kernel, the function, the ReLUs and the weights along checkpoints (Fort et al. 2020).
@@ -86,7 +116,8 @@ def kernel_evolution(
     Kernel velocity is $v(t) = S(K_t, K_{t + dt}) / dt$; it falls when a network stops learning features, and the
     kernel at that time already predicts nearly as well as the network. Velocities over steps of different length
     are not comparable where S is curved (the start), and few examples leave a floor of about 1/n: use at least 50.
-    Kernels of networks in the NTK parametrisation hardly move. In memory are four kernels at a time.
+    Kernels of networks in the NTK parametrisation hardly move. In memory are four kernels at a time; their resamples
+    cost no further kernels.
 
     **Arguments:**
     - `networks`: checkpoints of one architecture in order, or a run, whose snapshots are used.
@@ -94,46 +125,63 @@ def kernel_evolution(
     - `times`: of the checkpoints, increasing; default 0, 1, 2, ..., or the steps (times) of a run.
     - `test`: data that the frozen kernels, trained on `landscape`, predict.
     - `convention`, `method`, `batch_size`: as for [`lossatlas.geometry.ntk`][].
+    - `num_resamples`: of the examples, for the standard errors; 0 for none.
+    - `key`: decides the resamples; None for the same in every call, so that runs are compared on the same ones.
 
     **Returns:**
     A [`lossatlas.geometry.KernelEvolution`][].
 
     **Raises:** `InputError` for fewer than two checkpoints, different architectures, times that do not increase,
-    and what [`lossatlas.geometry.ntk`][] refuses.
+    a single resample, and what [`lossatlas.geometry.ntk`][] refuses.
     """
     begin = time.perf_counter()
     checkpoints, when = _checkpoints(networks, times)
+    if num_resamples < 0 or num_resamples == 1:
+        msg = f"num_resamples must be at least 2, or 0 for no errors, got {num_resamples}."
+        raise InputError(msg)
     if convention not in CONVENTIONS or method not in METHODS:
         ntk(checkpoints[0], landscape, convention=convention, method=method)  # says what is wrong
     data = as_landscape(landscape)
     options: dict[str, Any] = {"convention": convention, "method": method, "only": only, "batch_size": batch_size}
     first, last = (ntk(checkpoints[i], data, **options) for i in (0, -1))
-    states = _States(checkpoints, data)
+    states = FunctionStates(checkpoints, data)
     target = target_kernel(data.targets) if isinstance(landscape, Landscape) else None
+    counts = resample_counts(jax.random.key(0) if key is None else key, data.size, num_resamples)
     rows: list[dict[str, float]] = []
+    errors: list[dict[str, float]] = []
     before = first
     with as_meter(progress).task("kernels along the run", len(checkpoints)) as task:
         for i, network in enumerate(checkpoints):
             known = {0: first, len(checkpoints) - 1: last}
             now = known[i] if i in known else ntk(network, data, **options)
             row = _of_kernel(now, first, last, target)
-            row["velocity"] = np.nan if i == 0 else kernel_distance(before, now).distance / float(when[i] - when[i - 1])
-            row |= states.measures(i)
+            step = np.nan if i == 0 else float(when[i] - when[i - 1])
+            row["velocity"] = kernel_distance(before, now).distance / step
+            shares = states.shares(i)
+            row |= {name: float(values.mean()) for name, values in shares.items()} | states.of_weights(i)
+            error: dict[str, float] = {}
+            if num_resamples:
+                error = _kernel_errors(counts, before, now, first, last, target, step)
+                error |= {name: _scatter(resampled_means(counts, values)) for name, values in shares.items()}
             if test is not None and isinstance(landscape, Landscape):
                 found = kernel_regression(network, landscape, test, **options)
-                row["frozen_accuracy"] = np.nan if found.accuracy is None else found.accuracy
-                row["network_accuracy"] = np.nan if found.network_accuracy is None else found.network_accuracy
+                for name, value in (("frozen_accuracy", found.accuracy), ("network_accuracy", found.network_accuracy)):
+                    row[name] = np.nan if value is None else value
+                    if num_resamples:
+                        error[name] = np.sqrt(row[name] * (1 - row[name]) / test.size)
             rows.append(row)
+            errors.append(error)
             before = now
             task.update(i + 1)
     return KernelEvolution(
         times=when,
         measures={name: np.asarray([row[name] for row in rows]) for name in rows[0]},
+        errors={name: np.asarray([error[name] for error in errors]) for name in errors[0]},
         first=first,
         last=last,
         convention=convention,
         stats={"seconds": time.perf_counter() - begin},
-        settings={"convention": convention, "num_examples": data.size},
+        settings={"convention": convention, "num_examples": data.size, "num_resamples": num_resamples},
     )
 
 
@@ -173,6 +221,40 @@ def _of_kernel(now: Kernel, first: Kernel, last: Kernel, target: np.ndarray | No
     }
 
 
+def _kernel_errors(
+    counts: np.ndarray,
+    before: Kernel,
+    now: Kernel,
+    first: Kernel,
+    last: Kernel,
+    target: np.ndarray | None,
+    step: float,
+) -> dict[str, float]:
+    """The standard errors of what `_of_kernel` measures, and of the velocity over a time `step`."""
+    at = {"before": before, "now": now, "first": first, "last": last}
+    matrices = {name: as_matrix(kernel) for name, kernel in at.items()}
+    moved = resampled_distances(counts, matrices["first"], matrices["now"])
+    found = {
+        "velocity": resampled_distances(counts, matrices["before"], matrices["now"])["distance"] / step,
+        "distance_from_first": moved["distance"],
+        "distance_to_last": resampled_distances(counts, matrices["now"], matrices["last"])["distance"],
+        "scale": moved["scale"],
+        "change": moved["change"],
+        "centred_distance_from_first": resampled_distances(counts, matrices["first"], matrices["now"], centred=True)[
+            "distance"
+        ],
+        "trace": counts @ np.diag(matrices["now"]).reshape(counts.shape[1], -1).sum(1),
+    }
+    if target is not None:
+        own = as_matrix(_over_examples(now))
+        found["target_alignment"] = resampled_distances(counts, own, target, centred=True)["distance"]
+    return {name: _scatter(values) for name, values in found.items()}
+
+
+def _scatter(values: Float[np.ndarray, " b"]) -> float:
+    return float(values.std(ddof=1))
+
+
 def _over_examples(kernel: Kernel) -> np.ndarray:
     """A kernel over examples alone: the mean over outputs of a full one."""
     if kernel.convention != "full":
@@ -180,48 +262,3 @@ def _over_examples(kernel: Kernel) -> np.ndarray:
     size = kernel.num_outputs
     blocks = kernel.matrix.reshape(len(kernel.matrix) // size, size, -1, size)
     return np.einsum("icjc->ij", blocks) / size
-
-
-class _States:
-    """Predictions, ReLUs and weights of all checkpoints, and their distances."""
-
-    def __init__(self, networks: list[Network], data: Landscape):
-        link = data.loss.link if data.loss is not None else lambda prediction: prediction
-        outputs = [np.asarray(_predictions(network, data)).reshape(data.size, -1) for network in networks]
-        self.choices = [_choices(values) for values in outputs]
-        self.linked = [np.asarray(jax.vmap(link)(values)) for values in outputs]
-        self.weights = [np.asarray(ravel(network)[0], float) for network in networks]
-        gates = find_gates(networks[0], data)
-        self.patterns = [gates.patterns(network, data) for network in networks] if gates.variables else None
-
-    def measures(self, i: int) -> dict[str, float]:
-        """Those of one checkpoint."""
-        before, last = max(i - 1, 0), len(self.weights) - 1
-        found = {"output_distance_from_first": float(np.linalg.norm(self.linked[i] - self.linked[0], axis=1).mean())}
-        places = {"": before, "_from_first": 0, "_to_last": last}
-        for suffix, j in places.items():
-            none = suffix == "" and i == 0
-            found["disagreement" + suffix] = np.nan if none else _differing(self.choices, i, j)
-            found["hamming" + suffix] = np.nan if none or self.patterns is None else _differing(self.patterns, i, j)
-        way, whole = self.weights[i] - self.weights[0], self.weights[last] - self.weights[0]
-        lengths = np.linalg.norm(way), np.linalg.norm(whole)
-        found |= {
-            "weight_distance_from_first": float(lengths[0]),
-            "weight_distance_to_last": float(np.linalg.norm(self.weights[i] - self.weights[last])),
-            "weight_change": float(lengths[0] / max(np.linalg.norm(self.weights[0]), 1e-300)),
-            "direction": float(way @ whole / (lengths[0] * lengths[1])) if lengths[0] * lengths[1] > 0 else np.nan,
-        }
-        return found
-
-
-def _choices(outputs: Float[np.ndarray, "n o"]) -> np.ndarray:
-    return outputs.argmax(axis=1) if outputs.shape[1] > 1 else outputs[:, 0] > 0
-
-
-def _differing(values: list[np.ndarray], i: int, j: int) -> float:
-    return float(np.mean(values[i] != values[j]))
-
-
-@eqx.filter_jit
-def _predictions(network: Network, data: Landscape) -> Array:
-    return data.predictions(network)

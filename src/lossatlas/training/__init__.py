@@ -14,4 +14,7 @@ from lossatlas.training._sampler import sample as sample
 from lossatlas.training._sharpness_aware import asam as asam
 from lossatlas.training._sharpness_aware import sam as sam
 from lossatlas.training._snapshots import log_spaced_steps as log_spaced_steps
+from lossatlas.training._spawn import Spawned as Spawned
+from lossatlas.training._spawn import spawn as spawn
+from lossatlas.training._state import TrainingState as TrainingState
 from lossatlas.training._train import train as train

@@ -12,10 +12,11 @@ from lossatlas._parameters import Unravel, named_parameters, num_parameters
 from lossatlas._progress import ProgressLike
 from lossatlas._types import Network
 from lossatlas.landscape import Landscape
-from lossatlas.training._loop import DIVERGED, Job, State, advance, compiled, start, unravel_of
+from lossatlas.training._loop import DIVERGED, Job, State, advance, begin, compiled, unravel_of
 from lossatlas.training._optimizer import Optimizer, OptimizerLike, as_optimizer
 from lossatlas.training._result import Ensemble
 from lossatlas.training._snapshots import DEFAULT_SNAPSHOTS, as_steps
+from lossatlas.training._state import TrainingState, adopt, check_end
 from lossatlas.training._train import STATUS, as_batch_size, as_settings, check_numbers, drive
 
 
@@ -34,6 +35,7 @@ def train_ensemble(
     batch_size: int | None = None,
     snapshots: int | Sequence[int] | np.ndarray = DEFAULT_SNAPSHOTS,
     gradient_tolerance: float | None = None,
+    start: TrainingState | None = None,
     progress: ProgressLike = "none",
     chunk_seconds: float = 1.0,
     vmap_size: int | None = None,
@@ -49,6 +51,8 @@ def train_ensemble(
     - `networks`: a function from a key to a network, called with each of the keys, or one network per key.
     - `learning_rate`, `hyperparameters`: as in [`lossatlas.training.train`][]; a number serves all members, an
       array of shape (m,) has one value for each.
+    - `start`: the `state` of an ensemble, whose members go on, or that of one run, from which all members branch:
+      they see their data in the order of their own keys from there on.
     - `vmap_size`: how many members run side by side; default 1 on the CPU and 256 elsewhere.
     - all others: as in [`lossatlas.training.train`][].
 
@@ -78,12 +82,14 @@ def train_ensemble(
     dtype = jnp.result_type(*jax.tree.leaves(unravel.like))
     rule = as_optimizer(optimizer, learning_rate, hyperparameters, dtype)
     values = {name: _spread(name, value, size) for name, value in rule.hyperparameters.items()}
+    first = 0 if start is None else check_end(num_steps, start)
+    each = Optimizer(values, rule.make, rule.is_factory, rule.on_vector)
     job = Job(
         key=keys,
         unravel=unravel,
         landscape=landscape,
-        optimizer=Optimizer(values, rule.make, rule.is_factory, rule.on_vector),
-        snapshot_steps=jnp.asarray(as_steps(snapshots, num_steps), jnp.int32),
+        optimizer=each,
+        snapshot_steps=jnp.asarray(as_steps(snapshots, num_steps, first=first), jnp.int32),
         tolerance=None if gradient_tolerance is None else jnp.asarray(gradient_tolerance, dtype),
         batch_size=as_batch_size(batch_size, landscape),
     )
@@ -91,7 +97,8 @@ def train_ensemble(
         vmap_size = 1 if jax.default_backend() == "cpu" else _VMAP_SIZE
     jobs = _Jobs(job, min(vmap_size, size))
     work = landscape.size * num_parameters(stacked)
-    state, stats = drive(_start_all, _advance_all, jobs, num_steps, work, chunk_seconds, progress)
+    origin = None if start is None else _adopt_all(start, members, each)
+    state, stats = drive(_begin_all, _advance_all, jobs, num_steps, work, chunk_seconds, progress, origin=origin)
     settings = as_settings(optimizer, {}, num_steps, batch_size, gradient_tolerance)
     trained = compiled(_networks_of)(unravel, state.point.vector)
     return _as_ensemble(trained, state, values, stats, settings)
@@ -104,8 +111,8 @@ class _Jobs(eqx.Module):
     vmap_size: int = eqx.field(static=True)
 
 
-def _start_all(jobs: _Jobs) -> State:
-    return _map(lambda job, _: start(job), jobs, None)
+def _begin_all(jobs: _Jobs, origins: TrainingState | None = None) -> State:
+    return _map(begin, jobs, origins)
 
 
 def _advance_all(jobs: _Jobs, states: State, stop: Int[Array, ""]) -> State:
@@ -118,7 +125,7 @@ def _networks_of(unravels: Unravel, vectors: Float[Array, "m p"]) -> Network:
     return eqx.combine(trained, unravels.rest)
 
 
-def _map(fn: Callable[[Job, Any], State], jobs: _Jobs, states: State | None) -> State:
+def _map(fn: Callable[[Job, Any], State], jobs: _Jobs, states: State | TrainingState | None) -> State:
     job = jobs.job
     common = lambda j: (j.landscape, j.snapshot_steps, j.tolerance)  # noqa: E731
     own = eqx.tree_at(common, job, (None, None, None), is_leaf=lambda x: x is None)
@@ -142,6 +149,21 @@ def _stack(members: Sequence[Network], size: int) -> Network:
             msg = f"The networks of an ensemble need one shape; network {i} has {shape} and network 0 {shapes[0]}."
             raise InputError(msg)
     return jax.tree.map(lambda *leaves: jnp.stack(leaves) if eqx.is_array(leaves[0]) else leaves[0], *members)
+
+
+def _adopt_all(start: TrainingState, members: Sequence[Network], rule: Optimizer) -> TrainingState:
+    """A state for each member: its own, or the one that all branch from."""
+    if start.step.ndim == 0:
+        states = [start] * len(members)
+    elif start.step.shape[0] == len(members):
+        states = [jax.tree.map(lambda a: a[i], start) for i in range(len(members))]  # noqa: B023
+    else:
+        msg = f"start has the states of {start.step.shape[0]} runs, and there are {len(members)} members."
+        raise InputError(msg)
+    values = {name: value[0] if isinstance(value, Array) else value for name, value in rule.hyperparameters.items()}
+    one = Optimizer(values, rule.make, rule.is_factory, rule.on_vector)
+    adopted = [adopt(state, unravel_of(member), one) for state, member in zip(states, members, strict=True)]
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *adopted)
 
 
 def _spread(name: str, value: Any, size: int) -> Any:
@@ -177,4 +199,5 @@ def _as_ensemble(
         hyperparameters={k: np.asarray(v) if isinstance(v, Array) else v for k, v in values.items()},
         stats={"num_steps": int(last.sum()), **stats},
         settings=settings,
+        state=state.point,
     )

@@ -5,12 +5,13 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key, PyTree
+from jaxtyping import Array, Float, Int, Key
 
 from lossatlas._parameters import Unravel, ravel_tangent, select
 from lossatlas._types import Network, Vector
 from lossatlas.landscape import Landscape
 from lossatlas.training._optimizer import Optimizer
+from lossatlas.training._state import TrainingState
 
 
 RUNNING, CONVERGED, DIVERGED = 0, 1, 2
@@ -39,37 +40,24 @@ class Records(eqx.Module):
     parameters: Float[Array, "rows p"]
 
 
-class Point(eqx.Module):
-    """Where a run is, complete: what follows depends on nothing else.
-
-    `loss` and `gradient` belong to `vector`, except with minibatches, where `loss` is that of the last batch and
-    there is no gradient.
-    """
-
-    step: Int[Array, ""]
-    code: Int[Array, ""]
-    vector: Vector
-    memory: PyTree
-    loss: Float[Array, ""]
-    gradient: Vector | None
-
-
 class State(eqx.Module):
     """Where a run is, and its snapshots so far."""
 
-    point: Point
+    point: TrainingState
     records: Records
 
 
-def start(job: Job) -> State:
-    """The state before the first step: the parameters are those that `job.unravel` was made from."""
-    vector = ravel_tangent(job.unravel.like)
+def begin(job: Job, origin: TrainingState | None = None) -> State:
+    """The state before the first step: at the parameters that `job.unravel` was made from, or where another run is."""
+    vector = ravel_tangent(job.unravel.like) if origin is None else origin.vector
     loss, gradient = _evaluate(job, vector)
-    point = Point(
-        step=jnp.asarray(0, jnp.int32),
+    if origin is not None and origin.gradient is not None:
+        loss, gradient = _same_or_fresh(origin, loss, gradient)
+    point = TrainingState(
+        step=jnp.asarray(0, jnp.int32) if origin is None else origin.step,
         code=_code(job, loss, gradient),
         vector=vector,
-        memory=job.optimizer.init(vector, job.unravel),
+        memory=job.optimizer.init(vector, job.unravel) if origin is None else origin.memory,
         loss=loss,
         gradient=gradient if job.batch_size is None else None,
     )
@@ -110,15 +98,15 @@ def advance(job: Job, state: State, stop: Int[Array, ""]) -> State:
     return jax.lax.while_loop(lambda s: (s.point.step < stop) & (s.point.code == RUNNING), segment, state)
 
 
-def _full_step(job: Job, point: Point) -> Point:
+def _full_step(job: Job, point: TrainingState) -> TrainingState:
     assert point.gradient is not None
     gradient_at = lambda vector: _evaluate(job, vector)[1]  # noqa: E731
     vector, memory = job.optimizer.update(point.gradient, point.memory, point.vector, job.unravel, gradient_at)
     loss, gradient = _evaluate(job, vector)
-    return Point(point.step + 1, _code(job, loss, gradient), vector, memory, loss, gradient)
+    return TrainingState(point.step + 1, _code(job, loss, gradient), vector, memory, loss, gradient)
 
 
-def _batch_step(job: Job, order: Int[Array, " n"], first: Int[Array, ""], point: Point) -> Point:
+def _batch_step(job: Job, order: Int[Array, " n"], first: Int[Array, ""], point: TrainingState) -> TrainingState:
     size, b = job.landscape.size, job.batch_size
     assert b is not None
     place = (point.step - first) * b + jnp.arange(b, dtype=jnp.int32)
@@ -134,7 +122,7 @@ def _batch_step(job: Job, order: Int[Array, " n"], first: Int[Array, ""], point:
     vector, memory = job.optimizer.update(gradient, point.memory, point.vector, job.unravel, jax.grad(mean_loss))
     # This loss belongs to the point before the update: where it is not finite, that point is the end.
     finite = jnp.isfinite(loss)
-    return Point(
+    return TrainingState(
         step=point.step + finite.astype(jnp.int32),
         code=jnp.where(finite, RUNNING, DIVERGED).astype(jnp.int32),
         vector=jnp.where(finite, vector, point.vector),
@@ -146,6 +134,17 @@ def _batch_step(job: Job, order: Int[Array, " n"], first: Int[Array, ""], point:
 
 def _evaluate(job: Job, vector: Vector) -> tuple[Float[Array, ""], Vector]:
     return job.landscape.value_and_gradient(job.unravel(vector))
+
+
+def _same_or_fresh(origin: TrainingState, loss: Float[Array, ""], gradient: Vector) -> tuple[Float[Array, ""], Vector]:
+    """Loss and gradient that a run kept, where they are those of this landscape to rounding; else the fresh ones.
+
+    Another program may round the gradient otherwise, and a run in two parts has to be the whole run to the last bit.
+    """
+    assert origin.gradient is not None
+    allowed = jnp.sqrt(jnp.finfo(gradient.dtype).eps) * (1 + jnp.linalg.norm(gradient))
+    is_same = jnp.linalg.norm(origin.gradient - gradient) <= allowed
+    return jnp.where(is_same, origin.loss, loss), jnp.where(is_same, origin.gradient, gradient)
 
 
 def _code(job: Job, loss: Float[Array, ""], gradient: Vector) -> Int[Array, ""]:

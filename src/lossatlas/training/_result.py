@@ -10,6 +10,7 @@ from lossatlas._parameters import named_parameters, ravel
 from lossatlas._show import shown
 from lossatlas._status import Status
 from lossatlas._types import Network
+from lossatlas.training._state import TrainingState
 
 
 if TYPE_CHECKING:
@@ -29,8 +30,9 @@ class Training(eqx.Module):
     - `parameters`: the parameters, flattened in `ravel_pytree` order.
     - `status`: `FINISHED` (ran all steps), `CONVERGED` (gradient tolerance reached) or `DIVERGED`.
     - `diverged_at`: the first step whose loss is not finite, None otherwise.
-    - `stats`: `num_steps` made, `compile_seconds`, `run_seconds`.
+    - `stats`: `num_steps` (the step that was reached), `compile_seconds`, `run_seconds`.
     - `settings`: what was run.
+    - `state`: where the run is at its end, for `train(..., start=state)` to go on from.
     """
 
     network: Network
@@ -42,6 +44,7 @@ class Training(eqx.Module):
     diverged_at: int | None
     stats: dict[str, Any]
     settings: dict[str, Any]
+    state: TrainingState
 
     @property
     def num_snapshots(self) -> int:
@@ -105,11 +108,12 @@ class Ensemble(eqx.Module):
     - `networks`: the networks at the end, stacked: every array has the member axis first.
     - `steps`, `loss`, `gradient_norm`, `parameters`: as in [`lossatlas.training.Training`][], per member.
     - `num_snapshots`: how many snapshots of each member are real.
-    - `num_steps`: how many steps each member made.
+    - `num_steps`: the step that each member reached.
     - `status`, `diverged_at`: one per member.
     - `hyperparameters`: the values of each member.
-    - `stats`: `num_steps` made by all members together, `compile_seconds`, `run_seconds`.
+    - `stats`: `num_steps` of all members together, `compile_seconds`, `run_seconds`.
     - `settings`: what was run.
+    - `state`: where the members are at their ends.
     """
 
     networks: Network
@@ -124,6 +128,7 @@ class Ensemble(eqx.Module):
     hyperparameters: dict[str, Any]
     stats: dict[str, Any]
     settings: dict[str, Any]
+    state: TrainingState
 
     def __len__(self) -> int:
         return len(self.status)
@@ -148,6 +153,7 @@ class Ensemble(eqx.Module):
             diverged_at=self.diverged_at[index],
             stats={**self.stats, "num_steps": int(self.num_steps[index])},
             settings={**self.settings, **{name: pick(value) for name, value in self.hyperparameters.items()}},
+            state=jax.tree.map(lambda a: a[index], self.state),
         )
 
     def to_xarray(self) -> "xr.Dataset":

@@ -43,19 +43,21 @@ def log_spaced_steps(num_steps: int, num_snapshots: int = DEFAULT_SNAPSHOTS) -> 
     return np.asarray(steps)
 
 
-def as_steps(snapshots: int | Sequence[int] | np.ndarray, num_steps: int, what: str = "snapshots") -> np.ndarray:
+def as_steps(
+    snapshots: int | Sequence[int] | np.ndarray, num_steps: int, what: str = "snapshots", first: int = 0
+) -> np.ndarray:
     """The increasing steps that a number, or a list of steps, stands for.
 
-    **Raises:** `InputError` for steps that are no whole numbers between 0 and `num_steps`, repeated or none.
+    **Raises:** `InputError` for steps that are no whole numbers between `first` and `num_steps`, repeated or none.
     """
     if isinstance(snapshots, int | np.integer):
-        return log_spaced_steps(num_steps, int(snapshots))
+        return first + log_spaced_steps(num_steps - first, int(snapshots))
     steps = np.asarray(snapshots)
     if steps.ndim != 1 or steps.size == 0 or not np.issubdtype(steps.dtype, np.integer):
         msg = f"{what} must be a number of log-spaced steps or a non-empty list of whole steps, got {snapshots!r}."
         raise InputError(msg)
     steps = np.unique(steps)
-    if steps[0] < 0 or steps[-1] > num_steps:
-        msg = f"{what} must lie between 0 and num_steps = {num_steps}, got steps from {steps[0]} to {steps[-1]}."
+    if steps[0] < first or steps[-1] > num_steps:
+        msg = f"{what} must lie between {first} and num_steps = {num_steps}, got steps from {steps[0]} to {steps[-1]}."
         raise InputError(msg)
     return steps

@@ -21,14 +21,15 @@ from lossatlas.training._loop import (
     Job,
     State,
     advance,
+    begin,
     compiled,
     network_of,
-    start,
     unravel_of,
 )
 from lossatlas.training._optimizer import OptimizerLike, as_optimizer, optimizer_name
 from lossatlas.training._result import Training
 from lossatlas.training._snapshots import DEFAULT_SNAPSHOTS, as_steps
+from lossatlas.training._state import TrainingState, adopt, check_end
 
 
 Observer = Callable[[int, Network], Any]
@@ -51,6 +52,7 @@ def train(
     batch_size: int | None = None,
     snapshots: int | Sequence[int] | np.ndarray = DEFAULT_SNAPSHOTS,
     gradient_tolerance: float | None = None,
+    start: TrainingState | None = None,
     observe: Observer | None = None,
     observe_at: Sequence[int] | np.ndarray | None = None,
     progress: ProgressLike = "none",
@@ -62,7 +64,8 @@ def train(
     landscape. The steps run as one compiled program, called from Python about once a second, so that progress and
     Ctrl-C work; results do not depend, to the last bit, on how often it is called. The program is compiled once per
     shape of network and data, number of snapshots and kind of optimiser, not per learning rate or number of steps.
-    Divergence is a result: the run ends there and says so.
+    Divergence is a result: the run ends there and says so. A run goes on by `start`: with the same key, a run in two
+    parts is the whole run to the last bit; with another key it takes the batches in another order from there on.
 
     Cost: one gradient a step; with minibatches one more full gradient a snapshot. Memory: the snapshots hold
     `num_snapshots * num_parameters` numbers.
@@ -77,12 +80,15 @@ def train(
     - `learning_rate`: default 0.1 for `gd` and 0.001 for `adam`; for a factory a number or a schedule.
     - `hyperparameters`: further arguments of the factory, such as `{"b1": 0.8}`. Floats may vary freely; whatever
       else is given becomes part of the program.
-    - `num_steps`: how many steps at most.
+    - `num_steps`: how many steps at most; of a run that goes on, counted from the beginning of the first.
     - `batch_size`: None for the full batch; a number for minibatches: each epoch is a fresh permutation of the data
       decided by `key` and the number of the epoch, its last batch may be smaller and has its own mean.
     - `snapshots`: how many log-spaced steps to keep, 0 and the last among them, or the steps themselves.
     - `gradient_tolerance`: end at the first step where the norm of the full gradient is at most this (with
       minibatches: at the first such snapshot).
+    - `start`: go on from the `state` of an earlier run, whose `network` is then the network (or an
+      [`lossatlas.networks.Expansion`][] of it): step, momentum and other memory of the optimiser, place in the
+      schedules. Numbers such as a constant learning rate may be others. On other data the first gradient is theirs.
     - `observe`: called with step and network at the steps `observe_at` (default: at the snapshots), in order.
     - `progress`: `"none"`, `"text"`, `"rich"` or a meter.
     - `chunk_seconds`: how long one call of the program lasts, about.
@@ -90,7 +96,8 @@ def train(
     **Returns:**
     A [`lossatlas.training.Training`][].
 
-    **Raises:** `InputError` for numbers out of range, unknown names, and hyperparameters the optimiser lacks.
+    **Raises:** `InputError` for numbers out of range, unknown names, hyperparameters the optimiser lacks, and a
+    `start` of other parameters or another optimiser.
 
     !!! example
         >>> landscape = Landscape(jnp.array([[1.0], [2.0]]), jnp.array([[2.0], [4.0]]))
@@ -98,6 +105,9 @@ def train(
         >>> run = train(jax.random.key(1), line, landscape, num_steps=100, learning_rate=0.1)
         >>> round(float(run.network.layers[0].weight[0, 0]), 6)
         2.0
+        >>> more = train(jax.random.key(1), run.network, landscape, start=run.state, num_steps=150, learning_rate=0.01)
+        >>> int(more.steps[0]), int(more.steps[-1])
+        (100, 150)
     """
     check_numbers(num_steps, batch_size, gradient_tolerance, chunk_seconds)
     unravel = unravel_of(network)
@@ -107,10 +117,11 @@ def train(
         if isinstance(value, Array) and value.ndim:
             msg = f"{name} must be a single number, got shape {value.shape}; train_ensemble takes arrays."
             raise InputError(msg)
-    steps = as_steps(snapshots, num_steps)
+    first = 0 if start is None else check_end(num_steps, start)
+    steps = as_steps(snapshots, num_steps, first=first)
     stops: np.ndarray | tuple = ()
     if observe is not None:
-        stops = steps if observe_at is None else as_steps(np.asarray(observe_at), num_steps, "observe_at")
+        stops = steps if observe_at is None else as_steps(np.asarray(observe_at), num_steps, "observe_at", first)
     job = Job(
         key=key,
         unravel=unravel,
@@ -121,6 +132,7 @@ def train(
         batch_size=as_batch_size(batch_size, landscape),
     )
 
+    origin = None if start is None else adopt(start, unravel, rule)
     build = compiled(network_of)
 
     def seen(state: State) -> None:
@@ -129,8 +141,10 @@ def train(
             observe(step, build(unravel, state.point.vector))
 
     work = landscape.size * num_parameters(network)
-    state, stats = drive(start, advance, job, num_steps, work, chunk_seconds, progress, stops, seen)
+    state, stats = drive(begin, advance, job, num_steps, work, chunk_seconds, progress, stops, seen, origin)
     settings = as_settings(optimizer, rule.hyperparameters, num_steps, batch_size, gradient_tolerance)
+    if start is not None:
+        settings["first_step"] = first
     return _as_training(build(unravel, state.point.vector), state, stats, settings)
 
 
@@ -144,14 +158,16 @@ def drive(
     progress: ProgressLike,
     stops: Sequence[int] | np.ndarray = (),
     seen: Callable[[Any], None] = lambda state: None,  # noqa: ARG005
+    origin: TrainingState | None = None,
 ) -> tuple[Any, dict[str, Any]]:
     """Call the programs `first` and `onward` until all is done; the only place where training meets Python.
 
-    `work` is the number of data times parameters, the scale of a step's cost; chunks end at `stops` as well.
+    `work` is the number of data times parameters, the scale of a step's cost; chunks end at `stops` as well. The
+    program `first` is given the `origin` of a run that goes on.
     """
     first, onward = compiled(first), compiled(onward)
     clock = time.perf_counter()
-    state = jax.block_until_ready(first(job))
+    state = jax.block_until_ready(first(job) if origin is None else first(job, origin))
     if time.perf_counter() - clock > _CACHED_SECONDS:
         # `first` was probably compiled just now, so `onward` will be: a call of no steps, to tell compiler from run.
         state = jax.block_until_ready(onward(job, state, _as_stop(0)))
@@ -159,7 +175,7 @@ def drive(
     clock = time.perf_counter()
     stops = np.asarray(stops, int)
     chunk = max(1, int(chunk_seconds * _FLOPS / (6 * work)))
-    step = 0
+    step = int(np.asarray(state.point.step).min())
     with as_meter(progress).task("training", num_steps) as task:
         seen(state)
         while step < num_steps and bool((np.asarray(state.point.code) == RUNNING).any()):
@@ -193,6 +209,7 @@ def _as_training(network: Network, state: State, stats: dict[str, Any], settings
         diverged_at=int(state.point.step) if code == DIVERGED else None,
         stats={"num_steps": int(state.point.step), **stats},
         settings=settings,
+        state=state.point,
     )
 
 
