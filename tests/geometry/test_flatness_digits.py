@@ -1,4 +1,4 @@
-"""Card flatness-measures, section 5: the measures at networks trained by SGD, SAM and ASAM. Run with `-s` for numbers."""
+"""Card flatness-measures, section 5: the measures at networks trained in four ways. Run with `-s` for numbers."""
 
 import jax
 import jax.numpy as jnp
