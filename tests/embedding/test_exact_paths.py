@@ -229,9 +229,7 @@ def test_networks_that_are_not_wide_or_not_shallow_are_refused():
     with pytest.raises(InputError, match="'mse', 'cross_entropy' or 'logistic', got .* of other losses neither"):
         descending_path(KEY, small, robust)
     classes = Landscape(landscape.inputs, jnp.zeros(10), loss="logistic")
-    for options, said in (
-        ({"partial": True}, "least-squares fit, so it needs squared"),
-        ({"gap": 0.0}, "gap must lie"),
-    ):
+    refused: Any = (({"partial": True}, "least-squares fit, so it needs squared"), ({"gap": 0.0}, "gap must lie"))
+    for options, said in refused:
         with pytest.raises(InputError, match=said):
             descending_path(KEY, small, classes, **options)

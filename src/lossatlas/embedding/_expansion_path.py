@@ -205,8 +205,8 @@ def _handed_over(
     for axis in space.readers:
         where = places(axis, space.size)
         if constants.any():  # of fully connected networks alone, see can_reflect
-            bias = axis.path.replace(".weight", ".bias")
-            made[bias] = made[bias] + constants @ rows_of(arrays, axis, space.size)[sources]
+            assert axis.bias is not None
+            made[axis.bias] = made[axis.bias] + constants @ rows_of(arrays, axis, space.size)[sources]
         made[axis.path] = array = made[axis.path].copy()
         lead = np.moveaxis(array, axis.axis, 0)
         for source, target, output in zip(sources, targets, outputs, strict=True):
