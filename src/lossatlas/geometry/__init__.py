@@ -65,7 +65,6 @@ from lossatlas.geometry._last_layer import LastLayerCertificate as LastLayerCert
 from lossatlas.geometry._last_layer import last_layer_certificate as last_layer_certificate
 from lossatlas.geometry._learning_coefficient import LearningCoefficient as LearningCoefficient
 from lossatlas.geometry._learning_coefficient import learning_coefficient as learning_coefficient
-from lossatlas.geometry._learning_coefficient import quadratic_learning_coefficient as quadratic_learning_coefficient
 from lossatlas.geometry._linear_units import effective_linear_units as effective_linear_units
 from lossatlas.geometry._linearization import LayerLinearization as LayerLinearization
 from lossatlas.geometry._linearization import Linearization as Linearization
@@ -94,6 +93,7 @@ from lossatlas.geometry._path_verification import SegmentVerification as Segment
 from lossatlas.geometry._planted import plant_landscape as plant_landscape
 from lossatlas.geometry._products import CURVATURES as CURVATURES
 from lossatlas.geometry._products import Curvature as Curvature
+from lossatlas.geometry._quadratic_chains import quadratic_learning_coefficient as quadratic_learning_coefficient
 from lossatlas.geometry._refined_slice import RefinedSlice as RefinedSlice
 from lossatlas.geometry._refined_slice import refined_slice as refined_slice
 from lossatlas.geometry._relative import relative_point as relative_point

@@ -253,8 +253,12 @@ def _local_entropy(key, network, landscape, plan: Plan, transport, found: Measur
         key, network, landscape, localisation=plan.localisation, num_steps=max(plan.num_steps // 2, 16),
         num_chains=plan.num_chains, only=plan.only,
     )  # fmt: skip
-    convention = f"local-entropy loss minus the loss, beta = n / log n, beta gamma = {plan.localisation:g}"
-    _add(found, "local entropy", result.rise, convention, error=result.standard_error)
+    convention = (
+        f"local-entropy loss minus the loss, beta = n / log n, beta gamma = {plan.localisation:g}; the step adds "
+        f"{result.discretisation_bias:.2g} on a quadratic landscape"
+    )
+    low, high = (end - result.loss for end in result.interval())
+    _add(found, "local entropy", result.rise, convention, error=result.standard_error, interval=(low, high))
     poor = sum(not health.is_mixed for health in result.health)
     if poor:
         found.warnings.append(f"Local entropy: the chains of {poor} of {len(result.health)} points have not mixed.")

@@ -62,8 +62,8 @@ def rewrite(
       works for every network that states its unit spaces, those of [`lossatlas.embedding.discover_units`][] too. Under
       batch statistics weights before the norm may be scaled up to the small constant that the norm adds to the
       variance.
-    - `"reflection"`: random units with the opposite sign where $\sigma(-t) = c - \sigma(t)$, c not 0, as for the sigmoid:
-      readers change sign too, and the biases that they feed take up the constants.
+    - `"reflection"`: random units with the opposite sign where $\sigma(-t) = c - \sigma(t)$, c not 0 (sigmoid): readers
+      change sign too, and the biases that they feed take up the constants.
     - `"permutation"`: the units of each space in a random order.
     - `"sign"`: random units with the opposite sign, for odd activations (readers change sign too) and even ones.
 
