@@ -21,7 +21,8 @@ from lossatlas.geometry import (
     regenerate_slice,
     slice_cost,
 )
-from lossatlas.geometry._slice_values import SliceValues, _is_right
+from lossatlas.geometry._classes import example_errors
+from lossatlas.geometry._slice_values import SliceValues
 from lossatlas.landscape import Landscape
 from lossatlas.networks import Conv, Dense
 
@@ -223,13 +224,15 @@ def test_the_loop_is_chosen_by_the_network_and_the_chunks_by_its_size(key):
 def test_accuracy_of_logistic_losses_and_of_rows_of_probabilities():
     x, labels = np.random.default_rng(0).normal(size=(9, 2)), np.arange(9) % 2
     scores = x @ np.array([[1.0, -2.0], [0.5, 1.0]]).T
-    for loss, targets, predictions, right in [
-        ("cross_entropy", np.eye(2)[labels], scores, scores.argmax(axis=1) == labels),
-        ("cross_entropy", labels, scores, scores.argmax(axis=1) == labels),
-        ("logistic", labels[:, None].astype(float), scores[:, :1], (scores[:, 0] > 0) == labels),
+    for kind, targets, predictions, right in [
+        ("rows", np.eye(2)[labels], scores, scores.argmax(axis=1) == labels),
+        ("labels", labels, scores, scores.argmax(axis=1) == labels),
+        ("signs", labels[:, None].astype(float), scores[:, :1], (scores[:, 0] > 0) == labels),
     ]:
-        found = _is_right(loss, jnp.asarray(predictions), jnp.asarray(targets))
-        assert np.array_equal(found, right)
+        wrong = example_errors(kind, jnp.asarray(predictions), jnp.asarray(targets))
+        assert np.array_equal(wrong, 1.0 - right)
+        broken = jnp.asarray(predictions).at[0].set(jnp.nan)
+        assert example_errors(kind, broken, jnp.asarray(targets))[0] == 1  # whatever argmax makes of it
 
 
 def test_slices_that_cannot_be_are_refused_before_any_work(classes, key):

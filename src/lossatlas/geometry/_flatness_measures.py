@@ -14,7 +14,7 @@ from lossatlas._parameters import num_parameters, ravel
 from lossatlas._progress import NoProgress, ProgressMeter
 from lossatlas._show import shown
 from lossatlas._types import Network, Only
-from lossatlas.geometry._errors_of import error_kind, loss_and_error
+from lossatlas.geometry._classes import class_kind, loss_and_error
 from lossatlas.geometry._learning_coefficient import LearningCoefficient, learning_coefficient
 from lossatlas.geometry._local_energy import LocalEnergy, local_energy
 from lossatlas.geometry._local_entropy import local_entropy
@@ -121,7 +121,7 @@ def measure_all(
     loss, gradient = eqx.filter_jit(landscape.value_and_gradient)(network, plan.only)
     if not math.isfinite(float(loss)):
         raise InputError("The loss is not finite at this network; check its parameters and the data for NaN.")
-    kind = error_kind(landscape)
+    kind = class_kind(landscape)
     wrong = math.nan if kind is None else float(eqx.filter_jit(loss_and_error)(landscape, kind, network)[1])
     found = Measured({}, {}, None, {}, [], float(loss), wrong, float(np.linalg.norm(gradient)), math.nan)
     work = {
@@ -225,7 +225,7 @@ def _sharpnesses(key, network, landscape, plan: Plan, transport, found: Measured
 
 def _pac_bayes(key, network, landscape, plan: Plan, transport, found: Measured) -> None:
     draws: Any = {"num_draws": plan.num_draws, "only": plan.only, "transport": transport}
-    of = "loss" if error_kind(landscape) is None else "error"
+    of = "loss" if class_kind(landscape) is None else "error"
     if of == "loss":
         found.missing["PAC-Bayes bound"] = "it is one of an error between 0 and 1, and the data has no classes"
     else:

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from lossatlas._errors import InputError, unknown_name
 from lossatlas._parameters import Unravel, ravel, ravel_tangent, select
 from lossatlas._types import Network, Only, Vector
-from lossatlas.geometry._errors_of import error_kind, loss_and_error
+from lossatlas.geometry._classes import class_kind, loss_and_error
 from lossatlas.geometry._filters import filter_axes, scaled
 from lossatlas.landscape import Landscape
 
@@ -40,7 +40,7 @@ class NoisyPoint:
     def __init__(self, network: Network, landscape: Landscape, only: Only, transport: Transport | None = None):
         self.network, self.landscape, self.transport = network, landscape, transport
         self.selected = select(network, only)
-        self.kind = error_kind(landscape)
+        self.kind = class_kind(landscape)
         self.count = 0
         self.vector, _ = ravel(network, only)
         self.loss, self.error = self.at(jnp.zeros_like(self.vector), 0.0)
