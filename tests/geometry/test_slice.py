@@ -15,7 +15,7 @@ from lossatlas.geometry import (
     Slice,
     as_directions,
     loss_slice,
-    moved,
+    moved_along,
     random_directions,
     refined_slice,
     regenerate_slice,
@@ -76,7 +76,7 @@ def test_every_quantity_is_that_of_the_moved_network(classes):
     assert list(found.values) == ["loss", "gradient_norm", "accuracy", "test_loss", "test_accuracy"]
     gradient = eqx.filter_jit(landscape.gradient)
     for i, a in enumerate(found.coordinates[0].tolist()):
-        there = moved(network, directions, [a, -1.0])
+        there = moved_along(network, directions, [a, -1.0])
         here = {name: values[i, 0] for name, values in found.values.items()}
         np.testing.assert_allclose((here["loss"], here["accuracy"]), by_numpy(there, landscape), rtol=1e-12)
         np.testing.assert_allclose((here["test_loss"], here["test_accuracy"]), by_numpy(there, test), rtol=1e-12)

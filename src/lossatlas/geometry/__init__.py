@@ -24,7 +24,7 @@ from lossatlas.geometry._directions import Directions as Directions
 from lossatlas.geometry._directions import as_directions as as_directions
 from lossatlas.geometry._directions import directions_to as directions_to
 from lossatlas.geometry._directions import hessian_directions as hessian_directions
-from lossatlas.geometry._directions import moved as moved
+from lossatlas.geometry._directions import moved_along as moved_along
 from lossatlas.geometry._directions import random_directions as random_directions
 from lossatlas.geometry._directions import trajectory_directions as trajectory_directions
 from lossatlas.geometry._diversity import effective_neurons as effective_neurons
@@ -56,7 +56,7 @@ from lossatlas.geometry._kernel_evolution import KernelEvolution as KernelEvolut
 from lossatlas.geometry._kernel_evolution import kernel_evolution as kernel_evolution
 from lossatlas.geometry._kernel_regression import KernelRegression as KernelRegression
 from lossatlas.geometry._kernel_regression import kernel_regression as kernel_regression
-from lossatlas.geometry._kernel_regression import regress as regress
+from lossatlas.geometry._kernel_regression import kernel_ridge as kernel_ridge
 from lossatlas.geometry._kernel_sketch import KernelSketch as KernelSketch
 from lossatlas.geometry._kernel_sketch import sketched_kernel_distance as sketched_kernel_distance
 from lossatlas.geometry._kernel_spectrum import KernelSpectrum as KernelSpectrum
@@ -73,7 +73,7 @@ from lossatlas.geometry._local_energy import LocalEnergy as LocalEnergy
 from lossatlas.geometry._local_energy import local_energy as local_energy
 from lossatlas.geometry._local_entropy import LocalEntropy as LocalEntropy
 from lossatlas.geometry._local_entropy import local_entropy as local_entropy
-from lossatlas.geometry._noise import Transport as Transport
+from lossatlas.geometry._noise import SignedPermutation as SignedPermutation
 from lossatlas.geometry._ntk import Kernel as Kernel
 from lossatlas.geometry._ntk import ntk as ntk
 from lossatlas.geometry._ntk import ntk_costs as ntk_costs

@@ -18,11 +18,12 @@ from lossatlas.geometry._classes import class_kind, loss_and_error
 from lossatlas.geometry._learning_coefficient import LearningCoefficient, learning_coefficient
 from lossatlas.geometry._local_energy import LocalEnergy, local_energy
 from lossatlas.geometry._local_entropy import local_entropy
-from lossatlas.geometry._noise import NOISES, Transport
+from lossatlas.geometry._noise import NOISES, SignedPermutation
 from lossatlas.geometry._pac_bayes import pac_bayes_bound, pac_bayes_sigma, prior_centre
 from lossatlas.geometry._relative import relative_point
 from lossatlas.geometry._sharpness import Sharpness, adaptive_sharpness, sharpness
 from lossatlas.geometry._spectrum import spectrum
+from lossatlas.geometry._stationary import gradient_warning
 from lossatlas.geometry._trace import trace
 from lossatlas.landscape import Landscape
 
@@ -112,7 +113,7 @@ def measure_all(
     network: Network,
     landscape: Landscape,
     plan: Plan,
-    transport: Transport | None = None,
+    transport: SignedPermutation | None = None,
     meter: ProgressMeter | None = None,
 ) -> Measured:
     """All groups of a plan; the same key gives the same random numbers, whatever the network."""
@@ -194,17 +195,8 @@ def _curvatures(key, network, landscape, plan: Plan, transport, found: Measured)
         convention = f"largest eigenvalue of {words}; the smallest is {bottom:.3g}"
         _add(found, top_name, top, convention, interval=(top - residual, top + residual))
         if only is plan.only and point is network:
-            _check_stationary(found, top)
-
-
-def _check_stationary(found: Measured, top: float) -> None:
-    """Say where the first order outweighs the curvature."""
-    if top > 0 and found.gradient_norm**2 / (2 * top) > 0.01 * abs(found.loss):
-        found.warnings.append(
-            f"The gradient is not small (norm {found.gradient_norm:.3g}): one step would lower the loss by about "
-            f"{found.gradient_norm**2 / (2 * top) / abs(found.loss):.1%}. Curvature measures speak of minima; train "
-            "on, or read them as those of a point on the way."
-        )
+            warning = gradient_warning(found.loss, found.gradient_norm, max(abs(top), abs(bottom)))
+            found.warnings += [] if warning is None else [warning]
 
 
 def _sharpnesses(key, network, landscape, plan: Plan, transport, found: Measured) -> None:

@@ -13,7 +13,7 @@ from lossatlas._errors import InputError, unknown_name
 from lossatlas._parameters import named_arrays, named_parameters, replace_parameters, select
 from lossatlas._show import shown
 from lossatlas._types import Network, Only
-from lossatlas.geometry._noise import Transport
+from lossatlas.geometry._noise import SignedPermutation
 from lossatlas.geometry._products import host_generator
 from lossatlas.geometry._scale_gauges import along, change, outputs_of, random_factors, scale_gauges
 from lossatlas.landscape import Landscape
@@ -42,7 +42,7 @@ class Rewriting(eqx.Module):
     done: dict[str, str]
     skipped: dict[str, str]
     output_change: float
-    transport: Transport | None
+    transport: SignedPermutation | None
 
 
 def rewrite(
@@ -134,7 +134,7 @@ def _rearranged(key: PRNGKeyArray, network: Network, landscape: Landscape, kind:
     flat = np.concatenate([tracer[path].ravel() for path in chosen])
     order = flat.astype(np.int64) if kind == "permutation" else np.arange(len(flat))
     signs = np.ones(len(flat)) if kind == "permutation" else flat
-    transport = Transport(jnp.asarray(order), jnp.asarray(signs))
+    transport = SignedPermutation(jnp.asarray(order), jnp.asarray(signs))
     return Rewriting(changed, kind, done, skipped, _moved(network, changed, landscape), transport)
 
 
