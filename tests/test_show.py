@@ -24,7 +24,7 @@ NOT_RESULTS = {
         *("CompatibleStep", "LiftBlockStep", "LiftConvolutionStep", "LiftStep", "MergeBlock", "MergeLayer"),
         *("Discovered", "NullBlock", "Repair", "UnitMap"),
     },
-    "geometry": {"BatchStatistics", "MovingBuffers", "Refresh", "Transport", "UnitTaps"},
+    "geometry": {"BatchStatistics", "MovingBuffers", "Refresh", "SignedPermutation", "UnitTaps"},
     "interop": {"KerasNetwork", "TorchNetwork"},
     "studies": {"Parts", "Picture", "Study", "StudyKind", "Sweepable", "Verdict"},
     "theory": set(),

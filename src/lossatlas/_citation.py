@@ -140,6 +140,7 @@ _SOURCES: dict[str, tuple[str, ...]] = {
     "embedding.repair": ("jordan2023repair",),
     "embedding.Repair": ("jordan2023repair",),
     "embedding.permutation_path": ("simsek2021geometry",),
+    "embedding.expansion_path": ("simsek2021geometry",),
     "embedding.descending_path": ("li2018benefit", "sun2020global"),
     "embedding.sublevel_path": ("nguyen2019connected", "venturi2019spurious"),
     "embedding.part_copies": _WIDTH,

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import lossatlas.workbench._plane as plane_module
-from lossatlas.geometry import Slice, moved
+from lossatlas.geometry import Slice, moved_along
 from lossatlas.landscape import Landscape
 from lossatlas.networks import Dense
 from lossatlas.workbench import Model, save_model
@@ -62,7 +62,7 @@ def test_a_plane_is_computed_where_it_is_needed_and_leaves_its_files(lossatlas, 
     loss = picture.values["loss"]
     assert loss.shape == (81, 81)
     for i, j in ((0, 0), (40, 40), (17, 75)):
-        there = moved(networks[0], picture.directions, [picture.coordinates[0][i], picture.coordinates[1][j]])
+        there = moved_along(networks[0], picture.directions, [picture.coordinates[0][i], picture.coordinates[1][j]])
         assert abs(loss[i, j] - float(landscape(there))) <= facts["interpolation"]["allowed"]
     assert facts["points"] < 400
     assert "within" in facts["headline"]

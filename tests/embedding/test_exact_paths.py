@@ -11,6 +11,7 @@ from test_match import filled
 from lossatlas._errors import InputError
 from lossatlas._parameters import named_arrays, ravel
 from lossatlas.embedding import descending_path, permutation_path, sublevel_path
+from lossatlas.embedding._lowest_outputs import lowest_outputs
 from lossatlas.embedding._permutation_path import num_segments
 from lossatlas.embedding._unit_arrays import permuted, to_arrays, with_arrays
 from lossatlas.geometry import verify_path
@@ -142,9 +143,46 @@ def test_random_points_go_down_to_zero_too(options):
     assert found.end_loss < 1e-18
 
 
+LOSSES = {
+    "logistic": (lambda f, y: np.logaddexp(0, f) - y * f, [0.0, 1.0, 0.3]),
+    "cross_entropy": (
+        lambda f, p: np.logaddexp.reduce(f, axis=-1, keepdims=True) - np.sum(p * f, axis=-1, keepdims=True),
+        [[1.0, 0.0, 0.0], [0.2, 0.8, 0.0], [0.2, 0.5, 0.3]],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_the_loss_of_every_example_falls_on_the_line_to_its_lowest_outputs(name):
+    loss, targets = LOSSES[name]
+    rng = np.random.default_rng(0)
+    targets = np.asarray(targets)[rng.integers(0, 3, 40)].reshape(40, -1)
+    landscape = Landscape(jnp.ones((40, 1)), jnp.asarray(targets), loss=name)
+    start = 8 * rng.normal(size=targets.shape)
+    end = lowest_outputs(landscape, start, 1e-4)
+    line = np.stack([loss(start + t * (end - start), targets) for t in np.linspace(0, 1, 201)])
+    assert np.diff(line, axis=0).max() < 1e-12
+    entropy = -np.where(targets > 0, targets * np.log(np.maximum(targets, 1e-9)), 0.0)
+    rest = 1 - targets if name == "logistic" else np.zeros_like(targets)
+    entropy -= np.where(rest > 0, rest * np.log(np.maximum(rest, 1e-9)), 0.0)
+    excess = line[-1] - entropy.sum(1, keepdims=True)
+    assert excess.min() > -1e-12
+    assert excess.max() < 1e-4
+
+
+def test_classes_are_fitted_without_rising_though_their_loss_has_no_minimum():
+    inputs, labels = jax.random.normal(KEY, (10, 2)), jax.random.randint(KEY, (10,), 0, 3)
+    landscape = Landscape(inputs, labels, loss="cross_entropy")
+    path = descending_path(KEY, Dense(KEY, [2, 14, 3]), landscape, gap=1e-8, num_points=11)
+    found: Any = path.verification
+    assert found.max_increase < 1e-10
+    assert 0 < found.end_loss < 1e-8
+    assert [segment.is_convex for segment in found.segments] == [True, True]  # random features have rank 10
+
+
 def test_fewer_units_than_examples_reach_the_least_squares_or_are_refused():
     network, landscape = bad_minimum(8)
-    with pytest.raises(InputError, match="8 units cannot reach the targets of 20 examples; at least 20"):
+    with pytest.raises(InputError, match="8 units cannot reach any outputs on 20 examples; at least 20"):
         descending_path(KEY, network, landscape)
     path = descending_path(KEY, network, landscape, partial=True)
     found: Any = path.verification
@@ -187,6 +225,11 @@ def test_networks_that_are_not_wide_or_not_shallow_are_refused():
         sublevel_path(small, Dense(jax.random.key(1), [2, 12, 1], **NO_BIAS), landscape)
     with pytest.raises(InputError, match=r"one hidden layer .* got widths \[2, 3, 3, 1\]"):
         descending_path(KEY, Dense(KEY, [2, 3, 3, 1]), landscape)
+    robust = Landscape(landscape.inputs, landscape.targets, loss=lambda f, y: jnp.abs(f - y).sum())
+    with pytest.raises(InputError, match="'mse', 'cross_entropy' or 'logistic', got .* of other losses neither"):
+        descending_path(KEY, small, robust)
     classes = Landscape(landscape.inputs, jnp.zeros(10), loss="logistic")
-    with pytest.raises(InputError, match="squared error .* got 'logistic'"):
-        descending_path(KEY, small, classes)
+    refused: Any = (({"partial": True}, "least-squares fit, so it needs squared"), ({"gap": 0.0}, "gap must lie"))
+    for options, said in refused:
+        with pytest.raises(InputError, match=said):
+            descending_path(KEY, small, classes, **options)

@@ -9,7 +9,7 @@ import pytest
 from lossatlas import geometry, networks
 from lossatlas._errors import InputError
 from lossatlas._parameters import named_parameters, ravel, replace_parameters
-from lossatlas.geometry import as_directions, directions_to, moved, random_directions
+from lossatlas.geometry import as_directions, directions_to, moved_along, random_directions
 from lossatlas.geometry._filters import filter_axes, selected_names
 from lossatlas.landscape import Landscape
 from lossatlas.networks import Conv, Dense, Recurrent, Transformer
@@ -117,7 +117,7 @@ def test_a_filter_normalised_slice_does_not_change_when_filters_are_rescaled(key
     one, two = (random_directions(key, each, axes=axes) for each in (network, other))
     x = jax.random.normal(key, (3,))
     for a in ([0.3, -0.2], [-1.0, 0.7]):
-        np.testing.assert_allclose(moved(network, one, a)(x), moved(other, two, a)(x), rtol=1e-10)
+        np.testing.assert_allclose(moved_along(network, one, a)(x), moved_along(other, two, a)(x), rtol=1e-10)
 
 
 def test_filters_of_architectures_lie_along_the_axis_that_their_units_write(key):
@@ -146,14 +146,14 @@ def test_only_the_selected_parameters_move_and_the_network_stays_bitwise(key):
     network = Dense(key, [3, 5, 2])
     before = jax.tree.map(np.array, eqx.filter(network, eqx.is_array))
     directions = random_directions(key, network, only="layers[1].*")
-    there = moved(network, directions, [1.0, -0.5])
+    there = moved_along(network, directions, [1.0, -0.5])
     assert eqx.tree_equal(before, jax.tree.map(np.array, eqx.filter(network, eqx.is_array)))
     assert directions.parameters == ("layers[1].weight", "layers[1].bias")
     changed = [name for name, a in named_parameters(network).items() if (a != named_parameters(there)[name]).any()]
     assert changed == ["layers[1].weight"]
     again = random_directions(key, network, only="layers[1].*")
     assert np.array_equal(again.vectors, directions.vectors)
-    assert eqx.tree_equal(moved(network, directions, [0.0, 0.0]), network)
+    assert eqx.tree_equal(moved_along(network, directions, [0.0, 0.0]), network)
 
 
 def test_hessian_directions_are_eigenvectors_of_both_ends():
@@ -195,10 +195,10 @@ def test_trajectory_directions_explain_the_variance_and_cover_the_trajectory(key
 def test_directions_to_other_networks_end_there(key):
     one, two, three = (Dense(k, [2, 3, 1]) for k in jax.random.split(key, 3))
     plane = directions_to(one, two, three)
-    np.testing.assert_allclose(ravel(moved(one, plane, [1, 0]))[0], ravel(two)[0], atol=1e-15)
-    np.testing.assert_allclose(ravel(moved(one, plane, [0, 1]))[0], ravel(three)[0], atol=1e-15)
+    np.testing.assert_allclose(ravel(moved_along(one, plane, [1, 0]))[0], ravel(two)[0], atol=1e-15)
+    np.testing.assert_allclose(ravel(moved_along(one, plane, [0, 1]))[0], ravel(three)[0], atol=1e-15)
     line = directions_to(one, two, only="*weight")
-    there = named_parameters(moved(one, line, [1.0]))
+    there = named_parameters(moved_along(one, line, [1.0]))
     np.testing.assert_allclose(there["layers[0].weight"], two.layers[0].weight, atol=1e-15)
     assert np.array_equal(there["layers[0].bias"], np.asarray(one.layers[0].bias))
     with pytest.raises(InputError, match="does not fit"):
@@ -238,6 +238,6 @@ def test_directions_that_cannot_be_are_refused_with_a_clear_line(key):
         random_directions(key, network, only="*bias")
     directions = random_directions(key, network)
     with pytest.raises(InputError, match="from this network"):
-        moved(networks.Dense(key, [3, 3, 1]), directions, [0, 0])
+        moved_along(networks.Dense(key, [3, 3, 1]), directions, [0, 0])
     with pytest.raises(InputError, match="2 directions, got 1"):
-        moved(network, directions, [0])
+        moved_along(network, directions, [0])

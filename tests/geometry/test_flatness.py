@@ -25,6 +25,7 @@ from lossatlas.geometry import (
     trace,
 )
 from lossatlas.geometry._flatness import _audit_row
+from lossatlas.geometry._flatness_comparison import _paired
 from lossatlas.landscape import Landscape
 from lossatlas.networks import Buffer, Conv, Dense, Transformer, apply_scale
 
@@ -246,10 +247,33 @@ def test_a_network_without_scale_symmetry_is_audited_by_what_it_has():
     network, landscape = classifier("tanh")
     report: Any = flatness_report(KEY, network, landscape, measures=["sharpness"], **FEW)
     assert report.audit.kind == "permutation"
-    assert report.audit.reason == "the network has no scale symmetry"
+    assert report.audit.reason == "the network has no scale or reflection symmetry"
     assert {row.verdict for row in report.audit.rows} == {"unchanged"}
     signs: Any = flatness_report(KEY, network, landscape, measures=["sharpness"], **FEW, audit="sign")
     assert signs.audit.kind == "sign"
+
+
+@pytest.mark.slow
+def test_sigmoids_are_audited_by_reflections_which_show_what_belongs_to_the_weights():
+    network, landscape = classifier("sigmoid")
+    report: Any = flatness_report(KEY, network, landscape, measures=["sharpness", "hessian"], **FEW)
+    assert (report.audit.kind, report.audit.reason) == ("reflection", "the network has no scale symmetry")
+    assert report.audit.output_change < 1e-13
+    assert {row.verdict for row in report.audit.rows} == {"changed"}
+
+
+def test_reflected_sigmoids_keep_the_outputs_by_the_next_biases():
+    network, landscape = classifier("sigmoid")
+    found = rewrite(KEY, network, landscape, kind="reflection")
+    x = jax.random.normal(jax.random.key(9), (7, 4))
+    np.testing.assert_allclose(jax.vmap(found.network)(x), jax.vmap(network)(x), rtol=1e-10)
+    turned = found.network.layers[1].weight * network.layers[1].weight < 0
+    assert 0 < turned.sum() < turned.size
+    shift = found.network.layers[1].bias - network.layers[1].bias
+    np.testing.assert_allclose(shift, jnp.where(turned, network.layers[1].weight, 0.0).sum(1), rtol=1e-12)
+    assert rewrite(KEY, classifier("tanh")[0], landscape, kind="reflection").done == {}
+    bare, data = classifier("sigmoid", use_bias=False)
+    assert rewrite(KEY, bare, data, kind="reflection").done == {}
 
 
 def test_what_cannot_be_audited_or_measured_says_why():
@@ -286,6 +310,20 @@ def test_paired_differences_are_more_certain_and_the_flatter_is_found():
     assert row.standard_error < 0.3 * np.hypot(both[0], both[1])
     assert set(found.flatter_at("additive").values()) == {"wide"}
     assert found.warnings == ()
+
+
+def test_differences_that_are_all_equal_are_judged_by_their_signs():
+    # Student's t has no spread to go by; that n of n have one sign has the probability 2^(1 - n) without a difference.
+    one = np.array([0.3, 0.7, 0.1, 0.5])
+    for count, flatter in ((4, None), (16, "one")):
+        samples = np.tile(one, count // 4)
+        row = _paired("m", "one", "other", samples, samples + 0.1, 0.01, is_small_flat=True)
+        assert row.value == pytest.approx(0.1)
+        assert row.p_value == 2.0 ** (1 - count)
+        assert row.flatter == flatter
+        assert np.isnan(row.low) == (flatter is None)
+    none = _paired("m", "one", "other", one, one, 0.01, is_small_flat=True)
+    assert (none.value, none.p_value, none.flatter, none.low, none.high) == (0.0, 1.0, None, 0.0, 0.0)
 
 
 def test_measures_that_disagree_and_errors_that_differ_are_said():

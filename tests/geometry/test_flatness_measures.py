@@ -21,7 +21,7 @@ from lossatlas.geometry import (
     spectrum,
     trace,
 )
-from lossatlas.geometry._errors_of import error_kind
+from lossatlas.geometry._classes import class_kind
 from lossatlas.geometry._filters import filter_axes
 from lossatlas.geometry._noise import NoisyPoint, filter_normalised
 from lossatlas.geometry._pac_bayes import gaussian_divergence, inverse_kl
@@ -153,7 +153,7 @@ def test_batches_the_same_key_and_a_filter_of_parameters():
 )
 def test_what_counts_as_an_error(targets, loss, kind):
     landscape = Landscape(jnp.asarray([[1.0, -1.0], [-1.0, 3.0]]), targets, loss=loss)
-    assert error_kind(landscape) == kind
+    assert class_kind(landscape) == kind
     if kind is not None:
         network = (lambda x: x[:1]) if kind == "signs" else lambda x: x
         found = local_energy(KEY, _Plain(jnp.ones(1), network), landscape, sigmas=[0.0], num_draws=2)

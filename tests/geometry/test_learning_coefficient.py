@@ -114,11 +114,32 @@ def test_local_entropy_of_a_quadratic_is_the_closed_form():
     np.testing.assert_allclose(found.gradient, shrunk @ w, atol=0.06)
     assert found.loss == pytest.approx(0.5 * w @ matrix @ w)
     assert found.rise == found.value - found.loss
+    assert found.discretisation_bias == 0  # a Metropolis test takes it away
     assert found.localisation == pytest.approx(60.0)
     with pytest.raises(InputError, match="localisation must be finite and positive"):
         local_entropy(KEY, point, landscape, localisation=0.0)
     with pytest.raises(InputError, match="num_points must be at least 2"):
         local_entropy(KEY, point, landscape, num_points=1)
+
+
+def test_local_entropy_says_what_the_step_of_its_chains_adds():
+    values = np.asarray([0.3, 1.0, 4.0])
+    _, point, landscape = bowl(values)
+    beta, stiffness, step = 50.0, 60.0, 4 * 0.4 / 260.0  # the largest h is 260
+    options = {"inverse_temperature": beta, "localisation": stiffness, "num_chains": 2, "num_points": 4}
+    found = local_entropy(KEY, point, landscape, step_size=step, num_steps=4000, **options)
+    exact = np.sum(np.log1p(values * beta / stiffness)) / (2 * beta)
+    # At every s the step is the same share of the largest; a quadrature of its own, by the trapezoidal rule in s.
+    s = np.linspace(0.0, 1.0, 2001)[:, None]
+    h = s * beta * values + stiffness
+    steps = 4 * 0.4 / h.max(1, keepdims=True)
+    added = 0.5 * np.sum(values * (1 / (h * (1 - steps * h / 4)) - 1 / h), axis=1)
+    assert found.discretisation_bias == pytest.approx(np.trapezoid(added, s[:, 0]), rel=5e-3)
+    assert found.value - exact > 6 * found.standard_error
+    assert abs(found.value - found.discretisation_bias - exact) < 4 * found.standard_error
+    low, high = found.interval()
+    assert low < exact < found.value < high
+    assert high - found.value < 0.5 * (found.value - low)
 
 
 @pytest.mark.slow

@@ -15,13 +15,14 @@ from lossatlas.geometry import (
     Slice,
     as_directions,
     loss_slice,
-    moved,
+    moved_along,
     random_directions,
     refined_slice,
     regenerate_slice,
     slice_cost,
 )
-from lossatlas.geometry._slice_values import SliceValues, _is_right
+from lossatlas.geometry._classes import example_errors
+from lossatlas.geometry._slice_values import SliceValues
 from lossatlas.landscape import Landscape
 from lossatlas.networks import Conv, Dense
 
@@ -75,7 +76,7 @@ def test_every_quantity_is_that_of_the_moved_network(classes):
     assert list(found.values) == ["loss", "gradient_norm", "accuracy", "test_loss", "test_accuracy"]
     gradient = eqx.filter_jit(landscape.gradient)
     for i, a in enumerate(found.coordinates[0].tolist()):
-        there = moved(network, directions, [a, -1.0])
+        there = moved_along(network, directions, [a, -1.0])
         here = {name: values[i, 0] for name, values in found.values.items()}
         np.testing.assert_allclose((here["loss"], here["accuracy"]), by_numpy(there, landscape), rtol=1e-12)
         np.testing.assert_allclose((here["test_loss"], here["test_accuracy"]), by_numpy(there, test), rtol=1e-12)
@@ -223,13 +224,15 @@ def test_the_loop_is_chosen_by_the_network_and_the_chunks_by_its_size(key):
 def test_accuracy_of_logistic_losses_and_of_rows_of_probabilities():
     x, labels = np.random.default_rng(0).normal(size=(9, 2)), np.arange(9) % 2
     scores = x @ np.array([[1.0, -2.0], [0.5, 1.0]]).T
-    for loss, targets, predictions, right in [
-        ("cross_entropy", np.eye(2)[labels], scores, scores.argmax(axis=1) == labels),
-        ("cross_entropy", labels, scores, scores.argmax(axis=1) == labels),
-        ("logistic", labels[:, None].astype(float), scores[:, :1], (scores[:, 0] > 0) == labels),
+    for kind, targets, predictions, right in [
+        ("rows", np.eye(2)[labels], scores, scores.argmax(axis=1) == labels),
+        ("labels", labels, scores, scores.argmax(axis=1) == labels),
+        ("signs", labels[:, None].astype(float), scores[:, :1], (scores[:, 0] > 0) == labels),
     ]:
-        found = _is_right(loss, jnp.asarray(predictions), jnp.asarray(targets))
-        assert np.array_equal(found, right)
+        wrong = example_errors(kind, jnp.asarray(predictions), jnp.asarray(targets))
+        assert np.array_equal(wrong, 1.0 - right)
+        broken = jnp.asarray(predictions).at[0].set(jnp.nan)
+        assert example_errors(kind, broken, jnp.asarray(targets))[0] == 1  # whatever argmax makes of it
 
 
 def test_slices_that_cannot_be_are_refused_before_any_work(classes, key):

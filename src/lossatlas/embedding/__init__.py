@@ -14,6 +14,7 @@ from lossatlas.embedding._discover import discover_units as discover_units
 from lossatlas.embedding._discovered import Discovered as Discovered
 from lossatlas.embedding._escape import WideningEscape as WideningEscape
 from lossatlas.embedding._escape import escape_by_widening as escape_by_widening
+from lossatlas.embedding._expansion_path import expansion_path as expansion_path
 from lossatlas.embedding._family import FamilyDimension as FamilyDimension
 from lossatlas.embedding._family import compatible_dimension as compatible_dimension
 from lossatlas.embedding._fold_norm import fold_batch_norm as fold_batch_norm

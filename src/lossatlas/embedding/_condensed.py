@@ -75,14 +75,23 @@ def merge_maps(
     """
     heads = np.unique(leaders)
     group = np.searchsorted(heads, leaders)
-    k = len(leaders)
     total = np.bincount(group, weights)
     share = np.where(total[group] > 0, weights / np.where(total > 0, total, 1.0)[group], 1 / np.bincount(group)[group])
     writers = Selection(group, share / factors, len(heads)).T
-    flipped = factors < 0
-    outputs = np.abs(factors) ** (activation.degree or 0.0)
-    constants = np.zeros(k)
-    if activation.parity == "odd" or (activation.parity == "none" and activation.reflection is not None):
-        outputs = np.where(flipped, -outputs, outputs)
-        constants = np.where(flipped, activation.reflection or 0.0, 0.0)
+    outputs, constants = multiples(factors, activation)
     return writers, Selection(group, outputs, len(heads)).T, constants
+
+
+def multiples(factors: np.ndarray, activation: Activation) -> tuple[np.ndarray, np.ndarray]:
+    r"""What units put out whose writers are multiples c of others: $\sigma(c t) = a\,\sigma(t) + b$.
+
+    **Arguments:**
+    - `factors`: c, positive for homogeneous activations, else 1; negative where a sign is a symmetry.
+
+    **Returns:** a, and b: the constant of reflected units, 0 otherwise.
+    """
+    outputs = np.abs(factors) ** (activation.degree or 0.0)
+    flipped = factors < 0
+    if activation.parity == "odd" or (activation.parity == "none" and activation.reflection is not None):
+        return np.where(flipped, -outputs, outputs), np.where(flipped, activation.reflection or 0.0, 0.0)
+    return outputs, np.zeros(len(factors))

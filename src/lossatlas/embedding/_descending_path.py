@@ -1,4 +1,4 @@
-"""A path from any point of a wide two-layer network to zero loss, on which the loss never rises."""
+"""A path from any point of a wide two-layer network to the least loss, on which the loss never rises."""
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +9,7 @@ from lossatlas._errors import InputError
 from lossatlas._parameters import replace_parameters
 from lossatlas._progress import ProgressLike
 from lossatlas._types import Network
+from lossatlas.embedding._lowest_outputs import lowest_outputs
 from lossatlas.embedding._two_layers import (
     Features,
     features_of,
@@ -32,58 +33,60 @@ def descending_path(
     landscape: Landscape,
     *,
     partial: bool = False,
+    gap: float = 1e-6,
     num_points: int = 41,
     progress: ProgressLike = "none",
 ) -> Path:
-    r"""From any network of one hidden layer with as many units as examples to zero squared error, never upwards.
+    r"""From any network of one hidden layer with as many units as examples to the least loss, never upwards.
 
     Three straight segments: (1) readers V move to a set S of units whose outputs are independent, the function stays;
     (2) the units outside S, which nothing reads now, move to random ones until the outputs of all have rank n, the
-    function stays; (3) V moves to the solution of $\Phi V = Y$: predictions go straight to the targets, so the loss
-    falls. A bad local minimum of such a network is no basin: one walks out along its plateau.
+    function stays; (3) V moves so that predictions go straight to those of the least loss, $\Phi V = Z$: the loss is
+    convex in the predictions and falls all the way. A bad local minimum of such a network is no basin: one walks out
+    along its plateau. (2) is left out where the rank is n already.
+
+    Squared error ends at zero, with Z the targets. Cross-entropy and logistic loss of hard labels have no minimum: the
+    path ends within `gap` of what they approach, zero; probabilities strictly between 0 and 1 are reached, and the
+    loss ends at their entropy.
 
     **Arguments:**
     - `key`: of the random units, of which the best conditioned of 24 draws are taken.
     - `network`: a [`lossatlas.networks.Dense`][] of one hidden layer, in float64.
-    - `landscape`: with squared error (`"mse"`).
+    - `landscape`: with loss `"mse"`, `"cross_entropy"` or `"logistic"`.
     - `partial`: for fewer units than examples, go to the least squares of as many independent units as there are,
-      instead of refusing.
+      instead of refusing; with squared error only.
+    - `gap`: how far above its infimum the mean loss may end where no finite predictions reach it.
     - `num_points`: of the verification of each segment.
 
     **Returns:** a [`lossatlas.geometry.Path`][] with its verification: `max_increase` is rounding, also that of the
     straight line to the same end, which is not monotone, stands in it. Cost: $O(n^2 m)$ operations for 25 factorings.
 
-    **Raises:** `InputError` for other networks and losses, and fewer units than examples (an output bias counts as a
-    unit).
+    **Raises:** `InputError` for other networks, callable losses (of which neither convexity nor the least loss is
+    known), and fewer units than examples (an output bias counts as a unit).
 
     !!! cite
         Li, Ding and Sun 2018, arXiv 1812.11039 (no bad basins of wide networks); the exact path is derived.
     """
     start = require_two_layers(network, "descending_path")
-    if landscape.loss is None or landscape.loss.name != "mse":
-        name = None if landscape.loss is None else landscape.loss.name
-        msg = (
-            f"descending_path ends where predictions are the targets, so it needs squared error (loss='mse'), got "
-            f"{name!r}; sublevel_path connects two networks under any convex loss."
-        )
-        raise InputError(msg)
+    outputs = np.asarray(landscape.predictions(start), float).reshape(landscape.size, -1)
+    targets = lowest_outputs(landscape, outputs, gap)
+    if partial and (landscape.loss is None or landscape.loss.name != "mse"):
+        raise InputError("partial=True ends at a least-squares fit, so it needs squared error (loss='mse').")
     features = features_of(start, landscape)
     num_units = features.columns.shape[1]
     if num_units < features.full_rank and not partial:
         msg = (
-            f"{num_units} units cannot reach the targets of {landscape.size} examples; at least "
+            f"{num_units} units cannot reach any outputs on {landscape.size} examples; at least "
             f"{features.full_rank} are needed. Widen the network (lossatlas.embedding.widen), or give partial=True for "
             "the best reachable fit."
         )
         raise InputError(msg)
     support = features.support()
-    outputs = np.asarray(landscape.predictions(start), float).reshape(landscape.size, -1)
     vertices = [start, with_readers(start, features.solve(support, outputs))]
     free = np.setdiff1d(np.arange(num_units), support)
     if len(support) < features.full_rank and len(free):
         vertices.append(_with_random_units(key, vertices[-1], free, landscape))
         features = features_of(vertices[-1], landscape)
-    targets = np.asarray(landscape.targets, float).reshape(landscape.size, -1)
     solution = features.solve(np.arange(num_units), targets)
     if not partial:
         solution = _exact(features, solution, targets)

@@ -74,7 +74,7 @@ def _merged(network: Network) -> Plan:
     for space in _open(network):
         rows = [np.asarray(take_units(arrays[axis.path], axis, space.size), float) for axis in space.writers]
         vectors = np.concatenate([np.moveaxis(row, -2, 0).reshape(space.size, -1) for row in rows], axis=1)
-        act = _symmetries(network, space)
+        act = unit_symmetries(network, space)
         leaders, factors = copies(vectors, act, _ROUNDING)
         groups = len(np.unique(leaders))
         if groups == space.size:
@@ -84,11 +84,13 @@ def _merged(network: Network) -> Plan:
     return ()
 
 
-def _symmetries(network: Network, space: UnitSpace) -> Activation:
+def unit_symmetries(network: Network, space: UnitSpace) -> Activation:
     """The activation with those symmetries only that the architecture leaves to single units."""
-    if space.activation is None or degree_of(space) is None and not can_reflect(network, space):
+    act, has_scale, has_sign = space.activation, degree_of(space) is not None, can_reflect(network, space)
+    if act is not None and act.parity == "even":  # the sign does not reach the readers
+        has_sign = not space.is_normalised and space.kind in ("neuron", "channel")
+    if act is None or not (has_scale or has_sign):
         return _PLAIN
-    act = space.activation
-    if degree_of(space) is None:
+    if not has_scale:
         act = dataclasses.replace(act, degree=None)
-    return act if can_reflect(network, space) else dataclasses.replace(act, parity="none", reflection=None)
+    return act if has_sign else dataclasses.replace(act, parity="none", reflection=None)

@@ -8,7 +8,7 @@ from lossatlas._errors import InputError, unknown_name
 from lossatlas._parameters import named_arrays, named_parameters
 from lossatlas._progress import ProgressLike
 from lossatlas._types import Network
-from lossatlas.embedding._unit_arrays import permuted, places, rows_of, to_arrays, with_arrays
+from lossatlas.embedding._unit_arrays import largest_of, permuted, places, to_arrays, with_arrays
 from lossatlas.embedding._unit_map import require_unit_spaces
 from lossatlas.geometry import MovingBuffers, Path
 from lossatlas.geometry._verify_path import verified
@@ -150,9 +150,7 @@ def _spare(network: Network, space: UnitSpace, given: int | None) -> int:
             "others; no path of constant function is known. Permute the other spaces."
         )
         raise InputError(msg)
-    arrays = to_arrays(network)
-    parts = [np.abs(rows_of(arrays, axis, space.size)).max(1, initial=0.0) for axis in space.readers]
-    sizes = np.max(np.stack(parts).astype(float), axis=0)
+    sizes = largest_of(to_arrays(network), space.readers, space.size)
     free = np.flatnonzero(sizes == 0)
     remedy = "Add one with lossatlas.embedding.add_null_unit."
     if given is not None and not 0 <= given < space.size:

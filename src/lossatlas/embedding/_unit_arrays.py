@@ -43,6 +43,12 @@ def rows_of(arrays: Arrays, axis: Axis, size: int) -> Float[np.ndarray, "units _
     return np.moveaxis(block.reshape(axis.outer, size, -1), 1, 0).reshape(size, -1)
 
 
+def largest_of(arrays: Arrays, axes: tuple[Axis, ...], size: int) -> Float[np.ndarray, " units"]:
+    """The largest entry, without its sign, of what belongs to each unit along some axes."""
+    parts = [np.abs(rows_of(arrays, axis, size)).max(1, initial=0.0) for axis in axes]
+    return np.max(np.stack(parts).astype(float), axis=0)
+
+
 def permuted(arrays: Arrays, space: UnitSpace, order: np.ndarray) -> Arrays:
     """The same function with the units of a space in another order."""
     if np.array_equal(order, np.arange(space.size)):

@@ -19,6 +19,7 @@ from lossatlas.networks import (
     Dense,
     HasUnitSpaces,
     UnitSpace,
+    fed_constants,
     named_parameters,
     put_units,
     replace_parameters,
@@ -143,9 +144,7 @@ class ShiftReaders(eqx.Module):
         values = named_arrays(network)
         for axis in space.readers:
             assert axis.bias is not None
-            block = jnp.moveaxis(take_units(values[axis.path], axis, space.size), axis.fed, 0)
-            added = jnp.einsum("r...ni,n->r...i", block, constants.astype(block.dtype))
-            added = added.reshape(len(added), -1).sum(1)
+            added = fed_constants(values[axis.path], axis, space.size, constants)
             values[axis.bias] = values[axis.bias] + added
         return replace_parameters(network, values)
 

@@ -28,7 +28,7 @@ from lossatlas.geometry._directions import Directions as Directions
 from lossatlas.geometry._directions import as_directions as as_directions
 from lossatlas.geometry._directions import directions_to as directions_to
 from lossatlas.geometry._directions import hessian_directions as hessian_directions
-from lossatlas.geometry._directions import moved as moved
+from lossatlas.geometry._directions import moved_along as moved_along
 from lossatlas.geometry._directions import random_directions as random_directions
 from lossatlas.geometry._directions import trajectory_directions as trajectory_directions
 from lossatlas.geometry._diversity import effective_neurons as effective_neurons
@@ -60,7 +60,7 @@ from lossatlas.geometry._kernel_evolution import KernelEvolution as KernelEvolut
 from lossatlas.geometry._kernel_evolution import kernel_evolution as kernel_evolution
 from lossatlas.geometry._kernel_regression import KernelRegression as KernelRegression
 from lossatlas.geometry._kernel_regression import kernel_regression as kernel_regression
-from lossatlas.geometry._kernel_regression import regress as regress
+from lossatlas.geometry._kernel_regression import kernel_ridge as kernel_ridge
 from lossatlas.geometry._kernel_sketch import KernelSketch as KernelSketch
 from lossatlas.geometry._kernel_sketch import sketched_kernel_distance as sketched_kernel_distance
 from lossatlas.geometry._kernel_spectrum import KernelSpectrum as KernelSpectrum
@@ -71,7 +71,6 @@ from lossatlas.geometry._layer_curvature import LayerCurvature as LayerCurvature
 from lossatlas.geometry._layer_curvature import layer_curvature as layer_curvature
 from lossatlas.geometry._learning_coefficient import LearningCoefficient as LearningCoefficient
 from lossatlas.geometry._learning_coefficient import learning_coefficient as learning_coefficient
-from lossatlas.geometry._learning_coefficient import quadratic_learning_coefficient as quadratic_learning_coefficient
 from lossatlas.geometry._linear_units import effective_linear_units as effective_linear_units
 from lossatlas.geometry._linearization import LayerLinearization as LayerLinearization
 from lossatlas.geometry._linearization import Linearization as Linearization
@@ -80,7 +79,7 @@ from lossatlas.geometry._local_energy import LocalEnergy as LocalEnergy
 from lossatlas.geometry._local_energy import local_energy as local_energy
 from lossatlas.geometry._local_entropy import LocalEntropy as LocalEntropy
 from lossatlas.geometry._local_entropy import local_entropy as local_entropy
-from lossatlas.geometry._noise import Transport as Transport
+from lossatlas.geometry._noise import SignedPermutation as SignedPermutation
 from lossatlas.geometry._ntk import Kernel as Kernel
 from lossatlas.geometry._ntk import ntk as ntk
 from lossatlas.geometry._ntk import ntk_costs as ntk_costs
@@ -100,6 +99,7 @@ from lossatlas.geometry._path_verification import SegmentVerification as Segment
 from lossatlas.geometry._planted import plant_landscape as plant_landscape
 from lossatlas.geometry._products import CURVATURES as CURVATURES
 from lossatlas.geometry._products import Curvature as Curvature
+from lossatlas.geometry._quadratic_chains import quadratic_learning_coefficient as quadratic_learning_coefficient
 from lossatlas.geometry._refined_slice import RefinedSlice as RefinedSlice
 from lossatlas.geometry._refined_slice import refined_slice as refined_slice
 from lossatlas.geometry._relative import relative_point as relative_point

@@ -1,15 +1,15 @@
 """Measure the loss along a path: one compiled program, called piece by piece."""
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
 from lossatlas._types import Network
+from lossatlas.geometry._classes import class_kind, loss_and_error
 from lossatlas.geometry._path import Path, check_statistics, point
 from lossatlas.landscape import Landscape
 from lossatlas.numerics import flat_jaxpr
@@ -43,7 +43,8 @@ class Measure:
         self.path, self.landscape = path, landscape
         self.origin = None
         self.count = 0
-        if wants_change and has_predictions(landscape):
+        self.kind = class_kind(landscape)
+        if wants_change and landscape.has_predictions:
             self.origin = predictions(landscape, path(0.0))
         self.chunk = 1 if _has_convolution(path, landscape) else _CHUNK
 
@@ -63,6 +64,7 @@ class Measure:
                 self.path.kind,
                 self.path.refresh,
                 self.landscape,
+                self.kind,
                 self.origin,
                 jnp.asarray(local),
                 jnp.asarray(stop - start) if self.chunk > 1 else None,
@@ -73,19 +75,9 @@ class Measure:
         table = np.concatenate(rows) if rows else np.zeros((0, 3))
         return Along(
             table[:, 0],
-            table[:, 1] if has_accuracy(self.landscape) else None,
+            None if self.kind is None else table[:, 1],
             None if self.origin is None else table[:, 2],
         )
-
-
-def has_predictions(landscape: Landscape) -> bool:
-    """Whether there are outputs to compare."""
-    return landscape._example_losses is None or landscape._predict is not None
-
-
-def has_accuracy(landscape: Landscape) -> bool:
-    """Whether the loss is one of classification, and there are predictions."""
-    return has_predictions(landscape) and landscape.loss is not None and landscape.loss.name in _CORRECT
 
 
 @eqx.filter_jit
@@ -95,48 +87,19 @@ def predictions(landscape: Landscape, network: Network) -> Array:
 
 
 @eqx.filter_jit
-def _values(controls, kind, refresh, landscape, origin, places, count) -> Float[Array, "chunk 3"]:
+def _values(controls, kind, refresh, landscape, classes, origin, places, count) -> Float[Array, "chunk 3"]:
     def at(i) -> Float[Array, " 3"]:
         network = point(controls, kind, places[0, i])
         if refresh is not None:
             network = refresh(network, places[1, i])
-        loss, accuracy = _loss_and_accuracy(landscape, network)
+        loss, error = loss_and_error(landscape, classes, network)
         change = jnp.zeros(()) if origin is None else jnp.max(jnp.abs(landscape.predictions(network) - origin))
-        return jnp.stack([jnp.asarray(v, places.dtype) for v in (loss, accuracy, change)])
+        return jnp.stack([jnp.asarray(v, places.dtype) for v in (loss, 1 - error, change)])
 
     if count is None:
         return at(0)[None]
     rows = jnp.zeros((places.shape[1], 3), places.dtype)
     return jax.lax.fori_loop(0, count, lambda i, rows: rows.at[i].set(at(i)), rows)
-
-
-def _loss_and_accuracy(landscape: Landscape, network: Network) -> tuple[Array, Array]:
-    if not has_accuracy(landscape):
-        return landscape(network), jnp.zeros(())
-    correct = _CORRECT[landscape._require_loss().name]
-
-    def sums(batch, weights):
-        losses = landscape._losses_of(network, batch)
-        right = correct(landscape._predictions_of(network, batch), batch[-1])
-        return (
-            jnp.sum(jnp.where(weights > 0, losses, 0.0)),
-            jnp.sum(jnp.where(weights > 0, right, False).astype(losses.dtype)),
-        )
-
-    return landscape._mean(sums)
-
-
-def _right_class(predicted: Array, targets: Array) -> Bool[Array, " n"]:
-    wanted = targets if jnp.issubdtype(targets.dtype, jnp.integer) else jnp.argmax(targets, -1)
-    return jnp.argmax(predicted, -1) == wanted.reshape(len(predicted)).astype(int)
-
-
-def _right_side(predicted: Array, targets: Array) -> Bool[Array, " n"]:
-    wanted = targets.reshape(predicted.shape) > 0.5
-    return jnp.all(((predicted > 0) == wanted).reshape(len(predicted), -1), 1)
-
-
-_CORRECT: dict[str, Callable[[Array, Array], Array]] = {"cross_entropy": _right_class, "logistic": _right_side}
 
 
 def _has_convolution(path: Path, landscape: Landscape) -> bool:

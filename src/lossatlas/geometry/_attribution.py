@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 
 from lossatlas._errors import InputError
 from lossatlas._show import shown
-from lossatlas.geometry._along import has_predictions, predictions
+from lossatlas.geometry._along import predictions
 from lossatlas.geometry._path import Path, check_statistics
 from lossatlas.landscape import Landscape
 
@@ -69,7 +69,7 @@ def attribute_barrier(path: Path, landscape: Landscape, *, t: float = 0.5) -> Ba
 
     **Raises:** `InputError` for other losses.
     """
-    if landscape.loss is None or landscape.loss.name != "cross_entropy" or not has_predictions(landscape):
+    if landscape.loss is None or landscape.loss.name != "cross_entropy" or not landscape.has_predictions:
         name = "none" if landscape.loss is None else repr(landscape.loss.name)
         msg = f"The decomposition is of loss='cross_entropy', on a landscape with predictions; the loss is {name}."
         raise InputError(msg)

@@ -335,7 +335,7 @@ def _check_fits(network: Network, directions: Directions) -> None:
         raise InputError(msg)
 
 
-def moved(network: Network, directions: Directions, coordinates: Sequence[float | int]) -> Network:
+def moved_along(network: Network, directions: Directions, coordinates: Sequence[float | int]) -> Network:
     """The network at some coordinates; the given one stays as it is.
 
     **Arguments:**

@@ -24,7 +24,7 @@ from lossatlas.geometry._flatness_measures import (
 )
 from lossatlas.geometry._learning_coefficient import LearningCoefficient
 from lossatlas.geometry._local_energy import LocalEnergy
-from lossatlas.geometry._rewriting import RewritingKind, rewrite
+from lossatlas.geometry._rewriting import REWRITINGS, RewritingKind, rewrite
 from lossatlas.landscape import Landscape
 
 
@@ -57,7 +57,7 @@ class AuditRow(eqx.Module):
 class Audit(eqx.Module):
     """Which measures change when the same function is written with other weights.
 
-    - `kind`: how it was written: `"scale"`, `"permutation"`, `"sign"`; None where it was not audited.
+    - `kind`: how it was written: `"scale"`, `"reflection"`, `"permutation"`, `"sign"`; None where it was not audited.
     - `reason`: why not by scales, or not at all; else None.
     - `done`: what was done, by unit space. `output_change`: how well the function was kept, relative.
     - `rows`: the measures.
@@ -160,8 +160,9 @@ def flatness_report(
     **The audit** writes the same function with other weights (random scales of its units, wherever the outputs are
     kept) and measures again with the same random numbers. What moves is labelled `"scale dependent"`, with the change
     that was measured: such a number can be made what one likes without changing the function, so it compares networks
-    only when they were trained alike. Where a network has no scale symmetry (tanh), the audit says so and uses
-    permutations and signs, which no measure may see. It needs unit spaces (see [`lossatlas.geometry.rewrite`][]).
+    only when they were trained alike. Where a network has no scale symmetry the audit
+    says so and uses reflections (sigmoid), which measures of the weights see too, else permutations and signs (tanh),
+    which no measure may see. It needs unit spaces (see [`lossatlas.geometry.rewrite`][]).
 
     Cost, with n the passes over the data: about 16 n of `num_draws` forward, 2 `num_probes` Hessian products and the
     eigenvalues, 84 gradients for sharpness, some 120 `num_draws` forward for PAC-Bayes, and
@@ -170,7 +171,7 @@ def flatness_report(
     **Arguments:**
     - `measures`: which: `"local_energy"`, `"hessian"`, `"sharpness"`, `"pac_bayes"`, `"local_entropy"`,
       `"learning_coefficient"`; default all.
-    - `audit`: whether, or by what kind of rewriting: `"scale"`, `"permutation"`, `"sign"`.
+    - `audit`: whether, or by what kind of rewriting: `"scale"`, `"reflection"`, `"permutation"`, `"sign"`.
     - `num_draws`: of noise. `num_probes`: for traces of more than 300 parameters, which are exact below.
     - `num_steps`, `num_chains`: of the learning coefficient; local entropy takes half the steps at each of its points.
     - `radius`, `adaptive_radius`: of the balls of SAM and ASAM. `threshold`: of PAC-Bayes sigma.
@@ -237,18 +238,17 @@ def _audit(
     kind: bool | str,
     meter: ProgressMeter,
 ) -> Audit:
-    kinds = ("scale", "permutation", "sign") if kind is True else (str(kind),)
-    reason = None
-    for name in kinds:
+    kinds = REWRITINGS if kind is True else (str(kind),)
+    for i, name in enumerate(kinds):
         try:
             written = rewrite(key, network, landscape, kind=name, only=plan.only)
         except InputError as error:
             return Audit(None, f"not audited: {error}", {}, 0.0, ())
         if written.done:
+            reason = f"the network has no {' or '.join(kinds[:i])} symmetry" if i else None
             break
-        reason = "; ".join(part for part in (reason, f"the network has no {name} symmetry") if part)
     else:
-        return Audit(None, f"not audited: {reason}", {}, 0.0, ())
+        return Audit(None, f"not audited: the network has no {' or '.join(kinds)} symmetry", {}, 0.0, ())
     after = measure_all(key, written.network, landscape, plan, written.transport, meter)
     tolerance = max(_ROUNDING[ravel(network, plan.only)[0].dtype.itemsize], 10 * written.output_change)
     rows = tuple(

@@ -17,6 +17,7 @@ from lossatlas.geometry._flatness_measures import FlatnessMeasure
 from lossatlas.landscape import Landscape
 
 
+_EQUAL = 1e-13  # differences of draws that are one number but for rounding, relative to the draws
 _ERROR_GAP = 0.01  # of the training error, above which curvature compares progress and not flatness
 
 
@@ -27,8 +28,10 @@ class FlatnessDifference(eqx.Module):
     - `measure`: its name, with the size of the noise where there are several. `first`, `second`: names of the networks.
     - `value`: the measure at the second minus at the first. `standard_error`: of it, from paired draws where
       `is_paired`. `low`, `high`: the interval at the level of the comparison.
-    - `p_value`: of no difference; 0 where both are free of error and differ. NaN, as are error and interval, where the
-      measure has no interval: a bound, or the largest rise that a search found, ranks nothing.
+    - `p_value`: of no difference. Where all n paired draws differ by one number Student's t has no spread to go by, so
+      it is that of the sign test, $2^{1-n}$ (1 where the number is 0), and the interval is NaN where that decides
+      nothing. 0 only where both values are computed without error and differ. NaN, as are error and interval, where
+      the measure has no interval: a bound, or the largest rise that a search found, ranks nothing.
     - `flatter`: the flatter network at that level, or None.
     """
 
@@ -148,9 +151,13 @@ def _paired(
     from scipy import stats
 
     pairs = other - one
-    value, error = float(pairs.mean()), float(pairs.std(ddof=1) / np.sqrt(len(pairs)))
-    p_value = float(value == 0) if error == 0 else float(2 * stats.t.sf(abs(value) / error, len(pairs) - 1))
-    half = float(stats.t.isf(level / 2, len(pairs) - 1)) * error
+    count, value, error = len(pairs), float(pairs.mean()), float(pairs.std(ddof=1) / np.sqrt(len(pairs)))
+    if np.ptp(pairs) <= _EQUAL * max(np.abs(one).max(), np.abs(other).max()):
+        error, p_value = 0.0, 1.0 if (pairs == 0).all() else 2.0 ** (1 - count)
+        half = 0.0 if value == 0 or p_value < level else math.nan
+    else:
+        p_value = float(2 * stats.t.sf(abs(value) / error, count - 1))
+        half = float(stats.t.isf(level / 2, count - 1)) * error
     flatter = _flatter(value, p_value, level, first, second, is_small_flat=is_small_flat)
     return FlatnessDifference(name, first, second, value, error, value - half, value + half, p_value, True, flatter)
 

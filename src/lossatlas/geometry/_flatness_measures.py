@@ -14,15 +14,16 @@ from lossatlas._parameters import num_parameters, ravel
 from lossatlas._progress import NoProgress, ProgressMeter
 from lossatlas._show import shown
 from lossatlas._types import Network, Only
-from lossatlas.geometry._errors_of import error_kind, loss_and_error
+from lossatlas.geometry._classes import class_kind, loss_and_error
 from lossatlas.geometry._learning_coefficient import LearningCoefficient, learning_coefficient
 from lossatlas.geometry._local_energy import LocalEnergy, local_energy
 from lossatlas.geometry._local_entropy import local_entropy
-from lossatlas.geometry._noise import NOISES, Transport
+from lossatlas.geometry._noise import NOISES, SignedPermutation
 from lossatlas.geometry._pac_bayes import pac_bayes_bound, pac_bayes_sigma, prior_centre
 from lossatlas.geometry._relative import relative_point
 from lossatlas.geometry._sharpness import Sharpness, adaptive_sharpness, sharpness
 from lossatlas.geometry._spectrum import spectrum
+from lossatlas.geometry._stationary import gradient_warning
 from lossatlas.geometry._trace import trace
 from lossatlas.landscape import Landscape
 
@@ -112,7 +113,7 @@ def measure_all(
     network: Network,
     landscape: Landscape,
     plan: Plan,
-    transport: Transport | None = None,
+    transport: SignedPermutation | None = None,
     meter: ProgressMeter | None = None,
 ) -> Measured:
     """All groups of a plan; the same key gives the same random numbers, whatever the network."""
@@ -121,7 +122,7 @@ def measure_all(
     loss, gradient = eqx.filter_jit(landscape.value_and_gradient)(network, plan.only)
     if not math.isfinite(float(loss)):
         raise InputError("The loss is not finite at this network; check its parameters and the data for NaN.")
-    kind = error_kind(landscape)
+    kind = class_kind(landscape)
     wrong = math.nan if kind is None else float(eqx.filter_jit(loss_and_error)(landscape, kind, network)[1])
     found = Measured({}, {}, None, {}, [], float(loss), wrong, float(np.linalg.norm(gradient)), math.nan)
     work = {
@@ -194,17 +195,8 @@ def _curvatures(key, network, landscape, plan: Plan, transport, found: Measured)
         convention = f"largest eigenvalue of {words}; the smallest is {bottom:.3g}"
         _add(found, top_name, top, convention, interval=(top - residual, top + residual))
         if only is plan.only and point is network:
-            _check_stationary(found, top)
-
-
-def _check_stationary(found: Measured, top: float) -> None:
-    """Say where the first order outweighs the curvature."""
-    if top > 0 and found.gradient_norm**2 / (2 * top) > 0.01 * abs(found.loss):
-        found.warnings.append(
-            f"The gradient is not small (norm {found.gradient_norm:.3g}): one step would lower the loss by about "
-            f"{found.gradient_norm**2 / (2 * top) / abs(found.loss):.1%}. Curvature measures speak of minima; train "
-            "on, or read them as those of a point on the way."
-        )
+            warning = gradient_warning(found.loss, found.gradient_norm, max(abs(top), abs(bottom)))
+            found.warnings += [] if warning is None else [warning]
 
 
 def _sharpnesses(key, network, landscape, plan: Plan, transport, found: Measured) -> None:
@@ -225,7 +217,7 @@ def _sharpnesses(key, network, landscape, plan: Plan, transport, found: Measured
 
 def _pac_bayes(key, network, landscape, plan: Plan, transport, found: Measured) -> None:
     draws: Any = {"num_draws": plan.num_draws, "only": plan.only, "transport": transport}
-    of = "loss" if error_kind(landscape) is None else "error"
+    of = "loss" if class_kind(landscape) is None else "error"
     if of == "loss":
         found.missing["PAC-Bayes bound"] = "it is one of an error between 0 and 1, and the data has no classes"
     else:
@@ -253,8 +245,12 @@ def _local_entropy(key, network, landscape, plan: Plan, transport, found: Measur
         key, network, landscape, localisation=plan.localisation, num_steps=max(plan.num_steps // 2, 16),
         num_chains=plan.num_chains, only=plan.only,
     )  # fmt: skip
-    convention = f"local-entropy loss minus the loss, beta = n / log n, beta gamma = {plan.localisation:g}"
-    _add(found, "local entropy", result.rise, convention, error=result.standard_error)
+    convention = (
+        f"local-entropy loss minus the loss, beta = n / log n, beta gamma = {plan.localisation:g}; the step adds "
+        f"{result.discretisation_bias:.2g} on a quadratic landscape"
+    )
+    low, high = (end - result.loss for end in result.interval())
+    _add(found, "local entropy", result.rise, convention, error=result.standard_error, interval=(low, high))
     poor = sum(not health.is_mixed for health in result.health)
     if poor:
         found.warnings.append(f"Local entropy: the chains of {poor} of {len(result.health)} points have not mixed.")

@@ -86,7 +86,7 @@ def kernel_regression(
         msg = f"The network has {size} outputs, but the targets have {targets.shape[1]} and {wanted.shape[1]} entries."
         raise InputError(msg)
     offset = np.full(size, 1 / size) if has_classes else targets.mean(axis=0)
-    predictions, coefficients, ridge = regress(own.matrix, cross.matrix, targets - offset[None], ridge)
+    predictions, coefficients, ridge = kernel_ridge(own.matrix, cross.matrix, targets - offset[None], ridge)
     predictions = predictions + offset[None]
     accuracy = error = of_network = None
     if has_classes:
@@ -107,7 +107,7 @@ def kernel_regression(
     )
 
 
-def regress(
+def kernel_ridge(
     own: np.ndarray, cross: np.ndarray, targets: Float[np.ndarray, "m o"], ridge: float | None = None
 ) -> tuple[Float[np.ndarray, "n o"], Float[np.ndarray, "m o"], float]:
     """Ridge regression with matrices of a kernel.

@@ -12,7 +12,7 @@ from lossatlas._errors import InputError
 from lossatlas._progress import ProgressLike, as_meter
 from lossatlas._show import shown
 from lossatlas._types import Network, Only
-from lossatlas.geometry._noise import Noise, NoisyPoint, Transport, check_noise
+from lossatlas.geometry._noise import Noise, NoisyPoint, SignedPermutation, check_noise
 from lossatlas.landscape import Landscape
 
 
@@ -98,7 +98,7 @@ def local_energy(
     num_draws: int = 100,
     only: Only = None,
     progress: ProgressLike = "none",
-    transport: Transport | None = None,
+    transport: SignedPermutation | None = None,
 ) -> LocalEnergy:
     r"""The mean rise of loss and error when Gaussian noise is added to the parameters.
 

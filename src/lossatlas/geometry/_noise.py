@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from lossatlas._errors import InputError, unknown_name
 from lossatlas._parameters import Unravel, ravel, ravel_tangent, select
 from lossatlas._types import Network, Only, Vector
-from lossatlas.geometry._errors_of import error_kind, loss_and_error
+from lossatlas.geometry._classes import class_kind, loss_and_error
 from lossatlas.geometry._filters import filter_axes, scaled
 from lossatlas.landscape import Landscape
 
@@ -21,7 +21,7 @@ Noise = Literal["additive", "multiplicative", "filter"]
 NOISES = ("additive", "multiplicative", "filter")
 
 
-class Transport(eqx.Module):
+class SignedPermutation(eqx.Module):
     """How the coordinates of noise move with a change of the parameters: `noise[order] * signs`.
 
     So a network whose units stand in another order, or with other signs, gets the same noise unit by unit.
@@ -37,10 +37,10 @@ class NoisyPoint:
     One compiled program, whatever the noise and its size. `count` counts forward passes over the data.
     """
 
-    def __init__(self, network: Network, landscape: Landscape, only: Only, transport: Transport | None = None):
+    def __init__(self, network: Network, landscape: Landscape, only: Only, transport: SignedPermutation | None = None):
         self.network, self.landscape, self.transport = network, landscape, transport
         self.selected = select(network, only)
-        self.kind = error_kind(landscape)
+        self.kind = class_kind(landscape)
         self.count = 0
         self.vector, _ = ravel(network, only)
         self.loss, self.error = self.at(jnp.zeros_like(self.vector), 0.0)
@@ -73,7 +73,7 @@ def _changed(network, landscape, selected, kind, direction, sigma):
 
 
 @eqx.filter_jit
-def _direction(network, selected, key, draw, noise: str, axes, transport: Transport | None) -> Vector:
+def _direction(network, selected, key, draw, noise: str, axes, transport: SignedPermutation | None) -> Vector:
     vector, unravel = ravel(network, selected)
     normal = jax.random.normal(jax.random.fold_in(key, draw), vector.shape, vector.dtype)
     if transport is not None:

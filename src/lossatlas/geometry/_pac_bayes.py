@@ -13,7 +13,7 @@ from lossatlas._errors import InputError
 from lossatlas._parameters import ravel
 from lossatlas._show import shown
 from lossatlas._types import Network, Only
-from lossatlas.geometry._noise import Noise, NoisyPoint, Transport, check_noise
+from lossatlas.geometry._noise import Noise, NoisyPoint, SignedPermutation, check_noise
 from lossatlas.landscape import Landscape
 
 
@@ -61,7 +61,7 @@ def pac_bayes_sigma(
     threshold: float = 0.1,
     num_draws: int = 100,
     only: Only = None,
-    transport: Transport | None = None,
+    transport: SignedPermutation | None = None,
 ) -> PacBayesSigma:
     r"""The largest $\sigma$ with $E_z\,\mathrm{err}(\theta + \sigma\,\delta(z)) - \mathrm{err}(\theta) \le \tau$.
 
@@ -197,7 +197,7 @@ def pac_bayes_bound(
     num_draws: int = 100,
     delta: float = 0.05,
     only: Only = None,
-    transport: Transport | None = None,
+    transport: SignedPermutation | None = None,
 ) -> PacBayesBound:
     r"""A PAC-Bayes bound of the error of the Gibbs classifier $Q = N(\theta, \sigma^2 I)$.
 

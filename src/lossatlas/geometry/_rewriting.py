@@ -1,4 +1,4 @@
-"""The same function written with other weights: scales, permutations and signs of its units."""
+"""The same function written with other weights: scales, reflections, permutations and signs of its units."""
 
 from collections.abc import Mapping
 from typing import Literal
@@ -13,15 +13,15 @@ from lossatlas._errors import InputError, unknown_name
 from lossatlas._parameters import named_arrays, named_parameters, replace_parameters, select
 from lossatlas._show import shown
 from lossatlas._types import Network, Only
-from lossatlas.geometry._noise import Transport
+from lossatlas.geometry._noise import SignedPermutation
 from lossatlas.geometry._products import host_generator
 from lossatlas.geometry._scale_gauges import along, change, outputs_of, random_factors, scale_gauges
 from lossatlas.landscape import Landscape
-from lossatlas.networks import Axis, UnitSpace
+from lossatlas.networks import Axis, UnitSpace, fed_constants
 
 
-RewritingKind = Literal["scale", "permutation", "sign"]
-_KINDS = ("scale", "permutation", "sign")
+RewritingKind = Literal["scale", "reflection", "permutation", "sign"]
+REWRITINGS = ("scale", "reflection", "permutation", "sign")
 _KEPT = {8: 1e-9, 4: 1e-4}  # by bytes: how far outputs may move under what is exact
 _Arrays = dict[str, np.ndarray]
 
@@ -30,7 +30,7 @@ _Arrays = dict[str, np.ndarray]
 class Rewriting(eqx.Module):
     """A network that computes what another does, with other weights.
 
-    - `network`: the new one. `kind`: what was done: `"scale"`, `"permutation"` or `"sign"`.
+    - `network`: the new one. `kind`: what was done: `"scale"`, `"reflection"`, `"permutation"` or `"sign"`.
     - `done`: what, by unit space; empty where the network has no such symmetry. `skipped`: why not, for the others.
     - `output_change`: the largest change of an output on the data, relative to their root mean square.
     - `transport`: how noise on the parameters has to move along; None for scales, which leave every coordinate in
@@ -42,7 +42,7 @@ class Rewriting(eqx.Module):
     done: dict[str, str]
     skipped: dict[str, str]
     output_change: float
-    transport: Transport | None
+    transport: SignedPermutation | None
 
 
 def rewrite(
@@ -62,11 +62,14 @@ def rewrite(
       works for every network that states its unit spaces, those of [`lossatlas.embedding.discover_units`][] too. Under
       batch statistics weights before the norm may be scaled up to the small constant that the norm adds to the
       variance.
+    - `"reflection"`: random units with the opposite sign where $\sigma(-t) = c - \sigma(t)$, c not 0 (sigmoid): readers
+      change sign too, and the biases that they feed take up the constants.
     - `"permutation"`: the units of each space in a random order.
     - `"sign"`: random units with the opposite sign, for odd activations (readers change sign too) and even ones.
 
     Measured on a rewritten network, a property of the function stays, and a property of the weights changes.
-    Permutations and signs are isometries of the parameters, which even additive noise does not see.
+    Permutations and signs are isometries of the parameters, which even additive noise does not see. Reflections are
+    none: noise on readers would have to reach the biases too.
 
     **Arguments:**
     - `kind`: as above. `most`: above 1, for scales.
@@ -77,8 +80,8 @@ def rewrite(
 
     **Raises:** `InputError` for an unknown kind, and a network without unit spaces.
     """
-    if kind not in _KINDS:
-        raise unknown_name("kind of rewriting", kind, _KINDS)
+    if kind not in REWRITINGS:
+        raise unknown_name("kind of rewriting", kind, REWRITINGS)
     if not most > 1:
         msg = f"most must be above 1, got {most}."
         raise InputError(msg)
@@ -118,8 +121,8 @@ def _rearranged(key: PRNGKeyArray, network: Network, landscape: Landscape, kind:
     done, skipped = {}, {}
     for i, space in enumerate(network.unit_spaces().values()):
         rng = host_generator(jax.random.fold_in(key, i))
-        for words, move in _moves(kind, rng, space):
-            moved = move(arrays)
+        for words, move, shift in _moves(kind, rng, space):
+            moved = move(arrays) | shift(arrays)
             made = replace_parameters(network, _as_arrays(moved, network))
             if change(np.asarray(outputs(made, landscape)), now) <= limit:
                 arrays, tracer = moved, move(tracer)
@@ -131,7 +134,7 @@ def _rearranged(key: PRNGKeyArray, network: Network, landscape: Landscape, kind:
     flat = np.concatenate([tracer[path].ravel() for path in chosen])
     order = flat.astype(np.int64) if kind == "permutation" else np.arange(len(flat))
     signs = np.ones(len(flat)) if kind == "permutation" else flat
-    transport = Transport(jnp.asarray(order), jnp.asarray(signs))
+    transport = SignedPermutation(jnp.asarray(order), jnp.asarray(signs))
     return Rewriting(changed, kind, done, skipped, _moved(network, changed, landscape), transport)
 
 
@@ -146,18 +149,37 @@ def _as_arrays(arrays: Mapping[str, np.ndarray], network: Network) -> dict:
 
 
 def _moves(kind: str, rng: np.random.Generator, space: UnitSpace):
-    """What may be done to a space: words, and a function of named arrays."""
+    """What may be done to a space: words, a function of named arrays, and one that gives the biases it changes."""
+    nothing = lambda _: {}  # noqa: E731
     if kind == "permutation":
         order = rng.permutation(space.size)
         axes = (*space.writers, *space.readers)
-        yield "in another order", lambda arrays: _with(arrays, axes, lambda a, axis: _permuted(a, axis, order))
+        yield "in another order", lambda arrays: _with(arrays, axes, lambda a, axis: _permuted(a, axis, order)), nothing
         return
     signs = rng.choice([-1.0, 1.0], space.size)
     if (signs > 0).all():
         signs[0] = -1.0
     both = (*space.writers, *space.readers)
+    if kind == "reflection":
+        constant = 0.0 if space.activation is None else space.activation.reflection or 0.0
+        if constant and all(axis.bias is not None for axis in space.readers):
+            held = np.where(signs < 0, constant, 0.0)
+            turned = lambda arrays: _with(arrays, both, lambda a, axis: a * along(axis, a, signs))  # noqa: E731
+            yield "units reflected, constants in biases", turned, lambda arrays: _shifted(arrays, space, held)
+        return
     for words, axes in (("odd units turned round", both), ("even units turned round", space.writers)):
-        yield words, lambda arrays, axes=axes: _with(arrays, axes, lambda a, axis: a * along(axis, a, signs))
+        turned = lambda arrays, axes=axes: _with(arrays, axes, lambda a, axis: a * along(axis, a, signs))  # noqa: E731
+        yield words, turned, nothing
+
+
+def _shifted(arrays: _Arrays, space: UnitSpace, constants: np.ndarray) -> _Arrays:
+    """The biases after a space whose units put out constants more."""
+    shifted: _Arrays = {}
+    for axis in space.readers:
+        assert axis.bias is not None
+        added = fed_constants(jnp.asarray(arrays[axis.path]), axis, space.size, jnp.asarray(constants))
+        shifted[axis.bias] = shifted.get(axis.bias, arrays[axis.bias]) + np.asarray(added)
+    return shifted
 
 
 def _with(arrays: _Arrays, axes: tuple[Axis, ...], move) -> _Arrays:

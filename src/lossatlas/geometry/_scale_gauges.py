@@ -102,8 +102,7 @@ def random_factors(key: PRNGKeyArray, size: int, most: float) -> Float[np.ndarra
 
 def outputs_of(landscape: Landscape) -> Any:
     """What has to stay: the predictions, or the losses of a landscape that has no predictions."""
-    has_predictions = landscape._example_losses is None or landscape._predict is not None
-    return _predictions if has_predictions else _losses
+    return _predictions if landscape.has_predictions else _losses
 
 
 @eqx.filter_jit

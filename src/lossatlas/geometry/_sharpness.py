@@ -13,7 +13,7 @@ from lossatlas._errors import InputError
 from lossatlas._parameters import ravel, select
 from lossatlas._show import shown
 from lossatlas._types import Network, Only, Vector
-from lossatlas.geometry._noise import Transport
+from lossatlas.geometry._noise import SignedPermutation
 from lossatlas.landscape import Landscape
 
 
@@ -55,7 +55,7 @@ def sharpness(
     shard_size: int | None = None,
     key: PRNGKeyArray | None = None,
     only: Only = None,
-    transport: Transport | None = None,
+    transport: SignedPermutation | None = None,
 ) -> Sharpness:
     r"""The largest rise of the mean loss within $|\delta| \le \rho$: the sharpness that SAM minimises.
 
@@ -98,7 +98,7 @@ def adaptive_sharpness(
     shard_size: int | None = None,
     key: PRNGKeyArray | None = None,
     only: Only = None,
-    transport: Transport | None = None,
+    transport: SignedPermutation | None = None,
 ) -> Sharpness:
     r"""The largest rise of the mean loss within $|T^{-1}\delta| \le \rho$, $T = |\theta| + \eta$: that of ASAM.
 

@@ -1,6 +1,5 @@
 """What the landscape is at many points of a slice: one compiled program, driven in chunks."""
 
-import functools as ft
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
@@ -13,6 +12,7 @@ from jaxtyping import Array, Float
 from lossatlas._errors import InputError, unknown_name
 from lossatlas._parameters import Unravel, named_parameters, num_parameters
 from lossatlas._types import Network, Vector
+from lossatlas.geometry._classes import ClassKind, class_kind, losses_and_errors
 from lossatlas.geometry._directions import Directions
 from lossatlas.landscape import Landscape
 from lossatlas.numerics import flat_jaxpr
@@ -58,11 +58,16 @@ class SliceValues:
         self.origin, self.unravel = directions.split(network)
         self.vectors = jnp.asarray(directions.vectors, self.origin.dtype)
         landscapes = (landscape,) if test is None else (landscape, test)
+        kinds = tuple(class_kind(each) for each in landscapes)
         if accuracy is None:
-            accuracy = all(has_classes(each) for each in landscapes)
-        if accuracy and not all(has_classes(each) for each in landscapes):
-            msg = "accuracy needs loss='cross_entropy' or 'logistic' on every landscape; leave it out or give False."
+            accuracy = None not in kinds
+        if accuracy and None in kinds:
+            msg = (
+                "accuracy needs classes on every landscape: loss='cross_entropy' or 'logistic', or squared error with "
+                "one-hot targets; leave it out or give False."
+            )
             raise InputError(msg)
+        self.kinds = kinds if accuracy else (None,) * len(kinds)
         self.accuracy, self.gradient_norm = bool(accuracy), gradient_norm
         self.names = tuple(_names(test is not None, gradient_norm, self.accuracy))
         self.evaluations = _evaluations(landscapes, gradient_norm)
@@ -100,29 +105,24 @@ class SliceValues:
         # Filled up, so that one program serves all; the compiled loop leaves out what was filled in.
         full = np.concatenate([part, np.repeat(part[-1:], self.chunk - len(part), axis=0)])
         run = _in_turn if self.loop == "map" else _side_by_side
-        fixed = (self.origin, self.unravel, self.vectors, self.landscapes, self.names)
+        fixed = (self.origin, self.unravel, self.vectors, self.landscapes, self.kinds, self.names)
         return np.asarray(run(*fixed, jnp.asarray(full), jnp.asarray(len(part))))[: len(part)]
 
     def _driven(self, point: Array) -> np.ndarray:
         """The quantities at one point, from means over parts of the data, one program for all of one size."""
         found: dict[str, Any] = {}
-        for prefix, parts in zip(("", "test_"), self.parts, strict=False):
+        for prefix, parts, kind in zip(("", "test_"), self.parts, self.kinds, strict=False):
             with_gradient = self.gradient_norm and not prefix
-            fixed = (self.origin, self.unravel, self.vectors, self.accuracy, with_gradient)
+            fixed = (self.origin, self.unravel, self.vectors, kind, with_gradient)
             means = [_means_at(*fixed, each, point) for each in parts]
             shares = [each.size / sum(part.size for part in parts) for each in parts]
-            loss, right, gradient = (
+            loss, error, gradient = (
                 sum(share * np.asarray(mean, float) for share, mean in zip(shares, column, strict=True))
                 for column in zip(*means, strict=True)
             )
-            found |= {f"{prefix}loss": loss, f"{prefix}accuracy": right}
+            found |= {f"{prefix}loss": loss, f"{prefix}accuracy": 1 - error}
             found[f"{prefix}gradient_norm"] = np.linalg.norm(gradient)
         return np.array([found[name] for name in self.names])
-
-
-def has_classes(landscape: Landscape) -> bool:
-    """Whether the predictions of a landscape can be right or wrong."""
-    return landscape.loss is not None and landscape.loss.name in ("cross_entropy", "logistic")
 
 
 def _names(has_test: bool, gradient_norm: bool, accuracy: bool) -> list[str]:
@@ -153,67 +153,50 @@ def _parts(network: Network, landscape: Landscape) -> tuple[Landscape, ...]:
 
 
 @eqx.filter_jit
-def _means_at(origin, unravel, vectors, accuracy, with_gradient, landscape, point):
-    return _means(landscape, unravel, accuracy, with_gradient, origin + point @ vectors)
+def _means_at(origin, unravel, vectors, kind, with_gradient, landscape, point):
+    return _means(landscape, unravel, kind, with_gradient, origin + point @ vectors)
 
 
 @eqx.filter_jit
-def _in_turn(origin, unravel, vectors, landscapes, names, points, count):
+def _in_turn(origin, unravel, vectors, landscapes, kinds, names, points, count):
     def step(i, values):
-        return values.at[i].set(_quantities(origin, unravel, vectors, landscapes, names, points[i]))
+        return values.at[i].set(_quantities(origin, unravel, vectors, landscapes, kinds, names, points[i]))
 
     return jax.lax.fori_loop(0, count, step, jnp.zeros((len(points), len(names))))
 
 
 @eqx.filter_jit
-def _side_by_side(origin, unravel, vectors, landscapes, names, points, count):
+def _side_by_side(origin, unravel, vectors, landscapes, kinds, names, points, count):
     del count
-    return jax.vmap(lambda point: _quantities(origin, unravel, vectors, landscapes, names, point))(points)
+    return jax.vmap(lambda point: _quantities(origin, unravel, vectors, landscapes, kinds, names, point))(points)
 
 
-def _quantities(origin, unravel, vectors, landscapes, names, point) -> Float[Array, " q"]:
+def _quantities(origin, unravel, vectors, landscapes, kinds, names, point) -> Float[Array, " q"]:
     """The quantities at one point, in the order of their names."""
     vector = origin + point @ vectors
     found: dict[str, Array] = {}
-    for prefix, landscape in zip(("", "test_"), landscapes, strict=False):
+    for prefix, landscape, kind in zip(("", "test_"), landscapes, kinds, strict=False):
         with_gradient = "gradient_norm" in names and not prefix
-        loss, right, gradient = _means(landscape, unravel, "accuracy" in names, with_gradient, vector)
-        found |= {f"{prefix}loss": loss, f"{prefix}accuracy": right}
+        loss, error, gradient = _means(landscape, unravel, kind, with_gradient, vector)
+        found |= {f"{prefix}loss": loss, f"{prefix}accuracy": 1 - error}
         found[f"{prefix}gradient_norm"] = jnp.linalg.norm(gradient)
     return jnp.stack([found[name].astype(jnp.zeros(()).dtype) for name in names])
 
 
-def _means(landscape: Landscape, unravel: Unravel, accuracy: bool, with_gradient: bool, vector: Vector):
-    """Mean loss, share of right predictions, and gradient (0 where it is not wanted) over the data."""
-    sums = ft.partial(_sums, landscape, unravel, accuracy)
+def _means(
+    landscape: Landscape, unravel: Unravel, kind: ClassKind | None, with_gradient: bool, vector: Vector
+) -> tuple[Float[Array, ""], Float[Array, ""], Array]:
+    """Mean loss, mean error (NaN without classes), and gradient (0 where it is not wanted) over the data."""
+
+    def sums(vector: Vector, batch: Any, weights: Array):
+        both = losses_and_errors(landscape, kind, unravel(vector), batch)
+        return tuple(jnp.sum(jnp.where(weights > 0, values, 0.0)) for values in both)
+
     if not with_gradient:
         return *landscape._mean(lambda *batch: sums(vector, *batch)), jnp.zeros((1,))
     differentiated = jax.value_and_grad(sums, has_aux=True)
-    (loss, right), gradient = landscape._mean(lambda *batch: differentiated(vector, *batch))
-    return loss, right, gradient
-
-
-def _sums(landscape: Landscape, unravel: Unravel, accuracy: bool, vector: Vector, batch: Any, weights: Array):
-    """The sum of the losses of a batch, and how many predictions are right; each prediction is made once."""
-    network, keep = unravel(vector), weights > 0
-    if not accuracy:
-        losses = landscape._losses_of(network, batch)
-        return jnp.sum(jnp.where(keep, losses, 0.0)), jnp.zeros(())
-    predictions, loss = landscape._predictions_of(network, batch), landscape._require_loss()
-    losses = jax.vmap(loss)(predictions, batch[-1])
-    # A prediction that is not finite is wrong, whatever argmax makes of it.
-    right = keep & _is_right(loss.name, predictions, batch[-1]) & jnp.isfinite(losses)
-    return jnp.sum(jnp.where(keep, losses, 0.0)), jnp.sum(jnp.where(right, 1.0, 0.0))
-
-
-def _is_right(loss: str, predictions: Array, targets: Array) -> Array:
-    if loss == "logistic":
-        predictions, targets = predictions.reshape(len(predictions), -1), targets.reshape(len(targets), -1)
-        return jnp.all((predictions > 0) == (targets > 0.5), axis=1)
-    chosen = jnp.argmax(predictions, axis=1)
-    if jnp.issubdtype(targets.dtype, jnp.integer):
-        return chosen == targets.reshape(-1).astype(chosen.dtype)
-    return chosen == jnp.argmax(targets, axis=1)
+    (loss, error), gradient = landscape._mean(lambda *batch: differentiated(vector, *batch))
+    return loss, error, gradient
 
 
 def _traced(network: Network, landscape: Landscape):

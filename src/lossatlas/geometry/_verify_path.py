@@ -10,7 +10,7 @@ from jaxtyping import Float
 from lossatlas._errors import InputError
 from lossatlas._parameters import named_arrays, replace_parameters
 from lossatlas._progress import ProgressLike, as_meter
-from lossatlas.geometry._along import Measure, has_predictions
+from lossatlas.geometry._along import Measure
 from lossatlas.geometry._path import Path
 from lossatlas.geometry._path_verification import PathVerification, SegmentVerification
 from lossatlas.landscape import Landscape
@@ -136,7 +136,7 @@ def _moved(path: Path, segment: int) -> tuple[str, ...]:
 def _is_convex(path: Path, landscape: Landscape, moved: tuple[str, ...]) -> bool:
     """Whether the loss is convex in the moving arrays, by the operations of the network."""
     loss = landscape.loss
-    if path.refresh is not None or loss is None or loss.name not in _CONVEX or not has_predictions(landscape):
+    if path.refresh is not None or loss is None or loss.name not in _CONVEX or not landscape.has_predictions:
         return False
     network = path.vertices[0]
     arrays = named_arrays(network)

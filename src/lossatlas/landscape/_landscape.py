@@ -124,6 +124,11 @@ class Landscape(eqx.Module):
         """The targets, shape (n,) or (n, o)."""
         return self.batch[-1]
 
+    @property
+    def has_predictions(self) -> bool:
+        """Whether there are outputs: those of a network on inputs, or of the `predict` of a function."""
+        return self._example_losses is None or self._predict is not None
+
     def with_batch_size(self, batch_size: int | None) -> "Landscape":
         """The same landscape computed in batches of another size."""
         new = object.__new__(type(self))

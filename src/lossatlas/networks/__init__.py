@@ -88,6 +88,9 @@ from lossatlas.networks._units import (
     UnitSpace as UnitSpace,
 )
 from lossatlas.networks._units import (
+    fed_constants as fed_constants,
+)
+from lossatlas.networks._units import (
     put_units as put_units,
 )
 from lossatlas.networks._units import (

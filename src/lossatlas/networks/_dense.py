@@ -162,9 +162,11 @@ class Dense(eqx.Module):
         spaces = {}
         for i, layer in enumerate(self.layers[:-1]):
             k, r = layer.num_neurons, layer.num_linear
-            readers = [f"layers[{i + 1}].weight"]
-            if self.layers[i + 1].linear is not None:
-                readers.append(f"layers[{i + 1}].linear")
+            following = self.layers[i + 1]
+            held = None if following.bias is None else f"layers[{i + 1}].bias"
+            readers = [(f"layers[{i + 1}].weight", held)]
+            if following.linear is not None:
+                readers.append((f"layers[{i + 1}].linear", None))
             writers = [Axis(f"layers[{i}].weight", 0)]
             if layer.bias is not None:
                 writers.append(Axis(f"layers[{i}].bias", 0))
@@ -173,7 +175,7 @@ class Dense(eqx.Module):
                 k,
                 "neuron",
                 tuple(writers),
-                tuple(Axis(p, 1) for p in readers),
+                tuple(Axis(path, 1, bias=bias) for path, bias in readers),
                 self.activation,
                 bias=None if layer.bias is None else f"layers[{i}].bias",
             )
@@ -183,7 +185,7 @@ class Dense(eqx.Module):
                     r,
                     "linear",
                     (Axis(f"layers[{i}].linear", 0),),
-                    tuple(Axis(p, 1, offset=k) for p in readers),
+                    tuple(Axis(path, 1, offset=k, bias=bias) for path, bias in readers),
                     None,
                 )
         return spaces

@@ -6,7 +6,7 @@ from typing import Literal, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array
+from jaxtyping import Array, Float
 
 from lossatlas._errors import InputError, unknown_name
 from lossatlas._parameters import named_arrays, replace_parameters
@@ -102,6 +102,19 @@ def put_units(array: Array, axis: Axis, size: int, block: Array) -> Array:
     - `block`: shape (rest..., outer, new size, inner).
     """
     return _put(array, block, size, *_layout(axis))
+
+
+def fed_constants(
+    array: Float[Array, "..."], axis: Axis, size: int, constants: Float[Array, " units"]
+) -> Float[Array, " fed"]:
+    """What a reader adds to the bias that it feeds when units put out constants.
+
+    **Arguments:**
+    - `array`: the parameter at `axis.path`, a reader with a `bias`. `size`: the number of units of the space.
+    """
+    block = jnp.moveaxis(take_units(array, axis, size), axis.fed, 0)
+    added = jnp.einsum("r...ni,n->r...i", block, constants.astype(block.dtype))
+    return added.reshape(len(added), -1).sum(1)
 
 
 def _layout(axis: Axis) -> tuple[int, int, int, int]:

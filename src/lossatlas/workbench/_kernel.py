@@ -204,7 +204,7 @@ def _layers(geometry: Any, found: Any, targets: Any) -> list[dict[str, Any]]:
 
 def _frozen(matrix: np.ndarray, targets: np.ndarray, outputs: np.ndarray, seed: int) -> dict[str, Any] | None:
     """What ridge regression with the kernel predicts of a quarter of the examples, from the others."""
-    from lossatlas.geometry import regress
+    from lossatlas.geometry import kernel_ridge
 
     if len(matrix) < _LEAST:
         return None
@@ -218,7 +218,9 @@ def _frozen(matrix: np.ndarray, targets: np.ndarray, outputs: np.ndarray, seed: 
     if rows.shape[1] != outputs.shape[1] or outputs.shape[1] == 1 and has_classes:
         return None
     offset = rows[train].mean(axis=0, keepdims=True)
-    predictions, _, ridge = regress(matrix[np.ix_(train, train)], matrix[np.ix_(test, train)], rows[train] - offset)
+    predictions, _, ridge = kernel_ridge(
+        matrix[np.ix_(train, train)], matrix[np.ix_(test, train)], rows[train] - offset
+    )
     predictions = predictions + offset
     said: dict[str, Any] = {"train": len(train), "test": len(test), "ridge": ridge}
     if has_classes:

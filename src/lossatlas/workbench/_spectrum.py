@@ -15,6 +15,7 @@ from lossatlas._status import Certificate
 from lossatlas._types import Network, Only
 from lossatlas.figures import format_number, spectrum_figure
 from lossatlas.geometry import CURVATURES, Curvature
+from lossatlas.geometry._stationary import gradient_warning
 from lossatlas.workbench._instrument import (
     BatchSize,
     Measured,
@@ -301,11 +302,8 @@ def _cautions(found, standing: dict[str, float]) -> list[str]:
     if found.complete is not Certificate.YES:
         said.append("Not all pairs converged, or the search for hidden ones did not end: see the table.")
     curvature = float(np.abs(np.asarray(found.values)).max())
-    if standing["gradient_norm"] > 0.1 * curvature:
-        said.append(
-            f"The gradient here has norm {format_number(standing['gradient_norm'], 3)}: this is no critical point, and "
-            "curvature alone does not say how the loss changes."
-        )
+    warning = gradient_warning(standing["loss"], standing["gradient_norm"], curvature)
+    said += [] if warning is None else [warning]
     if curvature == 0:
         said.append("All curvatures are zero: the loss does not depend on these parameters, or a gradient is stopped.")
     return said
