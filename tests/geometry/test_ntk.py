@@ -10,7 +10,7 @@ from architectures import ARCHITECTURES
 from lossatlas._errors import InputError
 from lossatlas.geometry import ntk
 from lossatlas.geometry._ntk import make_recipe
-from lossatlas.geometry._ntk_source import as_landscape, source_of
+from lossatlas.geometry._ntk_source import as_landscape
 from lossatlas.landscape import Landscape
 from lossatlas.networks import Conv, Dense, replace_parameters
 
