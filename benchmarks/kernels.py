@@ -23,17 +23,13 @@ THREADS = single_thread()
 
 import numpy as np
 
-from _peers import TORCH, NotRun, Peer, cache_folder, summary
+from _peers import NotRun, Peer, cache_folder, summary
 from _problems import problem
 from lossatlas import geometry
 
 
-TANGENTS = Peer(
-    "neural-tangents",
-    ("jax==0.4.25", "jaxlib==0.4.25", "neural-tangents==0.6.5", "numpy<2", "scipy<1.13"),
-    "_peer_tangents.py",
-)
-TORCH_FUNC = Peer("torch-kernel", (TORCH, "numpy"), "_peer_torch_kernel.py")
+TANGENTS = Peer("neural-tangents", "_peer_tangents.py")
+TORCH_FUNC = Peer("torch-kernel", "_peer_torch_kernel.py")
 JOBS = [
     # problem, activation, convention, examples, peer, options, aim
     ("mlp", "relu", "trace", 500, TANGENTS, "STRUCTURED_DERIVATIVES", 1.0),

@@ -27,7 +27,7 @@ import numpy as np
 from scipy.interpolate import RectBivariateSpline, RegularGridInterpolator
 
 from _common import Row
-from _peers import TORCH, NotRun, Peer, alternate, cache_folder, summary
+from _peers import NotRun, Peer, alternate, cache_folder, summary
 from _problems import Problem, problem
 from lossatlas import geometry
 from lossatlas._parameters import named_parameters, ravel
@@ -35,8 +35,8 @@ from lossatlas.geometry._slice_values import SliceValues
 
 
 PEERS = (
-    Peer("loss-landscapes", [TORCH, "numpy", "loss-landscapes==3.0.6"], "_peer_loss_landscapes.py"),
-    Peer("landscaper", [TORCH, "landscaper==1.3.1"], "_peer_landscaper.py"),
+    Peer("loss-landscapes", "_peer_loss_landscapes.py"),
+    Peer("landscaper", "_peer_landscaper.py"),
 )
 # The aims: 3x on the networks of the digits, 20x on the small one.
 JOBS = (("small", 20.0), ("mlp", 3.0), ("cnn", 3.0))
