@@ -60,7 +60,7 @@ def _folder() -> pathlib.Path:
 class Peer:
     """A peer in an environment of its own.
 
-    - `name`: one of `REQUIREMENTS`. `script`: a file of this folder, or a path. `arguments`: of the script.
+    - `name`: one of `REQUIREMENTS`. `script`: a file of this folder. `arguments`: of the script.
     """
 
     name: str

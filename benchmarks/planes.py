@@ -28,9 +28,8 @@ from scipy.interpolate import RectBivariateSpline, RegularGridInterpolator
 
 from _common import Row
 from _peers import NotRun, Peer, alternate, cache_folder, summary
-from _problems import Problem, problem
+from _problems import Problem, plane_of, problem
 from lossatlas import geometry
-from lossatlas._parameters import named_parameters, ravel
 from lossatlas.geometry._slice_values import SliceValues
 
 
@@ -45,18 +44,6 @@ CHECKED = {"mlp": 2000, "cnn": 500, "small": 5000}
 _MOST_STEPS = 400
 
 
-def plane_of(point: Problem) -> geometry.Directions:
-    """Two directions, scaled as landscaper scales them."""
-    rng = np.random.default_rng(0)
-    length = float(np.linalg.norm(ravel(point.network)[0]))
-    rows = []
-    for _ in range(2):
-        parts = [rng.standard_normal(array.size) for array in named_parameters(point.network).values()]
-        row = np.concatenate([np.sqrt(part.size) * part / np.linalg.norm(part) for part in parts])
-        rows.append((length * row / np.linalg.norm(row)).astype(np.float32))
-    return geometry.as_directions(point.network, rows)
-
-
 def rows(repeats: int) -> Iterator[Row]:
     """All rows, each as soon as it is measured."""
     folder = cache_folder() / "planes"
@@ -64,7 +51,7 @@ def rows(repeats: int) -> Iterator[Row]:
     started: dict[str, str] = {}
     for name, aim in JOBS:
         point = problem(name)
-        directions = plane_of(point)
+        directions = plane_of(point.network)
         path = point.write(folder)
         spanned = folder / f"{name}-directions.npy"
         np.save(spanned, directions.vectors)

@@ -14,13 +14,13 @@ import _peers  # noqa: E402
 
 @pytest.fixture(scope="session")
 def peer():
-    """`peer(name, script)`: a running peer, whose tasks `ask` runs; what it raises fails the test."""
+    """`peer(name, script)`: a peer that runs a script of the benchmarks; what a task of it raises fails the test."""
     running: dict[tuple[str, ...], _peers.Peer] = {}
 
-    def start(name: str, script: str | pathlib.Path, *arguments: str) -> _peers.Peer:
-        key = (name, str(script), *arguments)
+    def start(name: str, script: str, *arguments: str) -> _peers.Peer:
+        key = (name, script, *arguments)
         if key not in running:
-            found = _peers.Peer(name, str(script), arguments)
+            found = _peers.Peer(name, script, arguments)
             try:
                 found.environment(make=False)
             except _peers.NotRun as reason:

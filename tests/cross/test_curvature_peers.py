@@ -1,12 +1,10 @@
 """Matrices, eigenpairs, traces and densities against curvlinops, hessian-eigenthings and PyHessian."""
 
-import pathlib
-
-import _problems
 import jax
 import numpy as np
 import pytest
 
+import _problems
 from lossatlas.geometry import spectral_density, spectrum, trace
 from lossatlas.geometry._products import CurvatureProducts
 from lossatlas.landscape import Landscape
@@ -21,10 +19,9 @@ KINDS = ("hessian", "gauss_newton", "empirical_fisher")
 def ask(peer, tmp_path_factory):
     """`ask(name, task, path)`: the arrays, or the numbers, that a peer answers."""
     out = tmp_path_factory.mktemp("answers") / "answer"
-    script = pathlib.Path(__file__).with_name("ask_curvature.py")
 
     def answer(name, task, path, **options):
-        running = peer(name, script, name)
+        running = peer(name, "_peer_matrices.py", name)
         if task == "trace":
             return running.ask(task, path=str(path), **options)
         file = out.with_suffix(".npy" if task == "matrix" else ".npz")
