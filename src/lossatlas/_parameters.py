@@ -41,7 +41,8 @@ def named_arrays(network: Network) -> dict[str, Array]:
 
 
 def _is_buffer(node: object) -> bool:
-    return isinstance(node, Buffer)
+    # Equinox keeps the running statistics of its normalisations in a State, which a module may hold.
+    return isinstance(node, Buffer | eqx.nn.State)
 
 
 def _is_parameter(node: object) -> bool:
