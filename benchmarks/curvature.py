@@ -18,7 +18,6 @@ import _common
 
 THREADS = _common.single_thread()
 
-import argparse
 import pathlib
 import time
 from collections.abc import Iterator
@@ -192,9 +191,7 @@ def rows(names, chosen, repeats: int) -> Iterator[_common.Row]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Eigenpairs and traces of Hessians.")
-    parser.add_argument("--json", type=pathlib.Path, help="write the rows to this file as well")
-    parser.add_argument("--repeats", type=int, default=5, help="timed repeats of each side (default 5)")
+    parser = _common.parser("Eigenpairs and traces of Hessians.", repeats=5)
     parser.add_argument("--problem", action="append", choices=_problems.NAMES, help="these alone")
     parser.add_argument("--peer", action="append", choices=PEERS, help="these alone")
     asked = parser.parse_args()

@@ -16,7 +16,7 @@ import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 
-from _common import Row, Times, report, single_thread, versions
+from _common import Row, Times, parser, report, single_thread, versions
 
 
 THREADS = single_thread()
@@ -138,12 +138,8 @@ def out_of_core(num: int) -> None:
 
 
 if __name__ == "__main__":
-    import argparse
-
-    parser = argparse.ArgumentParser(description="Empirical tangent kernels beside neural-tangents and PyTorch.")
-    parser.add_argument("--json", type=pathlib.Path, help="write the rows to this file as well")
-    parser.add_argument("--repeats", type=int, default=5, help="timed repeats of each side (default 5)")
-    parser.add_argument("--quick", action="store_true", help="a quarter of the examples")
-    asked = parser.parse_args()
+    options = parser("Empirical tangent kernels beside neural-tangents and PyTorch.", repeats=5)
+    options.add_argument("--quick", action="store_true", help="a quarter of the examples")
+    asked = options.parse_args()
     report(rows(asked.repeats, quick=asked.quick), versions("lossatlas", "jax", "numpy"), asked.json)
     out_of_core(2_500 if asked.quick else 10_000)

@@ -1,6 +1,6 @@
 """Planes of the loss: LossAtlas against loss-landscapes and landscaper, to the same maximal interpolation error.
 
-    python benchmarks/planes.py [--json FILE] [--repeats N]
+    python benchmarks/planes.py [--json FILE] [--repeats N] [--problem NAME]
 
 All look at the same plane of the same network: two Gaussian directions, each parameter array of them as long as the
 square root of its size and the whole as long as the network, from -1 to 1 along both (this is how landscaper scales
@@ -20,7 +20,7 @@ import _common
 THREADS = _common.single_thread()
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import jax
 import numpy as np
@@ -28,7 +28,7 @@ from scipy.interpolate import RectBivariateSpline, RegularGridInterpolator
 
 from _common import Row
 from _peers import NotRun, Peer, alternate, cache_folder, summary
-from _problems import Problem, plane_of, problem
+from _problems import NAMES, Problem, plane_of, problem
 from lossatlas import geometry
 from lossatlas.geometry._slice_values import SliceValues
 
@@ -44,12 +44,12 @@ CHECKED = {"mlp": 2000, "cnn": 500, "small": 5000}
 _MOST_STEPS = 400
 
 
-def rows(repeats: int) -> Iterator[Row]:
+def rows(names: Sequence[str], repeats: int) -> Iterator[Row]:
     """All rows, each as soon as it is measured."""
     folder = cache_folder() / "planes"
     folder.mkdir(exist_ok=True)
     started: dict[str, str] = {}
-    for name, aim in JOBS:
+    for name, aim in ((name, aim) for name, aim in JOBS if name in names):
         point = problem(name)
         directions = plane_of(point.network)
         path = point.write(folder)
@@ -137,9 +137,11 @@ def grid_size(
 
 def main() -> None:
     """Measure and report."""
-    options = _common.arguments("Planes of the loss, to the same interpolation error.", repeats=3)
+    parser = _common.parser("Planes of the loss, to the same interpolation error.", repeats=3)
+    parser.add_argument("--problem", action="append", choices=NAMES, help="these alone")
+    options = parser.parse_args()
     found = _common.versions("lossatlas", "jax", "jaxlib", "numpy")
-    _common.report(rows(options.repeats), found, options.json)
+    _common.report(rows(options.problem or NAMES, options.repeats), found, options.json)
 
 
 if __name__ == "__main__":

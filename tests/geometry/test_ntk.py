@@ -195,6 +195,7 @@ def test_equinox_layers_have_structure():
     assert not any(path.endswith(".weight") and "layers[5]" not in path for path in formed if "[1]" not in path)
 
 
+@pytest.mark.slow
 def test_torch_modules_have_kernels_as_torch_computes_them():
     torch = pytest.importorskip("torch")
     from lossatlas.interop import torch_function
