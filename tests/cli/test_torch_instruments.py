@@ -1,5 +1,6 @@
 """The instruments on a PyTorch module, and on the same function as a network of ours."""
 
+import importlib
 import importlib.util
 import json
 import pathlib
@@ -61,12 +62,11 @@ def same(monkeypatch):
     monkeypatch.delitem(sys.modules, "torch_instruments_here", raising=False)
     monkeypatch.syspath_prepend(str(pathlib.Path.cwd()))
     pathlib.Path("torch_instruments_here.py").write_text(NETS)
-    import torch_instruments_here
-
+    nets = importlib.import_module("torch_instruments_here")
     rng = np.random.default_rng(0)
     inputs, targets = rng.normal(size=(12, 1, 3, 3)), rng.integers(0, 2, 12)
     np.savez("data.npz", inputs=inputs, targets=targets)
-    networks = [interop.from_torch(*torch_instruments_here.stack(step)) for step in (0.0, 1.0)]
+    networks = [interop.from_torch(*nets.stack(step)) for step in (0.0, 1.0)]
     return networks, Landscape(inputs, targets, loss="cross_entropy")
 
 
