@@ -129,10 +129,15 @@ def _processor() -> str:
 
 def arguments(description: str, repeats: int) -> argparse.Namespace:
     """`--json FILE` and `--repeats N`."""
-    parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--json", type=pathlib.Path, help="write the rows to this file as well")
-    parser.add_argument("--repeats", type=int, default=repeats, help=f"timed repeats of each side (default {repeats})")
-    return parser.parse_args()
+    return parser(description, repeats).parse_args()
+
+
+def parser(description: str, repeats: int) -> argparse.ArgumentParser:
+    """The parser of the options that all have, for those that have more."""
+    made = argparse.ArgumentParser(description=description)
+    made.add_argument("--json", type=pathlib.Path, help="write the rows to this file as well")
+    made.add_argument("--repeats", type=int, default=repeats, help=f"timed repeats of each side (default {repeats})")
+    return made
 
 
 def _figure(ratio: float | None) -> str:

@@ -13,8 +13,11 @@ from _peer_loop import serve
 from _peer_torch import load
 
 
-def plane(path: str, directions: str, steps: int) -> dict:
-    """The loss on the plane of two directions, from -1 to 1 along both."""
+def plane(path: str, directions: str, steps: int, out: str | None = None) -> dict:
+    """The loss on the plane of two directions, from -1 to 1 along both.
+
+    It says so itself, but steps by 2 / steps from the middle, so an odd number of steps reaches 1 - 1 / steps.
+    """
     from landscaper.compute import compute_loss_landscape
 
     model, loss, inputs, targets = load(path)
@@ -33,9 +36,11 @@ def plane(path: str, directions: str, steps: int) -> dict:
     values, _ = compute_loss_landscape(
         model, (inputs, targets), spanned, scalar, steps=steps, distance=1.0, dim=2, device="cpu"
     )
+    times = {"seconds": time.perf_counter() - begin, "processor": time.process_time() - processor}
+    if out is not None:
+        np.save(out, values)
     return {
-        "seconds": time.perf_counter() - begin,
-        "processor": time.process_time() - processor,
+        **times,
         "lowest": float(np.min(values)),
         "highest": float(np.max(values)),
     }

@@ -9,8 +9,12 @@ from _peer_loop import serve
 from _peer_torch import load
 
 
-def plane(path: str, directions: str, steps: int) -> dict:
-    """The loss on the plane of two directions, from -1 to 1 along both, by `planar_interpolation`."""
+def plane(path: str, directions: str, steps: int, out: str | None = None) -> dict:
+    """The loss on the plane of two directions, from -1 to 1 along both, by `planar_interpolation`.
+
+    It starts a step away from the corner, and moves the model that it is given unless it is told to copy it; `moved`
+    says how far the corner has gone.
+    """
     import time
 
     import loss_landscapes
@@ -21,11 +25,16 @@ def plane(path: str, directions: str, steps: int) -> dict:
     corner = moved(model, -one - two)
     ends = moved(model, one - two), moved(model, two - one)
     metric = Loss(loss, inputs, targets)
+    before = torch.nn.utils.parameters_to_vector(corner.parameters()).detach().clone()
     begin, processor = time.perf_counter(), time.process_time()
     values = loss_landscapes.planar_interpolation(corner, *ends, metric, steps=steps)
+    times = {"seconds": time.perf_counter() - begin, "processor": time.process_time() - processor}
+    if out is not None:
+        np.save(out, values)
+    after = torch.nn.utils.parameters_to_vector(corner.parameters()).detach()
     return {
-        "seconds": time.perf_counter() - begin,
-        "processor": time.process_time() - processor,
+        **times,
+        "moved": float((after - before).norm()),
         "lowest": float(values.min()),
         "highest": float(values.max()),
     }

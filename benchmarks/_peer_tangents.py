@@ -22,6 +22,7 @@ def _load(path: str):
     """The function of parameters and inputs, the parameters and the inputs."""
     with np.load(path) as data:
         arrays = {name: data[name] for name in data.files}
+    jax.config.update("jax_enable_x64", arrays["inputs"].dtype == np.float64)  # the file says in which precision
     bend = _ACTIVATIONS[str(arrays["activation"])]
     weights = [jnp.asarray(arrays[f"weight{i}"]) for i in range(sum(name.startswith("weight") for name in arrays))]
 

@@ -1,4 +1,7 @@
-"""A problem of `_problems.py` as PyTorch has it, from the file that was handed over. For environments of peers."""
+"""A problem of `_problems.py` as PyTorch has it, from the file that was handed over. For environments of peers.
+
+The file says in which precision the peer works: some make their own vectors in PyTorch's default type.
+"""
 
 import numpy as np
 import torch
@@ -13,6 +16,8 @@ def load(path: str):
     """The module, the loss function (mean over the examples), inputs and targets."""
     with np.load(path) as data:
         arrays = {name: data[name] for name in data.files}
+    inputs, targets = torch.from_numpy(arrays["inputs"]), torch.from_numpy(arrays["targets"])
+    torch.set_default_dtype(inputs.dtype)
     kind, bend = str(arrays["kind"]), _ACTIVATIONS[str(arrays["activation"])]
     weights = [torch.from_numpy(arrays[f"weight{i}"]) for i in range(sum(n.startswith("weight") for n in arrays))]
     if kind == "cnn":
@@ -27,7 +32,6 @@ def load(path: str):
     with torch.no_grad():
         for parameter, value in zip(model.parameters(), weights, strict=True):
             parameter.copy_(value.reshape(parameter.shape))
-    inputs, targets = torch.from_numpy(arrays["inputs"]), torch.from_numpy(arrays["targets"])
     if kind == "small":
         return model, HalfSquaredError(), inputs, targets
     return model, torch.nn.CrossEntropyLoss(), inputs, targets.long()

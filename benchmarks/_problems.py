@@ -16,7 +16,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lossatlas._parameters import named_parameters
+from lossatlas import geometry
+from lossatlas._parameters import named_parameters, ravel
 from lossatlas.landscape import Landscape
 from lossatlas.networks import Conv, Dense
 from lossatlas.training import train
@@ -74,6 +75,18 @@ def problem(name: str, activation: str | None = None, *, dtype=np.float32) -> Pr
         landscape, steps, rate = Landscape(images, labels, loss="cross_entropy"), 60, 1e-3
     run = train(key, network, landscape, optimizer="adam", learning_rate=rate, num_steps=steps)
     return Problem(name, activation, run.network, landscape)
+
+
+def plane_of(network: Dense | Conv) -> geometry.Directions:
+    """Two directions, scaled as landscaper scales them."""
+    rng = np.random.default_rng(0)
+    vector = np.asarray(ravel(network)[0])
+    rows = []
+    for _ in range(2):
+        parts = [rng.standard_normal(array.size) for array in named_parameters(network).values()]
+        row = np.concatenate([np.sqrt(part.size) * part / np.linalg.norm(part) for part in parts])
+        rows.append((np.linalg.norm(vector) * row / np.linalg.norm(row)).astype(vector.dtype))
+    return geometry.as_directions(network, rows)
 
 
 def _digits(dtype):

@@ -1,6 +1,6 @@
 """Eigenpairs and traces of Hessians: LossAtlas against PyTorch's tools, to the same accuracy, one thread each.
 
-    python benchmarks/curvature.py [--json FILE] [--repeats N] [--pyhessian FOLDER]
+    python benchmarks/curvature.py [--json FILE] [--repeats N] [--problem NAME] [--peer NAME]
 
 Every peer runs in an environment of its own that this script makes. For each the least effort is looked for that gives
 
@@ -9,8 +9,7 @@ Every peer runs in an environment of its own that this script makes. For each th
   asks for `rtol=0.01` instead, and pays for the error bar).
 
 Residuals and errors are measured here, in double precision, for both sides. Ours is timed twice for eigenpairs: as the
-peers do it, and with the search for hidden pairs that none of them makes. PyHessian's package on the index does not run
-with current PyTorch: its repository is installed, or read from a checkout given by --pyhessian.
+peers do it, and with the search for hidden pairs that none of them makes.
 """
 
 # ruff: noqa: E402  (threads are set before anything else is imported)
@@ -19,7 +18,6 @@ import _common
 
 THREADS = _common.single_thread()
 
-import argparse
 import pathlib
 import time
 from collections.abc import Iterator
@@ -37,7 +35,6 @@ from lossatlas.landscape import Landscape
 
 RESIDUAL, TRACE_ERROR = 1e-3, 0.01
 TRACE_RUNS, TRACE_SECONDS = 10, 60
-PYHESSIAN = "pyhessian @ git+https://github.com/amirgholami/PyHessian"
 AIMS = {"pairs": 4.0, "trace": 5.0}
 
 
@@ -82,19 +79,7 @@ class Reference:
         return float("inf") if missed.any() else float(residuals.max())
 
 
-def peers(pyhessian: pathlib.Path | None) -> list[_peers.Peer]:
-    script = "_peer_curvature.py"
-    return [
-        _peers.Peer("curvlinops", (_peers.TORCH, "curvlinops-for-pytorch==3.0.1", "scipy"), script, ("curvlinops",)),
-        _peers.Peer("hessian-eigenthings", (_peers.TORCH, "hessian-eigenthings==1.0.0a5"), script, ("eigenthings",)),
-        _peers.Peer(
-            "pyhessian",
-            (_peers.TORCH, "numpy", *([] if pyhessian else [PYHESSIAN])),
-            script,
-            ("pyhessian",),
-            source=pyhessian,
-        ),
-    ]
+PEERS = {"curvlinops": "curvlinops", "hessian-eigenthings": "eigenthings", "pyhessian": "pyhessian"}
 
 
 def pairs_rows(problem, reference, peer, steps: int, repeats: int, folder: pathlib.Path) -> Iterator[_common.Row]:
@@ -206,14 +191,11 @@ def rows(names, chosen, repeats: int) -> Iterator[_common.Row]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Eigenpairs and traces of Hessians.")
-    parser.add_argument("--json", type=pathlib.Path, help="write the rows to this file as well")
-    parser.add_argument("--repeats", type=int, default=5, help="timed repeats of each side (default 5)")
-    parser.add_argument("--pyhessian", type=pathlib.Path, help="a checkout of PyHessian's repository")
+    parser = _common.parser("Eigenpairs and traces of Hessians.", repeats=5)
     parser.add_argument("--problem", action="append", choices=_problems.NAMES, help="these alone")
-    parser.add_argument("--peer", action="append", help="these alone")
+    parser.add_argument("--peer", action="append", choices=PEERS, help="these alone")
     asked = parser.parse_args()
-    chosen = [peer for peer in peers(asked.pyhessian) if asked.peer is None or peer.name in asked.peer]
+    chosen = [_peers.Peer(name, "_peer_curvature.py", (PEERS[name],)) for name in asked.peer or PEERS]
     found = _common.versions("lossatlas", "jax", "equinox", "numpy")
     _common.report(rows(asked.problem or _problems.NAMES, chosen, asked.repeats), found, asked.json)
 

@@ -1,6 +1,6 @@
 """Empirical tangent kernels beside neural-tangents and PyTorch's recipe, one thread each, single precision.
 
-    python benchmarks/kernels.py [--json FILE] [--repeats N] [--quick]
+    python benchmarks/kernels.py [--json FILE] [--repeats N] [--problem NAME] [--quick]
 
 neural-tangents 0.6.5 does not import beside a current JAX, so it runs in an environment of its own with the JAX of its
 time, by the method that a row names. Kernels are compared entry by entry. The last row is ours alone: 10,000 inputs of
@@ -12,28 +12,25 @@ import pathlib
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 
-from _common import Row, Times, report, single_thread, versions
+from _common import Row, Times, parser, report, single_thread, versions
 
 
 THREADS = single_thread()
 
 import numpy as np
 
-from _peers import TORCH, NotRun, Peer, cache_folder, summary
-from _problems import problem
+from _peers import NotRun, Peer, cache_folder, summary
+from _problems import NAMES, problem
 from lossatlas import geometry
 
 
-TANGENTS = Peer(
-    "neural-tangents",
-    ("jax==0.4.25", "jaxlib==0.4.25", "neural-tangents==0.6.5", "numpy<2", "scipy<1.13"),
-    "_peer_tangents.py",
-)
-TORCH_FUNC = Peer("torch-kernel", (TORCH, "numpy"), "_peer_torch_kernel.py")
+TANGENTS = Peer("neural-tangents", "_peer_tangents.py")
+TORCH_FUNC = Peer("torch-kernel", "_peer_torch_kernel.py")
 JOBS = [
     # problem, activation, convention, examples, peer, options, aim
     ("mlp", "relu", "trace", 500, TANGENTS, "STRUCTURED_DERIVATIVES", 1.0),
@@ -54,11 +51,13 @@ JOBS = [
 ]
 
 
-def rows(repeats: int, *, quick: bool):
+def rows(names: Sequence[str], repeats: int, *, quick: bool):
     """Every job, each side in turn."""
     folder = cache_folder()
     problems, started = {}, {}
     for name, activation, convention, num, peer, implementation, aim in JOBS:
+        if name not in names:
+            continue
         num = num // 4 if quick else num
         by = "" if implementation is None else f" ({implementation.lower().replace('_', ' ')})"
         job = f"{name} {activation}, {convention}, {num} examples, {peer.name}{by}"
@@ -142,12 +141,13 @@ def out_of_core(num: int) -> None:
 
 
 if __name__ == "__main__":
-    import argparse
-
-    parser = argparse.ArgumentParser(description="Empirical tangent kernels beside neural-tangents and PyTorch.")
-    parser.add_argument("--json", type=pathlib.Path, help="write the rows to this file as well")
-    parser.add_argument("--repeats", type=int, default=5, help="timed repeats of each side (default 5)")
-    parser.add_argument("--quick", action="store_true", help="a quarter of the examples")
-    asked = parser.parse_args()
-    report(rows(asked.repeats, quick=asked.quick), versions("lossatlas", "jax", "numpy"), asked.json)
+    options = parser("Empirical tangent kernels beside neural-tangents and PyTorch.", repeats=5)
+    options.add_argument("--problem", action="append", choices=NAMES, help="these alone")
+    options.add_argument("--quick", action="store_true", help="a quarter of the examples")
+    asked = options.parse_args()
+    report(
+        rows(asked.problem or NAMES, asked.repeats, quick=asked.quick),
+        versions("lossatlas", "jax", "numpy"),
+        asked.json,
+    )
     out_of_core(2_500 if asked.quick else 10_000)

@@ -1,6 +1,6 @@
 """Planes of the loss: LossAtlas against loss-landscapes and landscaper, to the same maximal interpolation error.
 
-    python benchmarks/planes.py [--json FILE] [--repeats N]
+    python benchmarks/planes.py [--json FILE] [--repeats N] [--problem NAME]
 
 All look at the same plane of the same network: two Gaussian directions, each parameter array of them as long as the
 square root of its size and the whole as long as the network, from -1 to 1 along both (this is how landscaper scales
@@ -20,23 +20,22 @@ import _common
 THREADS = _common.single_thread()
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import jax
 import numpy as np
 from scipy.interpolate import RectBivariateSpline, RegularGridInterpolator
 
 from _common import Row
-from _peers import TORCH, NotRun, Peer, alternate, cache_folder, summary
-from _problems import Problem, problem
+from _peers import NotRun, Peer, alternate, cache_folder, summary
+from _problems import NAMES, Problem, plane_of, problem
 from lossatlas import geometry
-from lossatlas._parameters import named_parameters, ravel
 from lossatlas.geometry._slice_values import SliceValues
 
 
 PEERS = (
-    Peer("loss-landscapes", [TORCH, "numpy", "loss-landscapes==3.0.6"], "_peer_loss_landscapes.py"),
-    Peer("landscaper", [TORCH, "landscaper==1.3.1"], "_peer_landscaper.py"),
+    Peer("loss-landscapes", "_peer_loss_landscapes.py"),
+    Peer("landscaper", "_peer_landscaper.py"),
 )
 # The aims: 3x on the networks of the digits, 20x on the small one.
 JOBS = (("small", 20.0), ("mlp", 3.0), ("cnn", 3.0))
@@ -45,26 +44,14 @@ CHECKED = {"mlp": 2000, "cnn": 500, "small": 5000}
 _MOST_STEPS = 400
 
 
-def plane_of(point: Problem) -> geometry.Directions:
-    """Two directions, scaled as landscaper scales them."""
-    rng = np.random.default_rng(0)
-    length = float(np.linalg.norm(ravel(point.network)[0]))
-    rows = []
-    for _ in range(2):
-        parts = [rng.standard_normal(array.size) for array in named_parameters(point.network).values()]
-        row = np.concatenate([np.sqrt(part.size) * part / np.linalg.norm(part) for part in parts])
-        rows.append((length * row / np.linalg.norm(row)).astype(np.float32))
-    return geometry.as_directions(point.network, rows)
-
-
-def rows(repeats: int) -> Iterator[Row]:
+def rows(names: Sequence[str], repeats: int) -> Iterator[Row]:
     """All rows, each as soon as it is measured."""
     folder = cache_folder() / "planes"
     folder.mkdir(exist_ok=True)
     started: dict[str, str] = {}
-    for name, aim in JOBS:
+    for name, aim in ((name, aim) for name, aim in JOBS if name in names):
         point = problem(name)
-        directions = plane_of(point)
+        directions = plane_of(point.network)
         path = point.write(folder)
         spanned = folder / f"{name}-directions.npy"
         np.save(spanned, directions.vectors)
@@ -150,9 +137,11 @@ def grid_size(
 
 def main() -> None:
     """Measure and report."""
-    options = _common.arguments("Planes of the loss, to the same interpolation error.", repeats=3)
+    parser = _common.parser("Planes of the loss, to the same interpolation error.", repeats=3)
+    parser.add_argument("--problem", action="append", choices=NAMES, help="these alone")
+    options = parser.parse_args()
     found = _common.versions("lossatlas", "jax", "jaxlib", "numpy")
-    _common.report(rows(options.repeats), found, options.json)
+    _common.report(rows(options.problem or NAMES, options.repeats), found, options.json)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import math
 import re
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -40,7 +41,8 @@ def named_arrays(network: Network) -> dict[str, Array]:
 
 
 def _is_buffer(node: object) -> bool:
-    return isinstance(node, Buffer)
+    # Equinox keeps the running statistics of its normalisations in a State, which a module may hold.
+    return isinstance(node, Buffer | eqx.nn.State)
 
 
 def _is_parameter(node: object) -> bool:
@@ -71,14 +73,15 @@ def select(network: Network, only: Only = None) -> PyTree[bool]:
     **Raises:** `InputError` when nothing is selected, and for a boolean pytree of another structure.
     """
     # A network of booleans is callable too, so the leaves decide.
-    if only is not None and all(isinstance(leaf, bool) for leaf in jax.tree.leaves(only)):
+    if only is None:
+        spec = jax.tree.map(_is_parameter, network, is_leaf=_is_buffer)
+    elif all(isinstance(leaf, bool) for leaf in jax.tree.leaves(only)):
         spec = _expand(network, only)
     else:
+        chosen: Any = only
         if isinstance(only, str):
             pattern = re.compile(".*".join(re.escape(part) for part in only.split("*")))
             chosen = lambda name: pattern.fullmatch(name) is not None  # noqa: E731
-        else:
-            chosen = only if only is not None else lambda name: True  # noqa: E731, ARG005
         spec = jax.tree_util.tree_map_with_path(
             lambda path, leaf: _is_parameter(leaf) and bool(chosen(path_name(path))), network, is_leaf=_is_buffer
         )

@@ -9,7 +9,8 @@ import pytest
 from architectures import ARCHITECTURES
 from lossatlas._errors import InputError
 from lossatlas.geometry import ntk
-from lossatlas.geometry._ntk_source import source_of
+from lossatlas.geometry._ntk import make_recipe
+from lossatlas.geometry._ntk_source import as_landscape
 from lossatlas.landscape import Landscape
 from lossatlas.networks import Conv, Dense, replace_parameters
 
@@ -205,6 +206,7 @@ def test_equinox_layers_have_structure():
     assert not any(path.endswith(".weight") and "layers[5]" not in path for path in formed if "[1]" not in path)
 
 
+@pytest.mark.slow
 def test_torch_modules_have_kernels_as_torch_computes_them():
     torch = pytest.importorskip("torch")
     from lossatlas.interop import torch_function
@@ -239,12 +241,37 @@ def test_functions_of_a_batch_have_kernels_where_examples_are_alone():
 
 
 def test_networks_of_one_shape_share_what_is_traced():
+    data = as_landscape(inputs_of((3,)))
+    recipe = lambda network, **options: make_recipe(  # noqa: E731
+        network, data, None, "trace", "auto", options.get("only"), batch_size=options.get("batch_size")
+    )[0]
+    first = recipe(Dense(jax.random.key(0), [3, 4, 2]))
+    assert recipe(Dense(jax.random.key(1), [3, 4, 2])) is first  # nothing is decided twice either
+    others = [
+        recipe(Dense(jax.random.key(0), [3, 4, 2], activation="sin")),
+        recipe(Dense(jax.random.key(0), [3, 4, 2]), only="layers[0].*"),
+        recipe(Dense(jax.random.key(0), [3, 4, 2]), only=lambda path: "bias" in path),
+    ]
+    assert len({id(found.source) for found in (first, *others)}) == 4
+    assert recipe(Dense(jax.random.key(0), [3, 4, 2]), batch_size=2).tile == 2
+
+
+class Scaled(eqx.Module):
+    """A number beside the parameters, and an array of numpy."""
+
+    weight: jax.Array
+    factor: float
+    offset: np.ndarray
+
+    def __call__(self, x):
+        return self.factor * (self.weight @ x) + self.offset @ x
+
+
+def test_constants_tell_networks_of_one_shape_apart():
     x = inputs_of((3,))
-    data = Landscape(x, np.zeros((5, 2)))
-    sources = {id(source_of(Dense(jax.random.key(i), [3, 4, 2]), data)[0]) for i in range(3)}
-    assert len(sources) == 1
-    other = source_of(Dense(jax.random.key(0), [3, 4, 2], activation="sin"), data)[0]
-    assert id(other) not in sources
+    for factor in (1.0, 2.0, 1.0):
+        network = Scaled(jnp.ones((2, 3)), factor, np.full((2, 3), factor))
+        agree(ntk(network, x, only="weight").matrix, factor**2 * x @ x.T)
 
 
 # -- what cannot be used -------------------------------------------------------------------------------------------

@@ -177,7 +177,8 @@ def directions_to(network: Network, *others: Network, only: Only = None) -> Dire
     """The straight lines to other networks of the same shape: one makes a line, two a plane through three networks.
 
     The other networks lie at coordinate 1 of their own direction and 0 of the rest. With `only` they lie there in the
-    selected parameters alone. The directions of a plane are not made orthogonal.
+    selected parameters alone. The directions of a plane are not made orthogonal. Buffers such as running statistics
+    stay those of `network`, so what lies at 1 is the other network only where theirs are the same.
 
     **Arguments:**
     - `others`: networks of the same structure.

@@ -1,8 +1,9 @@
 """The empirical neural tangent kernel of any network."""
 
+import dataclasses
 import functools as ft
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
 import equinox as eqx
@@ -19,7 +20,6 @@ from lossatlas.geometry._ntk_blocks import Batches, Tile, convention_words, exam
 from lossatlas.geometry._ntk_cost import method_costs
 from lossatlas.geometry._ntk_features import (
     Convention,
-    Features,
     Rows,
     block,
     contracted,
@@ -89,18 +89,23 @@ class Kernel(eqx.Module):
         return matrix_figure(np.asarray(self.matrix, float), x=words, y=words, colour="tangent kernel")
 
 
-class Recipe(eqx.Module):
-    """How the blocks of a kernel are made; what is compiled of it serves all networks of one shape."""
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """How the blocks of a kernel are made, the same for all networks of one shape.
 
-    features_of: Callable[[Any], Features] = eqx.field(static=True)
-    block_of: Callable[[Any, Any], dict[str, Array]] = eqx.field(static=True)
-    method: str = eqx.field(static=True)
-    tile: int = eqx.field(static=True)
-    bytes_each: int = eqx.field(static=True)
-    rows: Rows = eqx.field(static=True)
-    formed: tuple[str, ...] = eqx.field(static=True)
+    - `features_of`, `block_of`: of the leaves of a network and a batch, and of those and the features of two.
+    """
+
+    source: Source
+    features_of: Callable[[list[Array], Any], Any]
+    block_of: Callable[[list[Array], Any, Any], dict[str, Array]]
+    method: str
+    tile: int
+    bytes_each: int
+    rows: Rows
+    formed: tuple[str, ...]
     costs: dict[str, float]
-    dtype: Any = eqx.field(static=True)
+    dtype: Any
 
 
 def ntk(
@@ -160,13 +165,15 @@ def ntk(
     begin = time.perf_counter()
     first = as_landscape(landscape)
     second = None if other is None else as_landscape(other)
-    recipe = make_recipe(network, first, second, convention, method, only, per_layer=per_layer, batch_size=batch_size)
+    recipe, leaves = make_recipe(
+        network, first, second, convention, method, only, per_layer=per_layer, batch_size=batch_size
+    )
     rows, columns = first.size, first.size if second is None else second.size
     k = recipe.rows.k
     matrices: dict[str, np.ndarray] = {}
     with as_meter(progress).task("kernel", rows * columns) as task:
         done = 0
-        for tile in kernel_tiles(recipe, first, second):
+        for tile in kernel_tiles(recipe, leaves, first, second):
             for name, values in tile.values.items():
                 if name not in matrices:
                     matrices[name] = np.empty((rows, k, columns, k), recipe.dtype)
@@ -181,7 +188,7 @@ def ntk(
         num_outputs=recipe.rows.num_outputs,
         convention=convention,
         method=recipe.method,
-        stats={"seconds": time.perf_counter() - begin, "costs": recipe.costs, "tile": recipe.tile},
+        stats={"seconds": time.perf_counter() - begin, "costs": dict(recipe.costs), "tile": recipe.tile},
         settings={"convention": convention_words(convention), "formed": recipe.formed},
     )
 
@@ -204,7 +211,8 @@ def ntk_costs(
     **Raises:** `InputError` as [`lossatlas.geometry.ntk`][] does.
     """
     second = None if other is None else as_landscape(other)
-    return make_recipe(network, as_landscape(landscape), second, convention, "auto", only).costs
+    recipe, _ = make_recipe(network, as_landscape(landscape), second, convention, "auto", only)
+    return dict(recipe.costs)
 
 
 def make_recipe(
@@ -217,8 +225,8 @@ def make_recipe(
     *,
     per_layer: bool = False,
     batch_size: int | None = None,
-) -> Recipe:
-    """Decide how a kernel is made, after all checks.
+) -> tuple[Recipe, list[Array]]:
+    """Decide how a kernel is made, after all checks; also the leaves of the network.
 
     **Raises:** `InputError` as [`lossatlas.geometry.ntk`][] does.
     """
@@ -236,23 +244,38 @@ def make_recipe(
         msg = f"The two sets of examples have shapes {_shapes(first)} and {_shapes(second)}; they need the same."
         raise InputError(msg)
     source, leaves = source_of(network, first, only)
-    rows = Rows(convention, source.plan.num_outputs)
     n, m = first.size, first.size if second is None else second.size
-    costs = method_costs(source.plan, source.selected, rows, n, m, symmetric=second is None)
+    return _recipe(source, convention, method, n, m, second is None, per_layer, batch_size), leaves
+
+
+@ft.lru_cache(maxsize=64)
+def _recipe(
+    source: Source,
+    convention: Convention,
+    method: Method,
+    n: int,
+    m: int,
+    symmetric: bool,  # noqa: FBT001
+    per_layer: bool,  # noqa: FBT001
+    batch_size: int | None,
+) -> Recipe:
+    rows = Rows(convention, source.plan.num_outputs)
+    costs = method_costs(source.plan, source.selected, rows, n, m, symmetric=symmetric)
     if method == "auto":
-        allowed = [name for name in METHODS[1:] if not (per_layer and name == "products")]
+        allowed: list[Method] = ["structured", "contraction", *([] if per_layer else ["products"])]
         method = min(allowed, key=lambda name: costs[name])
-    features_of: Callable[[Any], Any]
-    block_of: Callable[[Any, Any], dict[str, Array]]
+    features_of: Callable[[list[Array], Any], Any] = ft.partial(_features, source, rows, method)
+    block_of: Callable[[list[Array], Any, Any], dict[str, Array]]
     if method == "products":
-        features_of = lambda examples: examples  # noqa: E731
-        block_of = lambda one, two: {ALL: _product_block(source, rows, leaves, one, two)}  # noqa: E731
+        block_of = lambda leaves, one, two: {ALL: _product_block(source, rows, leaves, one, two)}  # noqa: E731
+    elif per_layer:
+        block_of = lambda _, one, two: block(one, two)  # noqa: E731
     else:
-        features_of = ft.partial(_features, source, rows, leaves, method)
-        block_of = block if per_layer else _whole_block
+        block_of = lambda _, one, two: {ALL: summed_block(one, two)}  # noqa: E731
     features = () if method == "products" else _feature_shapes(source, rows, method)
     formed = {"structured": direct_paths(source.plan), "contraction": source.selected, "products": ()}[method]
     return Recipe(
+        source=source,
         features_of=features_of,
         block_of=block_of,
         method=method,
@@ -261,18 +284,25 @@ def make_recipe(
         rows=rows,
         formed=formed,
         costs=costs,
-        dtype=np.dtype(float_type(leaves)),
+        dtype=np.dtype(float_type(source.leaves)),
     )
 
 
-def kernel_tiles(recipe: Recipe, first: Landscape, second: Landscape | None, is_done=lambda row, column: False):  # noqa: ARG005
+def kernel_tiles(
+    recipe: Recipe,
+    leaves: list[Array],
+    first: Landscape,
+    second: Landscape | None,
+    is_done: Callable[[int, int], bool] = lambda row, column: False,  # noqa: ARG005
+) -> Iterator[Tile]:
     """The blocks of a kernel.
 
     **Raises:** `InputError` at the first one that is not finite.
     """
     rows = Batches(examples_of(first), first.size, recipe.tile)
     columns = None if second is None else Batches(examples_of(second), second.size, recipe.tile)
-    for tile in tiles(recipe.features_of, recipe.block_of, rows, columns, recipe.bytes_each, is_done):
+    features_of, block_of = ft.partial(recipe.features_of, leaves), ft.partial(recipe.block_of, leaves)
+    for tile in tiles(features_of, block_of, rows, columns, recipe.bytes_each, is_done):
         if not all(np.isfinite(values).all() for values in tile.values.values()):
             msg = (
                 "The kernel is not finite: predictions or their gradients are NaN or infinite at this network. Check "
@@ -309,21 +339,19 @@ def _shapes(landscape: Landscape) -> list[tuple[int, ...]]:
     return [leaf.shape[1:] for leaf in jax.tree.leaves(examples_of(landscape))]
 
 
-@ft.lru_cache(maxsize=64)
 def _feature_shapes(source: Source, rows: Rows, method: str) -> Any:
     """The shapes of the features of one example."""
     one = jax.tree.map(lambda a: jax.ShapeDtypeStruct((1, *a.shape), a.dtype), source.example)
-    return jax.eval_shape(lambda leaves, example: _features(source, rows, leaves, method, example), source.leaves, one)
+    return jax.eval_shape(ft.partial(_features, source, rows, method), source.leaves, one)
 
 
-def _features(source: Source, rows: Rows, leaves: list[Array], method: str, examples: Any) -> Features:
+def _features(source: Source, rows: Rows, method: str, leaves: list[Array], examples: Any) -> Any:
+    """What blocks are made from: features, or the examples themselves."""
+    if method == "products":
+        return examples
     if method == "structured":
         return structured(source.plan, rows, leaves, examples)
     return contracted(source.fn, source.paths, source.selected, rows, leaves, examples)
-
-
-def _whole_block(first: Features, second: Features) -> dict[str, Array]:
-    return {ALL: summed_block(first, second)}
 
 
 @ft.partial(jax.jit, static_argnums=(0, 1))

@@ -10,7 +10,7 @@ import dataclasses
 import functools as ft
 import math
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import equinox as eqx
@@ -118,7 +118,7 @@ class Layer:
         return self.pair_cost(self.weights[0].num_positions, self.weights[0].shape[1], rows)
 
 
-def float_type(leaves: list[Array]) -> Any:
+def float_type(leaves: Sequence[Array | jax.ShapeDtypeStruct]) -> Any:
     """The type of the numbers of a network."""
     return jnp.result_type(*(leaf.dtype for leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.inexact)))
 

@@ -3,7 +3,7 @@
 import collections
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -48,7 +48,7 @@ def as_landscape(points: Points) -> Landscape:
     if isinstance(points, Landscape):
         return points
     inputs = jnp.asarray(points)
-    return Landscape(inputs, jnp.zeros(inputs.shape[:1], jnp.zeros(()).dtype))
+    return Landscape(inputs, np.zeros(inputs.shape[:1], inputs.dtype))
 
 
 def examples_of(landscape: Landscape) -> PyTree[Array]:
@@ -86,55 +86,58 @@ def source_of(network: Network, landscape: Landscape, only: Only = None) -> tupl
     **Raises:** `InputError` where predictions on an example depend on the others, for modules in training mode, and
     filters that select nothing.
     """
-    predict = predictor(network, landscape)
-    chosen = select(network, only)
-    arrays, static = eqx.partition(network, eqx.is_array)
-    named = jax.tree_util.tree_leaves_with_path(arrays)
-    kept = jax.tree_util.tree_leaves_with_path(eqx.filter(network, chosen))
-    paths, selected = (tuple(path_name(path) for path, _ in leaves) for leaves in (named, kept))
-    leaves = [leaf for _, leaf in named]
-    example = jax.tree.map(lambda a: a[0], examples_of(landscape))
-    key = (
-        _key(static),
-        tuple((leaf.shape, str(leaf.dtype)) for leaf in (*leaves, *jax.tree.leaves(example))),
-        (paths, selected, landscape._predict, jax.tree.structure(arrays)),
-    )
-    if key not in _sources:
-        _check_alone(network, landscape, predict)
-        _sources[key] = _make(predict, arrays, static, paths, selected, leaves, example)
+    flat, structure = jax.tree.flatten(network)
+    key = _key(network, flat, structure, landscape, only)
+    if key in _sources:
+        _sources.move_to_end(key)
+    else:
+        _sources[key] = _make(network, landscape, only)
         while len(_sources) > _KEPT:
             _sources.popitem(last=False)
-    _sources.move_to_end(key)
-    return _sources[key], leaves
+    return _sources[key], [
+        leaf if isinstance(leaf, jax.Array) else jnp.asarray(leaf) for leaf in flat if eqx.is_array(leaf)
+    ]
 
 
-def _make(
-    predict: Callable[[Network, PyTree[Array]], Array],
-    arrays: PyTree,
-    static: PyTree,
-    paths: tuple[str, ...],
-    selected: Sequence[str],
-    leaves: list[Array],
-    example: PyTree,
-) -> Source:
+def _make(network: Network, landscape: Landscape, only: Only) -> Source:
+    predict = predictor(network, landscape)
+    selected = _selected(network, only)
+    _check_alone(network, landscape, predict)
+    arrays, static = eqx.partition(network, eqx.is_array)
     structure = jax.tree.structure(arrays)
+    named = {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(arrays)}
 
     def fn(leaves: list[Array], example: PyTree) -> Array:
         return predict(eqx.combine(jax.tree.unflatten(structure, leaves), static), example)
 
-    plan = make_plan(fn, dict(zip(paths, leaves, strict=True)), selected, example)
-    shape = lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype)  # noqa: E731
-    return Source(fn, paths, tuple(selected), plan, [shape(leaf) for leaf in leaves], jax.tree.map(shape, example))
+    example = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), examples_of(landscape))
+    plan = make_plan(fn, named, selected, example)
+    leaves = [jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in named.values()]
+    return Source(fn, tuple(named), selected, plan, leaves, example)
 
 
-def _key(static: PyTree) -> Any:
-    """What tells one function from another beside its arrays; the object itself where it has no hash."""
-    leaves, structure = jax.tree.flatten(static)
+def _selected(network: Network, only: Only) -> tuple[str, ...]:
+    """The paths of the parameters that a filter selects."""
+    kept = eqx.filter(network, select(network, only))
+    return tuple(path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(kept))
+
+
+def _key(network: Network, flat: list[Any], structure: Any, landscape: Landscape, only: Only) -> Any:
+    """What tells one function from another: all but the numbers; a key of its own where something has no hash."""
+    examples, batch = jax.tree.flatten(examples_of(landscape))
+    key = (
+        structure,
+        tuple((leaf.shape, leaf.dtype) if eqx.is_array(leaf) else leaf for leaf in flat),
+        batch,
+        tuple((leaf.shape[1:], leaf.dtype) for leaf in examples),
+        (landscape._predict, landscape._example_losses is None),
+        only if only is None or isinstance(only, str) else _selected(network, only),
+    )
     try:
-        hash((tuple(leaves), structure))
+        hash(key)
     except TypeError:
-        return id(static)
-    return tuple(leaves), structure
+        return object()
+    return key
 
 
 def _check_mode(network: Network) -> None:

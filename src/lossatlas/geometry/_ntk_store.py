@@ -11,7 +11,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Array, Float
 
 from lossatlas._errors import InputError
 from lossatlas._progress import ProgressLike, as_meter
@@ -20,7 +20,7 @@ from lossatlas._types import Network, Only
 from lossatlas.geometry._ntk import ALL, Method, Recipe, covered, kernel_tiles, make_recipe, put
 from lossatlas.geometry._ntk_blocks import convention_words
 from lossatlas.geometry._ntk_features import Convention
-from lossatlas.geometry._ntk_source import Points, as_landscape, examples_of, source_of
+from lossatlas.geometry._ntk_source import Points, as_landscape, examples_of
 from lossatlas.landscape import Landscape
 
 
@@ -81,12 +81,11 @@ def store_ntk(
         msg = f"A kernel is stored in a file ending in .npy, got {path.name!r}."
         raise InputError(msg)
     first, second = as_landscape(landscape), None if other is None else as_landscape(other)
-    recipe = make_recipe(network, first, second, convention, method, only, batch_size=batch_size)
+    recipe, leaves = make_recipe(network, first, second, convention, method, only, batch_size=batch_size)
     rows, columns, k = first.size, first.size if second is None else second.size, recipe.rows.k
     shape = (rows * k, columns * k)
-    record = _Record(
-        path, _fingerprint(network, first, second, only, recipe), len_of(rows, recipe), len_of(columns, recipe)
-    )
+    fingerprint = _fingerprint(recipe, leaves, first, second)
+    record = _Record(path, fingerprint, len_of(rows, recipe), len_of(columns, recipe))
     known = record.read()
     if known:
         matrix = np.lib.format.open_memmap(path, mode="r+")
@@ -97,7 +96,7 @@ def store_ntk(
     view = matrix.reshape(rows, k, columns, k)
     with as_meter(progress).task("kernel", rows * columns) as task:
         count, written = int(record.done.sum()) * recipe.tile**2, time.monotonic()
-        for tile in kernel_tiles(recipe, first, second, record.is_done):
+        for tile in kernel_tiles(recipe, leaves, first, second, record.is_done):
             put(view, recipe.tile, tile, tile.values[ALL], symmetric=second is None)
             record.mark(tile.row, tile.column, symmetric=second is None)
             if time.monotonic() - written > _SECONDS:
@@ -111,7 +110,7 @@ def store_ntk(
         shape=shape,
         convention=convention,
         method=recipe.method,
-        stats={"seconds": time.perf_counter() - begin, "costs": recipe.costs, "tile": recipe.tile},
+        stats={"seconds": time.perf_counter() - begin, "costs": dict(recipe.costs), "tile": recipe.tile},
         settings={"convention": convention_words(convention), "formed": recipe.formed},
     )
 
@@ -165,9 +164,9 @@ class _Record:
         new.replace(self.path)
 
 
-def _fingerprint(network: Network, first: Landscape, second: Landscape | None, only: Only, recipe: Recipe) -> str:
+def _fingerprint(recipe: Recipe, leaves: list[Array], first: Landscape, second: Landscape | None) -> str:
     """What tells one kernel from another: the function, its arrays, the examples, the convention and the blocks."""
-    source, leaves = source_of(network, first, only)
+    source = recipe.source
     digest = hashlib.sha256()
     # Functions inside print with their addresses.
     digest.update(re.sub(r"0x[0-9a-f]+", "", str(source.plan.closed.jaxpr)).encode())

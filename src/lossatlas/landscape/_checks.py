@@ -34,17 +34,16 @@ def check_data(inputs: Array, targets: Array, loss: Loss) -> int:
         msg = f"inputs must be floating point, got {inputs.dtype}; convert with inputs.astype(float)."
         raise InputError(msg)
     try:
-        np.asarray(inputs)
-        np.asarray(targets)
+        values = {"inputs": np.asarray(inputs), "targets": np.asarray(targets)}
     except jax.errors.TracerArrayConversionError:
         return 0  # made inside a jitted function: the values are not known yet
-    for name, array in (("inputs", inputs), ("targets", targets)):
-        if jnp.issubdtype(array.dtype, jnp.floating) and not bool(jnp.isfinite(array).all()):
-            row = int(np.argwhere(~np.isfinite(np.asarray(array)))[0][0])
+    for name, array in values.items():
+        if jnp.issubdtype(array.dtype, jnp.floating) and not np.isfinite(array).all():
+            row = int(np.argwhere(~np.isfinite(array))[0][0])
             msg = f"{name} contain NaN or infinity (first in row {row}); remove or impute those rows."
             raise InputError(msg)
     if loss.name == "cross_entropy":
-        return _check_classes(np.asarray(targets))
+        return _check_classes(values["targets"])
     if loss.name == "logistic" and (float(targets.min()) < 0 or float(targets.max()) > 1):
         msg = f"logistic needs targets in [0, 1], got [{float(targets.min())}, {float(targets.max())}]."
         raise InputError(msg)

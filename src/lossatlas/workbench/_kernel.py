@@ -169,7 +169,7 @@ def _cost(net: Any, data: Landscape, whole: Landscape | None, options: dict[str,
         if points is None:
             continue
         is_stored = points is whole
-        recipe = make_recipe(
+        recipe, _ = make_recipe(
             net, points, None, convention, "auto", only, per_layer=not is_stored, batch_size=batch_size
         )
         count, matrix = recipe.costs[recipe.method], points.size**2 * recipe.dtype.itemsize
