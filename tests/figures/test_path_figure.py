@@ -34,7 +34,7 @@ def test_paths_share_a_picture_with_a_colour_each_and_a_mark_for_each_barrier():
 def test_differences_that_are_rounding_are_not_magnified():
     noise = 1e-16 * np.arange(11)
     same = eqx.tree_at(lambda b: (b.loss, b.barrier), made(0.0), (0.2 + noise, 1e-15))
-    figure = path_figure({"same": same})
+    figure: Any = path_figure({"same": same})
     low, high = (figure.layout.yaxis.range[i] for i in (0, 1))
     assert low < 0.1
     assert high > 0.3

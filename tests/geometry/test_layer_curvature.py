@@ -120,9 +120,9 @@ def test_the_last_layer_is_softmax_regression_on_its_features(measured):
 
 def test_tiles_of_the_kernel_add_up(measured):
     network, landscape, whole = measured
-    recipe = make_recipe(network, landscape, None, "full", "structured", None, per_layer=True, batch_size=5)
+    recipe, leaves = make_recipe(network, landscape, None, "full", "structured", None, per_layer=True, batch_size=5)
     curvatures = np.asarray(output_curvatures(network, landscape))
-    found = exact_moments(recipe, landscape, curvatures, list(whole.layers))
+    found = exact_moments(recipe, leaves, landscape, curvatures, list(whole.layers))
     np.testing.assert_allclose(found.traces, whole.traces, rtol=1e-12)
     np.testing.assert_allclose(found.norms, whole.norms, rtol=1e-12)
 

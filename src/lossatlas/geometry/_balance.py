@@ -113,10 +113,10 @@ def balance_layers(
     def measured(logs: np.ndarray) -> tuple[np.ndarray, float]:
         """Traces, and the geometric mean of those of gain 1."""
         at = _scaled(network, only, dict(zip(layers, np.exp(0.5 * logs), strict=True)))
-        recipe = moments_recipe(at, landscape, only, diagonal_alone=True)
+        recipe, leaves = moments_recipe(at, landscape, only, diagonal_alone=True)
         curvatures = np.asarray(output_curvatures(at, landscape), float)
         neutral = neutral_traces(at, landscape, mean_trace(curvatures), only)
-        traces = exact_moments(recipe, landscape, curvatures, layers, diagonal_alone=True).traces
+        traces = exact_moments(recipe, leaves, landscape, curvatures, layers, diagonal_alone=True).traces
         return traces, _geometric_mean(list(neutral.values()))
 
     logs = np.zeros(num)

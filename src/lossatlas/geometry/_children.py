@@ -14,7 +14,6 @@ from lossatlas._parameters import ravel
 from lossatlas._progress import ProgressLike, as_meter
 from lossatlas._show import html_page, shown
 from lossatlas._types import Network, Only
-from lossatlas.geometry._along import has_predictions
 from lossatlas.geometry._barrier import Barrier, barrier
 from lossatlas.geometry._function_states import FunctionStates, differing
 from lossatlas.geometry._kernel_distance import kernel_distance
@@ -215,7 +214,7 @@ def _apart(
     """The distances of networks, pair by pair; those of functions are NaN where there are no predictions."""
     vectors = [np.asarray(ravel(network)[0], float) for network in networks]
     lengths = [float(np.linalg.norm(vectors[i] - vectors[j])) for i, j in pairs]
-    if not has_predictions(data):
+    if not data.has_predictions:
         nothing = dict.fromkeys(("kernel_distance", "disagreement", "hamming"), np.nan)
         return [{**nothing, "weight_distance": length} for length in lengths]
     kernels = [ntk(network, data, **options) for network in networks]

@@ -253,10 +253,10 @@ def _moments(
 ) -> tuple[str, Moments, float]:
     r"""The moments, by the method asked for or the one that suits, and the mean of $\operatorname{tr} \ell''$."""
     if method == "kernel" or (method == "auto" and not mixes):
-        recipe = moments_recipe(network, landscape, only)
+        recipe, leaves = moments_recipe(network, landscape, only)
         if method == "kernel" or moments_cost(recipe, landscape.size, len(places)) <= _MOST:
             curvatures = np.asarray(output_curvatures(network, landscape), float)
-            moments = exact_moments(recipe, landscape, curvatures, list(places))
+            moments = exact_moments(recipe, leaves, landscape, curvatures, list(places))
             return "kernel", moments, mean_trace(curvatures)
     return "probes", probed_moments(products, places, num_probes, rng), float(loss_trace(network, landscape))
 

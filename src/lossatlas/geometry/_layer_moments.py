@@ -66,8 +66,8 @@ def fan_ins(network: Network, landscape: Landscape, only: Only = None) -> dict[s
 
 def moments_recipe(
     network: Network, landscape: Landscape, only: Only = None, *, diagonal_alone: bool = False
-) -> Recipe:
-    """How the kernel is made that traces, and norms unless they are left out, come from."""
+) -> tuple[Recipe, list[Array]]:
+    """How the kernel is made that traces, and norms unless they are left out, come from; and the network's leaves."""
     tile = min(_TILE, landscape.size) if diagonal_alone else None
     return make_recipe(network, landscape, None, "full", "auto", only, per_layer=True, batch_size=tile)
 
@@ -80,6 +80,7 @@ def moments_cost(recipe: Recipe, num_examples: int, num_layers: int) -> float:
 
 def exact_moments(
     recipe: Recipe,
+    leaves: list[Array],
     landscape: Landscape,
     curvatures: Float[np.ndarray, "n c c"],
     layers: list[str],
@@ -90,7 +91,7 @@ def exact_moments(
     n, step = landscape.size, recipe.tile
     traces, squares = np.zeros(len(layers)), np.zeros(len(layers))
     skipped = (lambda row, column: row != column) if diagonal_alone else (lambda row, column: False)  # noqa: ARG005
-    for tile in kernel_tiles(recipe, landscape, None, skipped):
+    for tile in kernel_tiles(recipe, leaves, landscape, None, skipped):
         rows = curvatures[tile.row * step : (tile.row + 1) * step]
         columns = curvatures[tile.column * step : (tile.column + 1) * step]
         for k, name in enumerate(layers):
