@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from lossatlas.geometry import ntk
+from lossatlas.geometry import kernel_regression, ntk
 from lossatlas.landscape import Landscape
 from lossatlas.networks import Dense
 from lossatlas.workbench import Model, save_model
@@ -58,6 +58,25 @@ def test_blocks_and_outputs_respect_the_batches(lossatlas, files):
         np.testing.assert_allclose(facts["eigenvalues"], whole, atol=1e-10)
         assert facts["regenerate"].endswith(f"--batch-size {size}")
         assert facts["rows_of_a_block"] == {"7": 7, "all": 20}[size]
+
+
+def test_the_frozen_kernel_predicts_other_data_and_one_hot_rows_are_classes(lossatlas, files):
+    network, landscape = files
+    rows = np.eye(2)[np.asarray(landscape.targets)]
+    save_model("rows.safetensors", Model(network, None, "mse", "a small network"))
+    np.savez("rows.npz", inputs=landscape.inputs, targets=rows)
+    np.savez("other.npz", inputs=landscape.inputs[:6], targets=rows[:6])
+    code, out, err = lossatlas("kernel", "rows.safetensors", "--data", "rows.npz", "--test", "other.npz", "--json")
+    assert code == 0, err
+    facts = json.loads(out)
+    data, test = (Landscape(landscape.inputs[:n], rows[:n]) for n in (20, 6))
+    found = kernel_regression(network, data, test)
+    assert facts["frozen"]["measure"] == "accuracy"
+    assert facts["frozen"]["kernel"] == found.accuracy
+    assert facts["frozen"]["network"] == found.network_accuracy
+    assert (facts["frozen"]["train"], facts["frozen"]["test"]) == (20, 6)
+    assert facts["regenerate"].endswith("--test other.npz")
+    assert "ordered by class" in pathlib.Path(facts["files"]["page"]).read_text()
 
 
 def test_what_cannot_be_used_is_refused_in_one_line(lossatlas, files):

@@ -68,7 +68,7 @@ def test_the_ends_agree_with_the_dense_hessian(lossatlas, files):
     assert json.loads(pathlib.Path(facts["files"]["json"]).read_text())["headline"] == facts["headline"]
     page = pathlib.Path(facts["files"]["page"]).read_text()
     assert facts["headline"] in page
-    assert "Curvature neither vanishes nor explodes" in page
+    assert "curvature neither vanishes nor explodes" in page
     assert facts["regenerate"] == (
         "lossatlas spectrum net.safetensors --data data.npz --network recommended --top 2 --bottom 1 --per-layer "
         "--per-array"

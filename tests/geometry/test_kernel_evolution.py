@@ -127,7 +127,20 @@ def test_kernel_of_a_linear_model_regresses_as_ridge_regression():
     weights = np.linalg.solve(INPUTS.T @ INPUTS + 0.3 * np.eye(3), INPUTS.T @ (y - y.mean()))
     np.testing.assert_allclose(found.predictions[:, 0], INPUTS[:5] @ weights + y.mean(), rtol=1e-9)
     assert found.squared_error == pytest.approx(0.5 * np.mean((found.predictions[:, 0] - y[:5]) ** 2))
+    errors = 0.5 * (found.predictions[:, 0] - y[:5]) ** 2
+    assert found.squared_error_error == pytest.approx(errors.std() / np.sqrt(5))
+    own = np.asarray(Landscape(INPUTS[:5], y[:5]).predictions(line))[:, 0]
+    assert found.network_squared_error == pytest.approx(0.5 * np.mean((own - y[:5]) ** 2))
     assert found.accuracy is None
+
+
+def test_logits_are_right_by_their_sign():
+    line = Dense(jax.random.key(1), [3, 1], use_output_bias=False)
+    right = INPUTS[:, 0] > 0
+    landscape = Landscape(INPUTS, right[:, None].astype(float), loss="logistic")
+    found = kernel_regression(line, landscape, landscape, ridge=1e-6)
+    assert found.accuracy == np.mean((found.predictions[:, 0] > 0.5) == right)
+    assert found.network_accuracy == np.mean((np.asarray(landscape.predictions(line))[:, 0] > 0) == right)
 
 
 def test_small_ridge_interpolates_the_classes(run):

@@ -17,6 +17,7 @@ def kernel(
     convention: Literal["trace", "sum_logits"] = "trace",
     examples: int = 1000,
     only: str | None = None,
+    test: str | None = None,
     store: pathlib.Path | None = None,
 ) -> None:
     """Measure the tangent kernel: spectrum, alignment with the targets, layers, and what it predicts when frozen.
@@ -39,6 +40,8 @@ def kernel(
         At most so many examples, drawn at random by the seed.
     only
         A pattern of parameter names, like "layers[0].*": the kernel of these alone.
+    test
+        Other data with targets, which the frozen kernel and the network predict; else a quarter of the examples.
     store
         A file ending in .npy for the kernel of all examples, written block by block; what was stopped goes on.
     """
@@ -55,6 +58,7 @@ def kernel(
         convention=convention,
         num_examples=examples,
         only=only,
+        test=test,
         store=store,
         **options.arguments,
     )

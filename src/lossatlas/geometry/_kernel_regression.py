@@ -1,5 +1,6 @@
 """Ridge regression with a tangent kernel that is kept frozen."""
 
+import dataclasses
 import time
 from typing import Any
 
@@ -10,6 +11,7 @@ from jaxtyping import Float
 from lossatlas._errors import InputError
 from lossatlas._show import shown
 from lossatlas._types import Network, Only
+from lossatlas.geometry._classes import ClassKind, class_kind
 from lossatlas.geometry._kernel_distance import target_rows
 from lossatlas.geometry._ntk import Method, ntk
 from lossatlas.geometry._ntk_features import Convention
@@ -26,10 +28,11 @@ class KernelRegression(eqx.Module):
     - `predictions`: on the test data, shape (n, o); for classes scores around one-hot rows.
     - `coefficients`: $\alpha = (K + \lambda I)^{-1} Y$, shape (m, o).
     - `ridge`: $\lambda$.
-    - `accuracy`, `network_accuracy`: the share of test examples whose largest score is right, for the kernel and
-      for the network itself on the same examples; None without classes. `accuracy_error`: standard error of the
-      first.
-    - `squared_error`: mean of $\frac12 |f - y|^2$ on the test data.
+    - `accuracy`, `network_accuracy`: the share of test examples whose largest score (whose sign, with logistic loss)
+      is right, for the kernel and for the network itself on the same examples; None without classes.
+      `accuracy_error`: standard error of the first.
+    - `squared_error`, `network_squared_error`: means of $\frac12 |f - y|^2$ on the test data, of kernel and network,
+      whose outputs mean something else with cross-entropy. `squared_error_error`: standard error of the first.
     """
 
     predictions: Float[np.ndarray, "n o"]
@@ -39,6 +42,8 @@ class KernelRegression(eqx.Module):
     accuracy_error: float | None
     network_accuracy: float | None
     squared_error: float
+    squared_error_error: float
+    network_squared_error: float
     stats: dict[str, Any]
     settings: dict[str, Any]
 
@@ -73,27 +78,50 @@ def kernel_regression(
     [`lossatlas.geometry.ntk`][] refuses.
     """
     begin = time.perf_counter()
-    if ridge is not None and not (ridge > 0 and np.isfinite(ridge)):
-        msg = f"ridge must be positive, got {ridge}."
-        raise InputError(msg)
+    _check_ridge(ridge)
     options: dict[str, Any] = {"convention": convention, "method": method, "only": only, "batch_size": batch_size}
     own = ntk(network, landscape, **options)
     cross = ntk(network, test, landscape, **options)
-    has_classes = np.issubdtype(landscape.targets.dtype, np.integer)
-    size = own.num_outputs
-    targets, wanted = target_rows(landscape.targets, size), target_rows(test.targets, size)
+    found = predict_frozen(np.asarray(own.matrix), np.asarray(cross.matrix), network, landscape, test, ridge=ridge)
+    settings = {"convention": convention, **found.settings}
+    return dataclasses.replace(found, stats={"seconds": time.perf_counter() - begin}, settings=settings)
+
+
+def _check_ridge(ridge: float | None) -> None:
+    if ridge is not None and not (ridge > 0 and np.isfinite(ridge)):
+        msg = f"ridge must be positive, got {ridge}."
+        raise InputError(msg)
+
+
+def predict_frozen(
+    own: np.ndarray,
+    cross: np.ndarray,
+    network: Network,
+    landscape: Landscape,
+    test: Landscape,
+    *,
+    ridge: float | None = None,
+) -> KernelRegression:
+    """Kernel regression with matrices that are there: of the training examples, and of the test examples with them.
+
+    **Raises:** `InputError` as [`lossatlas.geometry.kernel_regression`][].
+    """
+    _check_ridge(ridge)
+    outputs = np.asarray(test.predictions(network), float).reshape(test.size, -1)
+    size, kind = outputs.shape[1], class_kind(landscape)
+    targets, wanted = (_rows(each, kind, size) for each in (landscape, test))
     if targets.shape[1] != size or wanted.shape[1] != size:
         msg = f"The network has {size} outputs, but the targets have {targets.shape[1]} and {wanted.shape[1]} entries."
         raise InputError(msg)
-    offset = np.full(size, 1 / size) if has_classes else targets.mean(axis=0)
-    predictions, coefficients, ridge = kernel_ridge(own.matrix, cross.matrix, targets - offset[None], ridge)
+    offset = targets.mean(axis=0) if kind in (None, "signs") else np.full(size, 1 / size)
+    predictions, coefficients, ridge = kernel_ridge(own, cross, targets - offset[None], ridge)
     predictions = predictions + offset[None]
     accuracy = error = of_network = None
-    if has_classes:
-        labels = np.asarray(test.targets).reshape(-1)
-        accuracy = float(np.mean(predictions.argmax(1) == labels))
-        error = float(np.sqrt(accuracy * (1 - accuracy) / len(labels)))
-        of_network = float(np.mean(np.asarray(test.predictions(network)).argmax(1) == labels))
+    if kind is not None:
+        shifted = predictions - 0.5 if kind == "signs" else predictions  # the sign tells, as of a logit
+        accuracy, of_network = (_accuracy(kind, scores, wanted) for scores in (shifted, outputs))
+        error = float(np.sqrt(accuracy * (1 - accuracy) / len(wanted)))
+    errors = 0.5 * np.sum((predictions - wanted) ** 2, axis=1)
     return KernelRegression(
         predictions=predictions,
         coefficients=coefficients,
@@ -101,10 +129,22 @@ def kernel_regression(
         accuracy=accuracy,
         accuracy_error=error,
         network_accuracy=of_network,
-        squared_error=float(0.5 * np.mean(np.sum((predictions - wanted) ** 2, axis=1))),
-        stats={"seconds": time.perf_counter() - begin},
-        settings={"convention": convention, "ridge": ridge, "offset": offset.tolist()},
+        squared_error=float(errors.mean()),
+        squared_error_error=float(errors.std() / np.sqrt(len(errors))),
+        network_squared_error=float(0.5 * np.mean(np.sum((outputs - wanted) ** 2, axis=1))),
+        stats={},
+        settings={"ridge": ridge, "offset": offset.tolist()},
     )
+
+
+def _rows(landscape: Landscape, kind: ClassKind | None, size: int) -> Float[np.ndarray, "n o"]:
+    targets = np.asarray(landscape.targets)
+    return targets.reshape(len(targets), -1).astype(float) if kind == "signs" else target_rows(targets, size)
+
+
+def _accuracy(kind: ClassKind, scores: np.ndarray, wanted: np.ndarray) -> float:
+    right = (scores > 0) == (wanted > 0.5) if kind == "signs" else scores.argmax(1) == wanted.argmax(1)
+    return float(np.mean(right))
 
 
 def kernel_ridge(

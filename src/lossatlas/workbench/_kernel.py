@@ -54,6 +54,7 @@ def kernel(
     convention: Literal["trace", "sum_logits"] = "trace",
     num_examples: int = 1000,
     only: str | None = None,
+    test: Any = None,
     store: str | os.PathLike[str] | None = None,
     network: str = "recommended",
     target: str | None = None,
@@ -72,7 +73,8 @@ def kernel(
     - `model`, `table`, `network`, `target`, `precision`, `origin`, `loaded`: see
       `open_point`.
     - `convention`: see [`lossatlas.geometry.ntk`][]. `only`: a parameter filter; the kernel is then theirs.
-    - `num_examples`: at most so many examples, drawn at random by `seed`; a quarter of them tests the frozen kernel.
+    - `num_examples`: at most so many examples, drawn at random by `seed`; a quarter of them tests the frozen kernel,
+      or, where it is given, `test`: data that the network was not trained on.
     - `store`: a `.npy` file for the kernel of all examples, written block by block; what is there goes on.
     - `batch_size`: examples along both sides of a block of the kernel, and at a time for the outputs. `"auto"` keeps
       a block within a quarter of a gigabyte, and the outputs within the 2 GB of `open_point`.
@@ -100,6 +102,10 @@ def kernel(
             origin=origin,
             loaded=loaded,
         )
+        tested = None
+        if test is not None:
+            opened = {"network": network, "target": target, "batch_size": batch_size, "precision": precision}
+            tested = open_point(point.model, test, **opened).landscape
         net, whole = point.network, point.landscape
         chosen = np.sort(np.random.default_rng(seed).permutation(whole.size)[:num_examples])
         data = Landscape(
@@ -112,7 +118,7 @@ def kernel(
         meter = as_meter(progress)
         found = geometry.ntk(net, data, per_layer=True, progress=meter, **options)
         stored = None if store is None else geometry.store_ntk(net, whole, store, progress=meter, **options)
-        predictions = np.asarray(data.predictions(net)).reshape(data.size, -1)
+        frozen = _frozen(net, found, data, tested, options, seed)
     values = np.linalg.eigvalsh(np.asarray(found.matrix, float))[::-1]
     layers = _layers(geometry, found, data.targets)
     facts: dict[str, Any] = {
@@ -128,7 +134,7 @@ def kernel(
         "target_alignment": _aligned(geometry, found.matrix, data.targets),
         "eigenvalues": values[:10].tolist(),
         "layers": layers,
-        "frozen": _frozen(found.matrix, np.asarray(data.targets), predictions, seed),
+        "frozen": frozen,
         "stored": None if stored is None else str(stored.path),
     }
     labels = _labels(data)
@@ -145,8 +151,8 @@ def kernel(
         sections=_sections(facts, _pictures(np.asarray(found.matrix, float), labels, values)),
         facts=facts,
         settings=words | {"precision": precision},
-        regenerate=command_words(KIND, point, **asked),
-        cautions=_cautions(facts, whole.size),
+        regenerate=command_words(KIND, point, test=test, **asked),
+        cautions=_cautions(facts, whole.size, has_test=test is not None),
         terms=_TERMS,
         arrays=found.to_xarray().assign_coords(example=("row", chosen)),
     )
@@ -182,7 +188,11 @@ def _cost(net: Any, data: Landscape, whole: Landscape | None, options: dict[str,
 
 
 def _labels(data: Landscape) -> np.ndarray | None:
+    from lossatlas.geometry._classes import class_kind
+
     values = np.asarray(data.targets)
+    if class_kind(data) == "rows":
+        return values.argmax(1)
     return values.reshape(-1) if np.issubdtype(values.dtype, np.integer) and values.size == len(values) else None
 
 
@@ -202,43 +212,39 @@ def _layers(geometry: Any, found: Any, targets: Any) -> list[dict[str, Any]]:
     ]
 
 
-def _frozen(matrix: np.ndarray, targets: np.ndarray, outputs: np.ndarray, seed: int) -> dict[str, Any] | None:
-    """What ridge regression with the kernel predicts of a quarter of the examples, from the others."""
-    from lossatlas.geometry import kernel_ridge
+def _frozen(net: Any, found: Any, data: Landscape, tested: Landscape | None, options: dict, seed: int) -> dict | None:
+    """What ridge regression with the kernel predicts: of other data, or of a quarter of the examples."""
+    from lossatlas.geometry import ntk
+    from lossatlas.geometry._kernel_regression import predict_frozen
 
-    if len(matrix) < _LEAST:
+    if data.size < _LEAST:
         return None
-    order = np.random.default_rng(seed + 1).permutation(len(matrix))
-    test, train = order[: len(order) // 4], order[len(order) // 4 :]
-    has_classes = np.issubdtype(targets.dtype, np.integer)
-    if has_classes:
-        rows = np.eye(outputs.shape[1])[targets.reshape(-1)]
+    matrix = np.asarray(found.matrix, float)
+    if tested is None:
+        order = np.random.default_rng(seed + 1).permutation(data.size)
+        test, train = order[: data.size // 4], order[data.size // 4 :]
+        own, cross = matrix[np.ix_(train, train)], matrix[np.ix_(test, train)]
+        fitted, others = data.subset(train), data.subset(test)
     else:
-        rows = targets.reshape(len(targets), -1).astype(float)
-    if rows.shape[1] != outputs.shape[1] or outputs.shape[1] == 1 and has_classes:
+        own, cross = matrix, np.asarray(ntk(net, tested, data, **options).matrix, float)
+        fitted, others = data, tested
+    try:
+        made = predict_frozen(own, cross, net, fitted, others)
+    except InputError:  # the targets are no rows of outputs: nothing can be said
         return None
-    offset = rows[train].mean(axis=0, keepdims=True)
-    predictions, _, ridge = kernel_ridge(
-        matrix[np.ix_(train, train)], matrix[np.ix_(test, train)], rows[train] - offset
-    )
-    predictions = predictions + offset
-    said: dict[str, Any] = {"train": len(train), "test": len(test), "ridge": ridge}
-    if has_classes:
-        wanted = targets.reshape(-1)[test]
-        accuracy = float(np.mean(predictions.argmax(1) == wanted))
-        said |= {
+    said: dict[str, Any] = {"train": fitted.size, "test": others.size, "ridge": made.ridge}
+    if made.accuracy is not None:
+        return said | {
             "measure": "accuracy",
-            "kernel": accuracy,
-            "standard_error": float(np.sqrt(accuracy * (1 - accuracy) / len(test))),
-            "network": float(np.mean(outputs[test].argmax(1) == wanted)),
+            "kernel": made.accuracy,
+            "standard_error": made.accuracy_error,
+            "network": made.network_accuracy,
         }
-        return said
-    errors = ((predictions - rows[test]) ** 2).sum(1)
     return said | {
-        "measure": "mean squared error",
-        "kernel": float(errors.mean()),
-        "standard_error": float(errors.std() / np.sqrt(len(test))),
-        "network": float(((outputs[test] - rows[test]) ** 2).sum(1).mean()),
+        "measure": "half the squared error",
+        "kernel": made.squared_error,
+        "standard_error": made.squared_error_error,
+        "network": made.network_squared_error,
     }
 
 
@@ -279,14 +285,14 @@ def _headline(facts: dict[str, Any], size: int, only: str | None) -> str:
     )
 
 
-def _cautions(facts: dict[str, Any], size: int) -> list[str]:
+def _cautions(facts: dict[str, Any], size: int, *, has_test: bool) -> list[str]:
     said = []
     if facts["examples"] < size:
         said.append(f"Measured on {facts['examples']:,} of {size:,} examples, drawn at random; see --examples.")
-    if facts["frozen"] is not None:
+    if facts["frozen"] is not None and not has_test:
         said.append(
             "The frozen kernel is tested on examples that it was not fitted to; the network may have been trained on "
-            "them, and then its own figure is too good."
+            "them, and then its own figure is too good. --test takes other data."
         )
     return said
 
@@ -322,8 +328,8 @@ def _sections(facts: dict[str, Any], pictures: tuple[Picture, ...]) -> list[Sect
     frozen = facts["frozen"]
     if frozen is not None:
         sentence = (
-            f"Ridge regression with the frozen kernel, fitted to {frozen['train']:,} of the examples, on the other "
-            f"{frozen['test']:,}."
+            f"Ridge regression with the frozen kernel, fitted to {frozen['train']:,} examples, on {frozen['test']:,} "
+            "others."
         )
         table = facts_table(
             "Frozen kernel",

@@ -9,10 +9,10 @@ from lossatlas.workbench._instrument import Picture, Section, facts_table, rows_
 
 
 _SAID = {
-    "balanced": "Curvature neither vanishes nor explodes with depth.",
-    "unbalanced": "The layers differ by more than a factor of 100: one step suits some of them only.",
-    "vanishing": "Curvature shrinks with depth: on the average of layers to less than a tenth. Larger weights mend it.",
-    "exploding": "Curvature grows with depth: on the average of layers to more than tenfold. Smaller weights mend it.",
+    "balanced": "curvature neither vanishes nor explodes with depth.",
+    "unbalanced": "the layers differ by more than a factor of 100, and one step suits some of them only.",
+    "vanishing": "curvature shrinks with depth, on the average of layers to less than a tenth; larger weights mend it.",
+    "exploding": "curvature grows with depth, on the average of layers to more than tenfold; smaller weights mend it.",
 }
 _HEADS = {
     "layer": "where its parameters are",
@@ -45,7 +45,7 @@ def layers_section(found: LayerCurvature) -> Section:
         "Bars of trace, norm and largest eigenvalue of every layer; the numbers are in the table below.",
     )
     errors = found.trace_errors.max()
-    sentences = [f"{found.verdict.capitalize()}. {_SAID[found.verdict]}"]
+    sentences = [f"As a start of training, {found.verdict}: {_SAID[found.verdict]}"]
     if errors:
         share = float((found.trace_errors / found.traces.clip(min=1e-300)).max())
         sentences.append(f"Traces and norms are estimates by probes, traces to {format_number(100 * share, 2)} %.")

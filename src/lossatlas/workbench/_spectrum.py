@@ -289,7 +289,7 @@ def _headline(facts: dict[str, Any], size: int, only: str | None, matrix: str) -
     text += f" ± {format_number(error, 2)} (standard error)" if error else " (exact)"
     text += f" over {size:,} parameters."
     if facts["verdict"] is not None:
-        text += f" Over the layers curvature is {facts['verdict']}."
+        text += f" As a start of training its layers would be {facts['verdict']}."
     step = facts["largest_stable_step"]
     if step is None:
         return text
