@@ -28,6 +28,7 @@ from lossatlas.workbench._units import with_unit_spaces
 
 
 KIND = "flatness"
+_DENSITY_PRODUCTS = 850  # of the spectrum from which the bias of chains is known
 _Models = Model | str | os.PathLike[str]
 
 
@@ -169,13 +170,14 @@ def _cost_words(geometry: Any, point: Point, only: str | None, options: Mapping[
     cost = geometry.product_cost(point.network, point.landscape, only=only)
     groups = options["measures"] or geometry.FLATNESS_MEASURES
     chains = options["num_steps"] * options["num_chains"]
+    model = 2 * min(num_parameters(point.network, only), _DENSITY_PRODUCTS)  # a product costs about two gradients
     gradients = {
         "local_energy": 8 * options["num_draws"],  # a forward pass costs about half a gradient
         "hessian": 400,
         "sharpness": 84,
         "pac_bayes": 60 * options["num_draws"],
-        "local_entropy": 4.5 * chains,
-        "learning_coefficient": chains,
+        "local_entropy": 4.5 * chains + model,
+        "learning_coefficient": chains + model,
     }
     total = sum(gradients.get(name, 0) for name in groups) * (2 if options["audit"] else 1) * count
     work = f"about {total:,.0f} gradients of {1e3 * cost.gradient_seconds:.3g} ms"
