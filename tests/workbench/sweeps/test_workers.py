@@ -77,6 +77,7 @@ def kill_at_random(folder, random, *, kills, workers, **asked):
     return finish(driver)[0], killed
 
 
+@pytest.mark.slow
 def test_killed_at_random_every_cell_is_there_once_and_the_same(tmp_path):
     for workers in (1, 2):
         finish(start(tmp_path / f"undisturbed-{workers}", workers, wait=0.02))
