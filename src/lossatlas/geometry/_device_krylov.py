@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lossatlas.geometry._krylov import KrylovBasis
 from lossatlas.geometry._products import not_finite
 
 
@@ -44,16 +45,15 @@ class DeviceBasis:
         self.limit = min(limit, self.free)
         room = -(-max(len(locked), 1) // _LOCKED) * _LOCKED
         self.locked = jnp.zeros((room, size), block.dtype).at[: len(locked)].set(locked)
-        self.rows = jnp.zeros((limit + max(len(block), _AHEAD), size), block.dtype)
+        first = KrylovBasis(product, size, 0, block, locked, rng)  # for its orthonormal rows, found without a product
+        rows = first.rows[: first.ahead]
+        self.rows = jnp.zeros((limit + max(len(block), _AHEAD), size), block.dtype).at[: len(rows)].set(rows)
         self.images = jnp.zeros((limit, size), block.dtype)
         self.scale = jnp.zeros((), block.dtype)  # largest norm of an image so far
         self.table = np.zeros((len(self.rows), limit))  # column i: the coefficients of image i in the rows
-        self.key = jax.random.key(int(rng.integers(2**31)))
-        self.known = self.ahead = 0
+        self.noise = jnp.asarray(rng.standard_normal(size).astype(block.dtype))
+        self.known, self.ahead = 0, len(rows)
         self.num_steps = self.num_products = 0
-        for place, vector in enumerate(block[: self.free]):
-            self.rows = _put((self.locked, self._fresh_key(), jnp.asarray(vector), _integer(place)), self.rows)
-            self.ahead += 1
 
     @property
     def is_exhausted(self) -> bool:
@@ -81,8 +81,8 @@ class DeviceBasis:
         due = _STEPS - self.num_steps % _STEPS
         steps = min(due, (self.limit - self.known) // self.ahead, -(-left // self.ahead))
         start, stop = self.known, self.known + steps * self.ahead
-        where = tuple(_integer(number) for number in (start, stop, self.ahead, self.free))
-        fixed = (self.product, self.locked, self._fresh_key(), where)
+        numbers = np.array([start, stop, self.ahead, self.free, self.num_products - start], np.int32)
+        fixed = (self.product, self.locked, self.noise, jnp.asarray(numbers))  # no constants, so no further program
         self.rows, self.images, self.scale, table = _multiply(fixed, self.rows, self.images, self.scale)
         self.table[:, start:stop] = np.asarray(table)[:, start:stop]
         if not np.isfinite(self.table[:, start:stop]).all():
@@ -124,39 +124,27 @@ class DeviceBasis:
         padded[:, : len(columns)] = columns.T
         return jnp.asarray(padded)
 
-    def _fresh_key(self) -> jax.Array:
-        self.key, key = jax.random.split(self.key)
-        return key
-
-
-def _integer(number: int) -> jax.Array:
-    """A number that a program takes as an argument, not as a constant."""
-    return jnp.asarray(number, jnp.int32)
-
-
-@eqx.filter_jit(donate="all-except-first")
-def _put(fixed, rows):
-    """A first vector as one of the rows."""
-    locked, key, vector, place = fixed
-    rest, _ = _clean(locked, rows, vector)
-    row, _ = _next_row(locked, rows, rest, jnp.linalg.norm(vector), key)
-    return rows.at[place].set(row)
-
 
 @eqx.filter_jit(donate="all-except-first")
 def _multiply(fixed, rows, images, scale):
     """Multiply the rows from `start` to `stop`, each with the row that follows from it, and their coefficients."""
-    product, locked, key, (start, stop, ahead, free) = fixed
+    product, locked, noise, numbers = fixed
+    start, stop, ahead, free, before = numbers
 
     def step(i, held):
         rows, images, scale, table = held
         image = product(rows[i])
         scale = jnp.maximum(scale, jnp.linalg.norm(image))
         rest, coefficients = _clean(locked, rows, image)
-        row, norm = _next_row(locked, rows, rest, scale, jax.random.fold_in(key, i))
+        norm = jnp.linalg.norm(rest)
+        is_lost = norm <= 100 * jnp.finfo(rows.dtype).eps * scale
+        # Where the space ends, noise takes its place, each time by another shift of the same noise.
+        row = jnp.where(is_lost, jnp.roll(noise, before + i), rest)
+        # What is left after strong cancellation is no longer orthogonal to rounding, so it is cleaned again.
+        row, _ = _clean(locked, rows, row / jnp.linalg.norm(row))
         place, is_new = i + ahead, i + ahead < free
-        rows = rows.at[place].set(jnp.where(is_new, row, 0.0))
-        column = coefficients.at[place].set(jnp.where(is_new, norm, 0.0))
+        rows = rows.at[place].set(jnp.where(is_new, row / jnp.linalg.norm(row), 0.0))
+        column = coefficients.at[place].set(jnp.where(is_new & ~is_lost, norm, 0.0))
         return rows, images.at[i].set(image), scale, table.at[:, i].set(column)
 
     table = jnp.zeros((len(rows), len(images)), rows.dtype)
@@ -172,17 +160,6 @@ def _clean(locked, rows, vector):
         vector = vector - _matmul(part, rows)
         total = total + part
     return vector, total
-
-
-def _next_row(locked, rows, rest, scale, key):
-    """A unit row in the direction of `rest`, with the norm of that; where the space ends, a random one and 0."""
-    norm = jnp.linalg.norm(rest)
-    is_lost = norm <= 100 * jnp.finfo(rows.dtype).eps * scale
-    draw = lambda: jax.random.normal(key, rest.shape, rest.dtype)  # noqa: E731
-    row = jax.lax.cond(is_lost, draw, lambda: rest)
-    # What is left after strong cancellation is no longer orthogonal to rounding, so it is cleaned again.
-    row, _ = _clean(locked, rows, row / jnp.linalg.norm(row))
-    return row / jnp.linalg.norm(row), jnp.where(is_lost, 0.0, norm)
 
 
 @eqx.filter_jit
