@@ -14,7 +14,7 @@ from lossatlas.geometry._products import not_finite
 
 _STEPS = 8  # block steps a visit: the small eigenproblem is solved on the host after each
 _AHEAD = 8  # rows kept for the block that comes next, at least
-_LOCKED = 32  # locked rows are padded to a multiple of this
+_PAD = 32  # locked rows, and those that leave the device, are padded to a multiple of this
 
 # Accelerators multiply single precision in fewer bits unless told otherwise, which would cost the orthogonality.
 _matmul = ft.partial(jnp.matmul, precision="highest")
@@ -43,16 +43,16 @@ class DeviceBasis:
         self.product, self.dtype = product, block.dtype
         self.free = size - len(locked)  # dimension of the complement
         self.limit = min(limit, self.free)
-        room = -(-max(len(locked), 1) // _LOCKED) * _LOCKED
-        self.locked = jnp.zeros((room, size), block.dtype).at[: len(locked)].set(locked)
         first = KrylovBasis(product, size, 0, block, locked, rng)  # for its orthonormal rows, found without a product
-        rows = first.rows[: first.ahead]
-        self.rows = jnp.zeros((limit + max(len(block), _AHEAD), size), block.dtype).at[: len(rows)].set(rows)
-        self.images = jnp.zeros((limit, size), block.dtype)
+        self.locked = jnp.asarray(_padded(locked, _PAD))
+        rows = jnp.zeros((limit + max(len(block), _AHEAD), size), block.dtype)
+        self.images = jnp.zeros_like(rows)
+        begin = _padded(first.rows[: first.ahead], _AHEAD)
+        self.rows = rows.at[: len(begin)].set(begin)
         self.scale = jnp.zeros((), block.dtype)  # largest norm of an image so far
         self.table = np.zeros((len(self.rows), limit))  # column i: the coefficients of image i in the rows
         self.noise = jnp.asarray(rng.standard_normal(size).astype(block.dtype))
-        self.known, self.ahead = 0, len(rows)
+        self.known, self.ahead = 0, first.ahead
         self.num_steps = self.num_products = 0
 
     @property
@@ -99,18 +99,18 @@ class DeviceBasis:
 
     def vectors(self, columns: np.ndarray) -> np.ndarray:
         """The vectors (rows) of some coefficient columns, on the host."""
-        return np.asarray(_combine(self._padded(columns, len(self.rows)), self.rows))
+        return self._combined(columns, self.rows)
 
     def vector_images(self, columns: np.ndarray) -> np.ndarray:
         """What the whole operator, locked part included, makes of these vectors; without a product; on the host."""
-        return np.asarray(_combine(self._padded(columns, len(self.images)), self.images))
+        return self._combined(columns, self.images)
 
     def restart(self, values: np.ndarray, columns: np.ndarray) -> None:
         """Keep only some Ritz pairs; the Krylov relation stays exact."""
         kept, known, ahead = len(values), self.known, self.ahead
         turn = np.zeros((len(self.rows), len(self.rows)), self.dtype)
         turn[:kept, :known] = columns.T
-        self.images = _combine(jnp.asarray(turn[: len(self.images), : len(self.images)]), self.images)
+        self.images = _combine(jnp.asarray(turn), self.images)
         turn[np.arange(kept, kept + ahead), np.arange(known, known + ahead)] = 1.0
         self.rows = _combine(jnp.asarray(turn), self.rows)
         coupling = self.coupling @ columns
@@ -119,10 +119,16 @@ class DeviceBasis:
         self.table[kept : kept + ahead, :kept] = coupling
         self.known = kept
 
-    def _padded(self, columns: np.ndarray, length: int) -> jax.Array:
-        padded = np.zeros((columns.shape[1], length), self.dtype)
-        padded[:, : len(columns)] = columns.T
-        return jnp.asarray(padded)
+    def _combined(self, columns: np.ndarray, rows: jax.Array) -> np.ndarray:
+        coefficients = np.zeros((columns.shape[1], len(rows)), self.dtype)
+        coefficients[:, : len(columns)] = columns.T
+        return np.asarray(_combine(jnp.asarray(_padded(coefficients, _PAD)), rows))[: columns.shape[1]]
+
+
+def _padded(rows: np.ndarray, multiple: int) -> np.ndarray:
+    """With zero rows up to a multiple of some number, so that few programs are compiled."""
+    length = -(-max(len(rows), 1) // multiple) * multiple
+    return np.concatenate([rows, np.zeros((length - len(rows), rows.shape[1]), rows.dtype)])
 
 
 @eqx.filter_jit(donate="all-except-first")
