@@ -125,12 +125,26 @@ def test_the_basis_on_the_device_keeps_its_relation_through_restarts():
     np.testing.assert_allclose(basis.vector_images(np.eye(basis.known)), rows * diagonal, atol=1e-11)
 
 
+def test_the_basis_on_the_device_goes_on_with_noise_where_the_space_ends():
+    rng = np.random.default_rng(0)
+    product = CurvatureProducts(*quadratic(np.zeros(210)), "['free']", loop="device").traceable()
+    basis = DeviceBasis(product, 210, 102, rng.standard_normal((1, 210)), np.eye(210)[:2], rng)
+    basis.expand(1000)
+    basis.expand(1000)
+    rows = np.asarray(basis.rows)[:17]
+    np.testing.assert_allclose(rows @ rows.T, np.eye(17), atol=1e-13)
+    assert not basis.projected.any()
+    assert not basis.coupling.any()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [None, 17])
 def test_the_device_agrees_with_the_dense_hessian_of_a_network(batch_size):
     network = Dense(jax.random.key(1), [6, 9, 4], activation="gelu", init="he")
     x, y = jax.random.normal(jax.random.key(2), (40, 6)), jax.random.randint(jax.random.key(3), (40,), 0, 4)
     landscape = Landscape(x, y, loss="cross_entropy", batch_size=batch_size)
-    options = {"num_top": 3, "num_bottom": 3}
-    found, host = (spectrum(network, landscape, method="lanczos", loop=loop, **options) for loop in ("device", "host"))
+    found, host = (
+        spectrum(network, landscape, method="lanczos", loop=loop, num_top=3, num_bottom=3)
+        for loop in ("device", "host")
+    )
     assert_same(found, host, np.linalg.eigvalsh(eqx.filter_jit(landscape.hessian)(network)))
