@@ -95,9 +95,9 @@ class KrylovBasis:
             filled = self.ahead
             # The coefficients in the rows appended in this loop belong to the coupling.
             coupling[:filled, start + i] = self.rows[stop : stop + filled] @ image
-            left = self._append(image)
+            norm = self._append(image)
             if self.ahead > filled:
-                coupling[filled, start + i] = left
+                coupling[filled, start + i] = norm
         self.coupling = coupling[: self.ahead]
 
     def ritz(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
