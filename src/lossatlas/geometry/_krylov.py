@@ -29,6 +29,7 @@ class KrylovBasis:
         self.known = 0  # rows whose image is known: V
         self.ahead = 0  # rows of W
         self.scale = 0.0  # largest norm of an image so far
+        self.num_steps = self.num_products = 0
         for vector in block:
             self._append(vector)
 
@@ -72,8 +73,9 @@ class KrylovBasis:
         self.ahead += 1
         return left
 
-    def expand(self) -> None:
-        """Multiply the block W, take it into V, and find the next one; `ahead` products."""
+    def expand(self, left: int | None = None) -> None:
+        """Multiply the block W, take it into V, and find the next one; `ahead` products, whatever is `left`."""
+        del left
         start, stop = self.known, self.known + self.ahead
         images = []
         for i in range(start, stop):
@@ -86,14 +88,16 @@ class KrylovBasis:
         corner = self.projected[start:stop, start:stop]
         self.projected[start:stop, start:stop] = 0.5 * (corner + corner.T)
         self.known, self.ahead = stop, 0
+        self.num_steps += 1
+        self.num_products += len(images)
         coupling = np.zeros((len(images), stop))
         for i, image in enumerate(images):
             filled = self.ahead
             # The coefficients in the rows appended in this loop belong to the coupling.
             coupling[:filled, start + i] = self.rows[stop : stop + filled] @ image
-            left = self._append(image)
+            norm = self._append(image)
             if self.ahead > filled:
-                coupling[filled, start + i] = left
+                coupling[filled, start + i] = norm
         self.coupling = coupling[: self.ahead]
 
     def ritz(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

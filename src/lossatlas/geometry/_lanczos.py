@@ -2,10 +2,12 @@
 
 import dataclasses
 import math
+from collections.abc import Callable
 
 import numpy as np
 
-from lossatlas.geometry._krylov import KrylovBasis, Product
+from lossatlas.geometry._device_krylov import DeviceBasis
+from lossatlas.geometry._krylov import KrylovBasis
 
 
 MISS_PROBABILITY = 1e-6
@@ -25,6 +27,7 @@ class ExtremePairs:
     residuals: np.ndarray
     is_verified: bool
     num_verifications: int
+    num_products: int
 
 
 @dataclasses.dataclass
@@ -50,7 +53,7 @@ class _Search:
 
 
 def extreme_pairs(
-    product: Product,
+    product: Callable,
     size: int,
     dtype: np.dtype,
     *,
@@ -61,6 +64,7 @@ def extreme_pairs(
     rng: np.random.Generator,
     start: np.ndarray | None = None,
     verify: bool = True,
+    basis_type: type[KrylovBasis] | type[DeviceBasis] = KrylovBasis,
 ) -> ExtremePairs:
     r"""The largest and the smallest eigenvalues with vectors, by thick-restart Lanczos with verification.
 
@@ -78,27 +82,22 @@ def extreme_pairs(
     - `max_products`: the products after which the search ends.
     - `start`: of the first run, such as a sum of vectors near the wanted ones; random by default.
     - `verify`: whether to search the complement.
+    - `basis_type`: where the basis is kept, on the host or on the device; it says what a `product` is.
     """
     limit = min(size, _basis_limit(size, dtype, num_top + num_bottom))
-    spent = 0
-
-    def counted(vector):
-        nonlocal spent
-        spent += 1
-        return product(vector)
-
     locked, images = np.zeros((0, size), dtype), np.zeros((0, size), dtype)
     found = np.zeros(0)
     search = _Search(num_top, num_bottom, rtol)
-    rounds, verified, block_size = 0, False, 1
+    spent, rounds, verified, block_size = 0, 0, False, 1
     while spent < max_products and len(locked) < size:
         block_size = min(block_size, size - len(locked), limit)
         block = rng.standard_normal((block_size, size)).astype(dtype)
         if start is not None and search.thresholds is None:
             block = start[None].astype(dtype)
-        basis = KrylovBasis(counted, size, limit, block, locked, rng)
+        basis = basis_type(product, size, limit, block, locked, rng)
         scale = float(np.abs(found).max()) if len(found) else 0.0
-        values, columns, complete = _run(basis, search, lambda: max_products - spent, scale)
+        values, columns, complete = _run(basis, search, max_products - spent, scale)
+        spent += basis.num_products
         locked = np.concatenate([locked, basis.vectors(columns)])
         images = np.concatenate([images, basis.vector_images(columns)])
         found = np.concatenate([found, values])
@@ -114,7 +113,7 @@ def extreme_pairs(
     verified = verified or len(locked) == size
     values, vectors, residuals = _rayleigh_ritz(locked, images)
     chosen = chosen_ends(len(values), num_top, num_bottom)
-    return ExtremePairs(values[chosen], vectors[chosen], residuals[chosen], verified, rounds)
+    return ExtremePairs(values[chosen], vectors[chosen], residuals[chosen], verified, rounds, spent)
 
 
 def chosen_ends(size: int, num_top: int, num_bottom: int) -> np.ndarray:
@@ -137,15 +136,17 @@ def _thresholds(found: np.ndarray, num_top: int, num_bottom: int) -> tuple[float
     return float(top), float(bottom)
 
 
-def _run(basis: KrylovBasis, search: _Search, left, scale: float) -> tuple[np.ndarray, np.ndarray, bool]:
+def _run(
+    basis: KrylovBasis | DeviceBasis, search: _Search, budget: int, scale: float
+) -> tuple[np.ndarray, np.ndarray, bool]:
     """Expand and restart until what the search wants has converged: values, coefficients, whether it is complete."""
-    steps, restarted = 0, False
+    restarted = False
     while True:
-        basis.expand()
-        steps += 1
+        basis.expand(budget - basis.num_products)
+        is_spent = basis.num_products >= budget
         is_early = basis.known < (search.num_top + search.num_bottom if search.thresholds is None else 1)
-        is_due = steps % 4 == 0 or (basis.known <= _FEW and not is_early)
-        if not (basis.is_full or basis.is_exhausted or is_due or left() <= 0):
+        is_due = basis.num_steps % 4 == 0 or (basis.known <= _FEW and not is_early)
+        if not (basis.is_full or basis.is_exhausted or is_due or is_spent):
             continue
         values, columns, residuals = basis.ritz()
         scale = max(scale, float(np.abs(values).max()))
@@ -157,9 +158,9 @@ def _run(basis: KrylovBasis, search: _Search, left, scale: float) -> tuple[np.nd
         if enough and converged[ends].all():
             if search.thresholds is None or basis.is_exhausted or num_top + num_bottom:
                 return values[ends], columns[:, ends], True
-            if _nothing_hidden(basis, search, values, converged, 0 if restarted else steps):
+            if _nothing_hidden(basis, search, values, converged, 0 if restarted else basis.num_steps):
                 return values[ends], columns[:, ends], True
-        if left() <= 0:
+        if is_spent:
             return values[ends], columns[:, ends], False
         if basis.is_full:
             _thick_restart(basis, search, values, columns)
@@ -185,7 +186,7 @@ def _ends(size: int, num_top: int, num_bottom: int) -> np.ndarray:
     return size - 1 - chosen_ends(size, num_top, num_bottom)
 
 
-def _thick_restart(basis: KrylovBasis, search: _Search, values: np.ndarray, columns: np.ndarray) -> None:
+def _thick_restart(basis: KrylovBasis | DeviceBasis, search: _Search, values: np.ndarray, columns: np.ndarray) -> None:
     """Keep the wanted Ritz pairs and a share of their neighbours, which keep the next cycle converging."""
     room = basis.limit - basis.ahead
     wanted = search.num_top + search.num_bottom

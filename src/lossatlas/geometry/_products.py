@@ -1,5 +1,6 @@
 """Products of curvature matrices for algorithms that are driven from the host."""
 
+from collections.abc import Callable
 from typing import Any, Literal
 
 import equinox as eqx
@@ -77,12 +78,14 @@ class CurvatureProducts:
         self.count += 1
         image = np.asarray(self._image(jnp.asarray(vector, self.dtype)))
         if not np.isfinite(image).all():
-            msg = (
-                "A Hessian product is not finite: the loss or its second derivative is NaN or infinite at this network."
-                " Check the parameters (named_parameters(network)) and the data for NaN and overflow."
-            )
-            raise InputError(msg)
+            raise not_finite()
         return image
+
+    def traceable(self) -> Callable[[jax.Array], jax.Array]:
+        """The product as a pytree that compiled programs take as an argument and call; batches are looped inside."""
+        if self._linear is not None:
+            return self._linear
+        return jax.tree_util.Partial(_streamed, (self.network, self.landscape, self.selected, self.kind, self.slopes))
 
     def _image(self, vector: jax.Array) -> Any:
         if self._linear is not None:
@@ -110,6 +113,14 @@ class CurvatureProducts:
         """The diagonal of the matrix: `size` products, in the memory of one."""
         self.count += self.size
         return np.asarray(_diagonal(self.network, self.landscape, self.selected, self.kind, self.slopes))
+
+
+def not_finite() -> InputError:
+    """The error of a product that is not finite."""
+    return InputError(
+        "A Hessian product is not finite: the loss or its second derivative is NaN or infinite at this network."
+        " Check the parameters (named_parameters(network)) and the data for NaN and overflow."
+    )
 
 
 def curvature_operator(
@@ -155,6 +166,10 @@ def _linearized(network, landscape, selected, kind, slopes):
 @eqx.filter_jit
 def _apply(linear, vector):
     return linear(vector)
+
+
+def _streamed(parts, vector):
+    return curvature_operator(*parts).mv(vector)
 
 
 @eqx.filter_jit

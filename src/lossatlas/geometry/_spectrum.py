@@ -14,6 +14,8 @@ from lossatlas._parameters import num_parameters
 from lossatlas._show import shown
 from lossatlas._status import Certificate, Status
 from lossatlas._types import Network, Only
+from lossatlas.geometry._device_krylov import DeviceBasis
+from lossatlas.geometry._krylov import KrylovBasis
 from lossatlas.geometry._lanczos import chosen_ends, extreme_pairs
 from lossatlas.geometry._products import CURVATURES, Curvature, CurvatureProducts, Loop, host_generator
 from lossatlas.landscape import Landscape
@@ -124,7 +126,11 @@ def spectrum(
     - `start`: an earlier spectrum of a network nearby, for instance of the snapshot before: the search begins with the
       sum of its vectors, which saves a few products. It cannot mislead: verification starts at random.
     - `verify`: whether to search for hidden pairs; without it the result is not certified to be complete.
-    - `loop`: over the batches of a landscape that has some: on the `"host"`, on the `"device"`, or what is faster.
+    - `loop`: what drives Lanczos and the batches of a landscape that has some: the `"host"`; or the `"device"`, where a
+      compiled program runs up to 8 steps between two checks and keeps the basis, with up to 8 + 32 rows more (so up to
+      7 steps are more than was needed). `"auto"`: on a CPU the host, but batches without convolutions on the device;
+      elsewhere the device, so that an accelerator does not wait for the host; the gain there was not measured.
+      `settings["loop"]` says which drove Lanczos.
 
     **Returns:**
     A [`lossatlas.geometry.Spectrum`][].
@@ -166,11 +172,13 @@ def spectrum(
     verifications = 0
     if exact:
         values, vectors, residuals, everything = _dense_pairs(products, num_top, num_bottom)
+        num_products = products.count
         complete = Certificate.YES
     else:
-        settings |= {"max_products": max_products}
+        on_device = loop == "device" or (loop == "auto" and jax.default_backend() != "cpu")
+        settings |= {"max_products": max_products, "loop": "device" if on_device else "host"}
         found = extreme_pairs(
-            products,
+            products.traceable() if on_device else products,
             size,
             products.dtype,
             num_top=num_top,
@@ -180,10 +188,11 @@ def spectrum(
             rng=host_generator(key),
             start=None if start is None else np.asarray(start.vectors).sum(axis=0),
             verify=verify,
+            basis_type=DeviceBasis if on_device else KrylovBasis,
         )
         values, vectors, residuals, everything = found.values, found.vectors, found.residuals, None
         complete = Certificate.YES if found.is_verified else Certificate.NOT_CERTIFIED
-        verifications = found.num_verifications
+        verifications, num_products = found.num_verifications, found.num_products
     converged = residuals <= rtol * np.abs(values).max()
     done = bool(converged.all()) and (complete is Certificate.YES or not verify)
     return Spectrum(
@@ -197,7 +206,7 @@ def spectrum(
         complete=complete,
         status=Status.CONVERGED if done else Status.MAX_STEPS,
         stats={
-            "products": products.count,
+            "products": num_products,
             "verifications": verifications,
             "seconds": time.perf_counter() - begin,
             "size": size,
