@@ -17,12 +17,12 @@ class SteadyCount:
     """Does counting end?
 
     - `steps`: how far. `seconds`: for each.
-    - `stubborn`: go on when asked to stop.
+    - `deaf`: to the signal that asks to stop.
     """
 
     steps: int = 3
     seconds: float = 0.01
-    stubborn: bool = False
+    deaf: bool = False
 
     presets: ClassVar = {"smoke": {}, "quick": {"steps": 30}, "paper": {"steps": 1000}}
 
@@ -30,13 +30,13 @@ class SteadyCount:
         """Count."""
         import xarray as xr
 
-        if self.stubborn:
+        if self.deaf:
             signal.signal(signal.SIGINT, signal.SIG_IGN)
         counted = {"count": xr.Dataset({"value": ("step", np.arange(1))})}
         with progress.task("counting", self.steps) as task:
             for step in range(self.steps):
-                task.update(step, f"at {step}")
                 time.sleep(self.seconds)
+                task.update(step, f"at {step}")
                 counted = {"count": xr.Dataset({"value": ("step", seed + np.arange(step + 1))})}
                 show_partial(progress, counted)
         return xr.DataTree.from_dict(counted)

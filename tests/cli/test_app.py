@@ -79,12 +79,20 @@ def test_wrong_words_are_one_line_and_exit_code_2(lossatlas, words, said):
     assert said in err
 
 
+def interrupted_in_a_library():
+    """What Python 3.11 makes of Ctrl-C in the body of a class."""
+    error = RuntimeError("Error calling __set_name__")
+    error.__cause__ = KeyboardInterrupt()
+    return error
+
+
 @pytest.mark.parametrize(
     ("error", "code", "said"),
     [
         (InputError("column 'x'\n  is missing"), 2, "lossatlas: column 'x' is missing\n"),
         (NotCertifiedError("no spectral gap"), 1, "lossatlas: no spectral gap\n"),
         (KeyboardInterrupt(), 130, "lossatlas: interrupted.\n"),
+        (interrupted_in_a_library(), 130, "lossatlas: interrupted.\n"),
     ],
 )
 def test_errors_become_exit_codes_and_one_line(lossatlas, monkeypatch, error, code, said):

@@ -104,9 +104,18 @@ def test_a_job_is_watched_cancelled_killed_and_gone_on_with(jobs):
         jobs.find(name)
 
 
+def test_a_job_stops_when_the_signal_is_lost(jobs):
+    """The exception of a signal is thrown away when it comes in a callback of the garbage collector."""
+    name = jobs.add("study", "deaf", asked(steps=10_000, deaf=True)).name
+    wait_until(lambda: jobs.find(name).tasks)
+    jobs.cancel(name)
+    wait_until(lambda: status(jobs, name) == "cancelled")
+    assert [run.status for run in Store(jobs.root).runs()] == ["interrupted"]
+
+
 def test_a_job_that_does_not_stop_is_ended_by_force(jobs, monkeypatch):
     monkeypatch.setattr(jobs_module, "GRACE", 0.5)
-    name = jobs.add("study", "stubborn", asked(steps=10_000, stubborn=True)).name
+    name = jobs.add("study", "stubborn", asked(seconds=60.0, deaf=True)).name
     wait_until(lambda: jobs.find(name).tasks)
     jobs.cancel(name)
     assert status(jobs, name) == "stopping"

@@ -99,8 +99,21 @@ def test_a_finished_run_is_not_made_again_unless_forced(tmp_path):
     assert visible(tmp_path) == [place.directory.name]
 
 
+def wrapped(cause):
+    """An error as Python 3.11 makes it of one in the body of a class."""
+    error = RuntimeError("Error calling __set_name__")
+    error.__cause__ = cause
+    return error
+
+
 @pytest.mark.parametrize(
-    ("error", "status"), [(KeyboardInterrupt(), "interrupted"), (ZeroDivisionError("by zero"), "failed")]
+    ("error", "status"),
+    [
+        (KeyboardInterrupt(), "interrupted"),
+        (wrapped(KeyboardInterrupt()), "interrupted"),
+        (ZeroDivisionError("by zero"), "failed"),
+        (wrapped(ZeroDivisionError("by zero")), "failed"),
+    ],
 )
 def test_what_does_not_end_well_leaves_a_marked_partial_run_that_the_next_replaces(tmp_path, error, status):
     place = place_in(tmp_path)

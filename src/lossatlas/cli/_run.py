@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 import cyclopts
 
-from lossatlas._errors import InputError, NotCertifiedError
+from lossatlas._errors import InputError, NotCertifiedError, is_interruption
 
 
 OK, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
@@ -35,15 +35,21 @@ def run(app: cyclopts.App, tokens: Iterable[str] | None = None) -> int:
     except NotCertifiedError as error:
         return _say(error, FAILED)
     except KeyboardInterrupt as error:
-        return _say(" ".join(["interrupted.", *getattr(error, "__notes__", [])]), INTERRUPTED)
+        return _interrupted(error)
     except BrokenPipeError:
         # The reader of our output went away (`| head`); without this Python complains once more at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
     except Exception as error:  # noqa: BLE001
+        if is_interruption(error):
+            return _interrupted(error)
         traceback.print_exc()
         return _say(f"failed with {type(error).__name__}: {error}", FAILED)
     return code if isinstance(code, int) else OK
+
+
+def _interrupted(error: BaseException) -> int:
+    return _say(" ".join(["interrupted.", *getattr(error, "__notes__", [])]), INTERRUPTED)
 
 
 def _say(what: object, code: int) -> int:

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 
 _FILE = "events.jsonl"
+# A file in the folder of a job that is asked to stop.
+CANCEL = "cancel"
 # A state is told at most this often, in seconds, and less often the longer the job runs: so the file stays small.
 _OFTEN, _SELDOM, _SHARE = 0.3, 10.0, 1 / 500
 
@@ -99,6 +101,20 @@ class JobProgress:
             self._told = now
             self._events.append("running", since=self._since, pid=os.getpid(), tasks=self._open)
 
+    @property
+    def is_cancelled(self) -> bool:
+        """Whether the job is asked to stop."""
+        return (self._folder / CANCEL).exists()
+
+    def heed_cancel(self) -> None:
+        """Stop where the job is asked to, by `KeyboardInterrupt`.
+
+        A signal alone does not do: it comes to nobody while the job starts, and the exception that it raises is thrown
+        away when it happens to come in a callback of the garbage collector (JAX has one).
+        """
+        if self.is_cancelled:
+            raise KeyboardInterrupt
+
     def partial(self, results: Mapping[str, Any]) -> None:
         """Keep the parts of a study that are finished, data sets by name, in place of the former."""
         import xarray as xr
@@ -145,3 +161,4 @@ class _JobTask:
     def update(self, done: int | float, note: str = "") -> None:
         self._entry |= {"done": float(done), "note": note}
         self._meter.tell()
+        self._meter.heed_cancel()

@@ -5,10 +5,10 @@ import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from lossatlas._errors import InputError
+from lossatlas._errors import InputError, is_interruption
 from lossatlas._process import prepare_jax
 from lossatlas.workbench._job_events import Events, JobProgress
-from lossatlas.workbench._jobs import CANCEL, LOCK, Jobs
+from lossatlas.workbench._jobs import LOCK, Jobs
 
 
 # Seconds: whoever looks whether a job runs holds its lock for a moment.
@@ -35,11 +35,11 @@ def run_job(folder: str | os.PathLike[str], *, at_most: int = 1) -> None:
             job = jobs.find(place.name)
             meter, events = JobProgress(place), Events(place)
             try:
-                _heed_cancel(place)
+                meter.heed_cancel()
                 prepare_jax()
                 page = KINDS[job.kind](job.asked, jobs.root, place, meter)
             except BaseException as error:
-                status = "cancelled" if isinstance(error, KeyboardInterrupt) else "failed"
+                status = "cancelled" if is_interruption(error) or meter.is_cancelled else "failed"
                 events.append(status, since=meter.since, error=None if status == "cancelled" else _line(error))
                 raise
             relative = pathlib.Path(os.path.relpath(page, jobs.root)).as_posix()
@@ -49,12 +49,6 @@ def run_job(folder: str | os.PathLike[str], *, at_most: int = 1) -> None:
         return
     finally:
         jobs.start_waiting()
-
-
-def _heed_cancel(folder: pathlib.Path) -> None:
-    """Stop where the job was cancelled while it started, when nobody knew its process."""
-    if (folder / CANCEL).exists():
-        raise KeyboardInterrupt
 
 
 def _line(error: BaseException) -> str:

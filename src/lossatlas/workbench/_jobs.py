@@ -22,11 +22,11 @@ from typing import Any, final
 from lossatlas._errors import InputError, unknown_name
 from lossatlas._show import shown
 from lossatlas.workbench._folder import check_folder, store_root
-from lossatlas.workbench._job_events import Events
+from lossatlas.workbench._job_events import CANCEL, Events
 from lossatlas.workbench._stored import JOBS
 
 
-JOB_FILE, LOG, LOCK, CANCEL = "job.json", "log.txt", "process.lock", "cancel"
+JOB_FILE, LOG, LOCK = "job.json", "log.txt", "process.lock"
 # Seconds that a process that was just started may take until it holds its lock.
 _START = 60.0
 # Seconds between the request to stop, which lets a job write down how far it came, and the end by force.

@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Sequence
 from typing import Any
 
-from lossatlas._errors import InputError
+from lossatlas._errors import InputError, is_interruption
 from lossatlas._progress import ProgressLike, as_meter
 from lossatlas._show import html_page, shown
 from lossatlas.studies import find_study, study_kinds
@@ -82,7 +82,9 @@ def reproduce(
                 runs.append(run_study(name, preset=preset, seed=seed, out=out, force=force, progress=meter))
             except InputError:
                 raise
-            except Exception as error:  # noqa: BLE001
+            except Exception as error:
+                if is_interruption(error):
+                    raise
                 sys.stderr.write(traceback.format_exc())
                 failed[name] = f"{type(error).__name__}: {error}"
     from lossatlas.workbench._study_page import write_reproduction_page

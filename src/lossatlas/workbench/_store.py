@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from lossatlas._errors import InputError
+from lossatlas._errors import InputError, is_interruption
 from lossatlas._journal import Journal
 from lossatlas._progress import ProgressMeter
 from lossatlas.workbench._record import (
@@ -197,7 +197,7 @@ def make_run(
             if isinstance(error, InputError) and not (place.partial / JOURNAL).exists():
                 _remove(place.partial)  # refused before any work
                 raise
-            status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+            status = "interrupted" if is_interruption(error) else "failed"
             # A full disk may be the very reason. What is complete stays so, though it could not take its place.
             with contextlib.suppress(OSError):
                 if not is_finished(place.partial):
