@@ -258,7 +258,7 @@ def test_a_run_is_found_in_the_store_verified_and_removed(browser, application):
 def test_the_map_of_a_sweep_leads_to_the_run_of_a_cell(browser, application):
     browser.get(f"{application.address}/sweeps")
     _choose(browser, "Study", "steady-count")
-    _find(browser, "//input[@aria-label='Stubborn']")
+    _find(browser, "//input[@aria-label='Deaf']")
     _type(browser, "Steps", "2,x")
     _click(browser, "//button[contains(., 'Start the sweep')]")
     _find(browser, "//*[contains(@class, 'q-notification')][contains(., 'steps must be a whole number')]")
