@@ -26,6 +26,7 @@ from lossatlas.workbench._instrument import (
     command_words,
     cost_line,
     instrument_folder,
+    mean_loss,
     measured_cost,
     open_point,
     rows_table,
@@ -173,7 +174,9 @@ def path(
         inner = _inner(found.paths[_MATCHED].vertices[1], point.network)
         matched = Model(inner, second.preprocessing, second.loss, f"{second.summary}, matched to another")
     found = dataclasses.replace(found, matched=matched)
-    facts = _facts(found, data)
+    with jax.enable_x64(True):
+        stored = [mean_loss(net, point.landscape) for net in (start, end)]
+    facts = _facts(found, data) | {"stored_losses": stored}
     lines, files = [], {}
     if matched is not None and (origins is not None or _is_ours(matched)):
         folder.mkdir(parents=True, exist_ok=True)
@@ -254,8 +257,7 @@ def _measure(
     if asked["curve"] != "none":
         key = jax.random.key(asked["seed"])
         options = {"kind": asked["curve"], "num_bends": asked["bends"], "num_steps": asked["steps"]}
-        options |= {"refresh": paths[_STRAIGHT].refresh, "progress": progress}
-        paths[_CURVE], _ = geometry.find_curve(key, start, end, landscape, **options)
+        paths[_CURVE], _ = geometry.find_curve(key, start, end, landscape, progress=progress, **options)
     barriers = {
         name: {
             which: geometry.barrier(way, rows, num_points=asked["points"], num_refinements=_REFINEMENTS)
@@ -389,6 +391,13 @@ def _cautions(found: Connection, facts: dict[str, Any]) -> list[str]:
     said = []
     if not facts["distance"]:
         said.append("The two models are the same: every parameter is equal.")
+    ends = [facts["start_loss"], facts["end_loss"]]
+    if not np.allclose(facts["stored_losses"], ends, rtol=1e-6):
+        stored, ends = (" and ".join(format_number(loss, 4) for loss in two) for two in (facts["stored_losses"], ends))
+        said.append(
+            f"Running statistics are computed anew from the data all along the paths. With those that are stored the "
+            f"losses of the models are {stored}, with these {ends}."
+        )
     if any(row["barrier"] is None for row in facts["paths"]):
         said.append("The loss is not finite somewhere on the way.")
     if found.rebasin is not None and (best := found.rebasin.best.match) is not None:
