@@ -53,6 +53,18 @@ def net(step=0.0):
 
 def other():
     return net(1.0)
+
+class Single(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(1, 2, 2), nn.Linear(8, 2)
+
+    def forward(self, x):
+        return self.head((torch.tanh(self.conv(x)) + 0.0).flatten(1))
+
+def single():
+    torch.manual_seed(0)
+    return Single().eval(), torch.zeros(1, 3, 3)
 """
 
 
@@ -133,13 +145,23 @@ def test_its_path_is_that_of_the_same_network_of_ours(same, ask):
 @pytest.mark.slow
 def test_its_units_are_matched_beside_statistics_that_are_computed_anew(same, ask):
     model = "torch_instruments_here:net torch_instruments_here:other"
-    rows = ask("path", "--match", "weights", "--points", "9", model=model)
+    rows = ask("path", "--match", "weights", "--repair", "--points", "9", model=model)
+    assert any("computed anew along all paths" in caution for caution in rows["cautions"])
     assert [row["path"] for row in rows["paths"]] == ["straight line", "after matching"]
     arrays = read_arrays(pathlib.Path(rows["files"]["arrays"]))
     networks, landscape = same
     ends = [float(landscape(network.with_statistics(landscape.inputs))) for network in networks]
     for path in arrays.leaves:
         np.testing.assert_allclose(path["loss"].values.ravel()[[0, -1]], ends, rtol=1e-9)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("same")
+def test_a_module_in_single_precision_is_matched_in_double(ask):
+    rows = ask("path", "--match", "weights", "--points", "5", "--repair", model="torch_instruments_here:single " * 2)
+    assert [row["barrier"] for row in rows["paths"]] == [0, 0, 0]
+    tensors = importlib.import_module("safetensors.torch").load_file(rows["matched"])
+    assert {tensor.dtype for tensor in tensors.values()} == {torch.float32}
 
 
 @pytest.mark.slow

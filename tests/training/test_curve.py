@@ -93,14 +93,21 @@ class Scaled(eqx.Module):
         return self.weight @ x / self.size.value
 
 
+def test_networks_of_other_libraries_have_curves():
+    first, last = (eqx.nn.MLP(2, 1, 3, 1, key=jax.random.key(seed)) for seed in (0, 1))  # functions among its leaves
+    inputs = jax.random.normal(KEY, (6, 2))
+    run = train_curve(KEY, first, last, Landscape(inputs, inputs[:, :1]), num_steps=30)
+    assert run.loss[-1] < run.loss[0]
+
+
 @pytest.mark.parametrize("batch_size", [None, 4])
 def test_running_statistics_are_those_of_the_step_as_in_training(batch_size):
     images = jax.random.normal(jax.random.key(7), (6, 1, 4, 4))
     landscape = Landscape(images, jnp.arange(6) % 2, loss="cross_entropy")
     options: Any = {"num_steps": 5, "batch_size": batch_size}
     path, run = find_curve(KEY, normed(0), normed(1), landscape, num_points=3, **options)
-    training = [normed(seed, batch_statistics=True) for seed in (0, 1)]
-    wanted = train_curve(KEY, *training, landscape, **options)
+    first, last = (normed(seed, batch_statistics=True) for seed in (0, 1))
+    wanted = train_curve(KEY, first, last, landscape, **options)
     np.testing.assert_allclose(ravel(run.vertices[1])[0], ravel(wanted.vertices[1])[0], atol=1e-8)
     np.testing.assert_allclose(run.loss, wanted.loss, rtol=1e-9)
     renewed = path(0.5).with_statistics(images)

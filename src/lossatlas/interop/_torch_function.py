@@ -1,6 +1,7 @@
 """Any PyTorch module as a pure function of its parameters, through torchax."""
 
 import copy
+import functools
 from typing import TYPE_CHECKING, Any
 
 import equinox as eqx
@@ -104,13 +105,8 @@ class TorchNetwork(eqx.Module):
         """
         module, found = self._module, {}
 
-        def measure(name: str, layer: Any, maps: Any) -> None:
-            axes = [axis for axis in range(maps.ndim) if axis != 1]
-            layer.running_mean, layer.running_var = maps.mean(axes), maps.var(axes, correction=0)
-            found[f"{name}.running_mean"], found[f"{name}.running_var"] = layer.running_mean, layer.running_var
-
         hooks = [
-            layer.register_forward_pre_hook(lambda layer, args, name=name: measure(name, layer, args[0]))
+            layer.register_forward_pre_hook(functools.partial(_measure, found, name))
             for name, layer in _batch_norms(module).items()
         ]
         try:
@@ -137,6 +133,14 @@ class TorchNetwork(eqx.Module):
 
             out = functional_call(module, environment.j2t_iso(self._arrays), (environment.j2t_iso(inputs),))
         return environment.t2j_iso(out)
+
+
+def _measure(found: dict[str, Any], name: str, layer: Any, arguments: tuple[Any]) -> None:
+    """Give a layer the statistics of what enters it, and keep them by the names of its buffers."""
+    (maps,) = arguments
+    axes = [axis for axis in range(maps.ndim) if axis != 1]
+    layer.running_mean, layer.running_var = maps.mean(axes), maps.var(axes, correction=0)
+    found |= {f"{name}.running_mean": layer.running_mean, f"{name}.running_var": layer.running_var}
 
 
 def _batch_norms(module: "nn.Module") -> "dict[str, nn.Module]":

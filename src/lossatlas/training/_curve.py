@@ -174,7 +174,7 @@ def train_curve(
 def _start(job: _CurveJob) -> _CurveState:
     vector = ravel_tangent(job.unravel.like)
     zero = jnp.asarray(0, jnp.int32)
-    loss = jax.eval_shape(job.landscape, job.ends[0])
+    loss = eqx.filter_eval_shape(job.landscape, job.ends[0])
     point = _CurvePoint(
         zero, zero + RUNNING, vector, job.optimizer.init(vector, job.unravel), jnp.zeros((), loss.dtype)
     )
