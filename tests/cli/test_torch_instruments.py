@@ -31,7 +31,7 @@ from torch import nn
 def stack(step=0.0):
     torch.manual_seed(0)
     made = nn.Sequential(nn.Conv2d(1, 2, 2), nn.BatchNorm2d(2), nn.Tanh(), nn.Flatten(), nn.Linear(8, 2)).double()
-    made(3 * torch.randn(50, 1, 3, 3, dtype=torch.float64) + 1)
+    made((3 + step) * torch.randn(50, 1, 3, 3, dtype=torch.float64) + 1)
     with torch.no_grad():
         for parameter in made.parameters():
             parameter.add_((0.3 + step) * torch.randn_like(parameter))
@@ -53,6 +53,18 @@ def net(step=0.0):
 
 def other():
     return net(1.0)
+
+class Single(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(1, 2, 2), nn.Linear(8, 2)
+
+    def forward(self, x):
+        return self.head((torch.tanh(self.conv(x)) + 0.0).flatten(1))
+
+def single():
+    torch.manual_seed(0)
+    return Single().eval(), torch.zeros(1, 3, 3)
 """
 
 
@@ -120,10 +132,36 @@ def test_its_plane_is_that_of_the_same_network_of_ours(same, ask):
 def test_its_path_is_that_of_the_same_network_of_ours(same, ask):
     networks, landscape = same
     model = "torch_instruments_here:net torch_instruments_here:other"
-    facts = ask("path", "--match", "none", "--points", "9", model=model)
-    (row,) = facts["paths"]
-    straight = geometry.barrier(geometry.Path(tuple(networks)), landscape, num_points=9)
-    np.testing.assert_allclose(row["barrier"], straight.barrier, rtol=1e-9)
+    words = ("--match", "none", "--points", "9", "--curve", "bezier", "--steps", "20")
+    straight, curve = ask("path", *words, model=model)["paths"]
+    refresh = geometry.BatchStatistics(landscape.inputs)  # each of the two has its own
+    wanted = geometry.barrier(geometry.Path(tuple(networks), refresh=refresh), landscape, num_points=9)
+    np.testing.assert_allclose(straight["barrier"], wanted.barrier, rtol=1e-9)
+    path, _ = geometry.find_curve(jax.random.key(0), *networks, landscape, num_steps=20)
+    wanted = geometry.barrier(path, landscape, num_points=9)
+    np.testing.assert_allclose(curve["largest loss"], np.max(wanted.loss), rtol=1e-6)
+
+
+@pytest.mark.slow
+def test_its_units_are_matched_beside_statistics_that_are_computed_anew(same, ask):
+    model = "torch_instruments_here:net torch_instruments_here:other"
+    rows = ask("path", "--match", "weights", "--repair", "--points", "9", model=model)
+    assert any("computed anew along all paths" in caution for caution in rows["cautions"])
+    assert [row["path"] for row in rows["paths"]] == ["straight line", "after matching"]
+    arrays = read_arrays(pathlib.Path(rows["files"]["arrays"]))
+    networks, landscape = same
+    ends = [float(landscape(network.with_statistics(landscape.inputs))) for network in networks]
+    for path in arrays.leaves:
+        np.testing.assert_allclose(path["loss"].values.ravel()[[0, -1]], ends, rtol=1e-9)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("same")
+def test_a_module_in_single_precision_is_matched_in_double(ask):
+    rows = ask("path", "--match", "weights", "--points", "5", "--repair", model="torch_instruments_here:single " * 2)
+    assert [row["barrier"] for row in rows["paths"]] == [0, 0, 0]
+    tensors = importlib.import_module("safetensors.torch").load_file(rows["matched"])
+    assert {tensor.dtype for tensor in tensors.values()} == {torch.float32}
 
 
 @pytest.mark.slow

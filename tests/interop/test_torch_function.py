@@ -169,6 +169,26 @@ def test_a_landscape_takes_the_network():
     np.testing.assert_allclose(landscape.hessian(network, only="*c.bias*"), hessian.numpy(), atol=1e-12)
 
 
+def test_running_statistics_are_those_of_a_batch_in_training():
+    module, x = made("resnet", size=5)
+    network = torch_function(module, x[0])
+    assert network.has_statistics
+    assert not torch_function(*[part[0] if i else part for i, part in enumerate(made("transformer"))]).has_statistics
+    renewed = jax.jit(lambda network, x: network.with_statistics(x))(network, jnp.asarray(x.numpy()))
+    for layer in module.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.reset_running_stats()
+            layer.momentum = None  # so that the statistics are those of the only batch
+    out = module.train()(x).detach().numpy()
+    np.testing.assert_allclose(_outputs(renewed, jnp.asarray(x.numpy())), out, rtol=1e-11, atol=1e-12)
+    values = {name: np.asarray(buffer.value) for name, buffer in renewed.buffers.items()}
+    for name, buffer in module.named_buffers():
+        if name.endswith("running_mean"):
+            np.testing.assert_allclose(values[name], buffer.numpy(), rtol=1e-11, atol=1e-13)
+    assert max(np.abs(network.buffers[name].value - value).max() for name, value in values.items()) > 0.1
+    assert all(not layer._forward_pre_hooks for layer in network.origin.module.modules())
+
+
 def test_the_network_keeps_its_weights_and_goes_back_bit_for_bit():
     module, x = made("resnet")
     network = torch_function(module, x[0])

@@ -2,13 +2,14 @@
 
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from lossatlas._errors import InputError
-from lossatlas._parameters import ravel
+from lossatlas._parameters import Buffer, ravel
 from lossatlas._status import Status
 from lossatlas.geometry import Path, barrier, find_curve
 from lossatlas.landscape import Landscape
@@ -77,9 +78,44 @@ def test_a_curve_that_diverges_says_so():
     assert run.diverged_at == run.stats["num_steps"] < 2000
 
 
-def normed(seed):
-    net = Conv(jax.random.key(seed), (1, 4, 4), [2], [2], norm="batch")
+def normed(seed, **options):
+    net = Conv(jax.random.key(seed), (1, 4, 4), [2], [2], norm="batch", **options)
     return net.with_statistics(jax.random.normal(jax.random.key(seed), (5, 1, 4, 4)))
+
+
+class Scaled(eqx.Module):
+    """A network with a buffer that it cannot compute anew."""
+
+    weight: Any
+    size: Buffer
+
+    def __call__(self, x):
+        return self.weight @ x / self.size.value
+
+
+def test_networks_of_other_libraries_have_curves():
+    first, last = (eqx.nn.MLP(2, 1, 3, 1, key=jax.random.key(seed)) for seed in (0, 1))  # functions among its leaves
+    inputs = jax.random.normal(KEY, (6, 2))
+    run = train_curve(KEY, first, last, Landscape(inputs, inputs[:, :1]), num_steps=30)
+    assert run.loss[-1] < run.loss[0]
+
+
+@pytest.mark.parametrize("batch_size", [None, 4])
+def test_running_statistics_are_those_of_the_step_as_in_training(batch_size):
+    images = jax.random.normal(jax.random.key(7), (6, 1, 4, 4))
+    landscape = Landscape(images, jnp.arange(6) % 2, loss="cross_entropy")
+    options: Any = {"num_steps": 5, "batch_size": batch_size}
+    path, run = find_curve(KEY, normed(0), normed(1), landscape, num_points=3, **options)
+    first, last = (normed(seed, batch_statistics=True) for seed in (0, 1))
+    wanted = train_curve(KEY, first, last, landscape, **options)
+    np.testing.assert_allclose(ravel(run.vertices[1])[0], ravel(wanted.vertices[1])[0], atol=1e-8)
+    np.testing.assert_allclose(run.loss, wanted.loss, rtol=1e-9)
+    renewed = path(0.5).with_statistics(images)
+    np.testing.assert_allclose(landscape(path(0.5)), landscape(renewed), rtol=1e-12)
+
+
+def scaled(size):
+    return Scaled(jnp.ones((1, 2)), Buffer(jnp.asarray(size)))
 
 
 @pytest.mark.parametrize(
@@ -87,7 +123,7 @@ def normed(seed):
     [
         (Dense(KEY, [2, 3, 1]), Dense(KEY, [2, 4, 1]), r"layers\[0\].weight is \(3, 2\) and \(4, 2\)"),
         (Dense(KEY, [2, 3, 1]), Dense(KEY, [2, 3, 1], activation="relu"), "one structure"),
-        (normed(0), normed(1), r"running statistics .*fold_batch_norm"),
+        (scaled(1.0), scaled(2.0), r"differ in a buffer \(size.value\), which a curve cannot train"),
     ],
 )
 def test_ends_that_do_not_fit_are_refused(one, two, said):

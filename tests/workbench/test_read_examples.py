@@ -151,6 +151,9 @@ def test_examples_that_do_not_fit_are_refused(conv, inputs, targets, said):
 def test_what_a_foreign_network_cannot_read_is_said_with_its_shape():
     with pytest.raises(InputError, match=r"cannot read one example of shape \(4,\) and type float64"):
         read_examples(plain(eqx.nn.Linear(3, 2, key=KEY)), np.ones((5, 4)))
+    table = {name: np.ones(5) for name in "abcde"}
+    with pytest.raises(InputError, match=r"shape \(5,\) .* All 5 columns were read; .* \(target, --target\)"):
+        read_examples(plain(eqx.nn.Linear(3, 2, key=KEY)), table)
     two = eqx.nn.Lambda(lambda x: (x, x))
     with pytest.raises(InputError, match="must put out one array for one example, got a tuple"):
         read_examples(plain(two), np.ones((5, 4)))

@@ -53,6 +53,15 @@ class Discovered(eqx.Module):
     def __call__(self, x: Any) -> Any:
         return self.fn(self.params, x)
 
+    @property
+    def has_statistics(self) -> bool:
+        """Whether `params` are a network with running statistics that can be computed anew."""
+        return bool(getattr(self.params, "has_statistics", False))
+
+    def with_statistics(self, inputs: Any) -> "Discovered":
+        """The same with the running statistics of these inputs; see [`lossatlas.networks.Conv`][]."""
+        return dataclasses.replace(self, params=self.params.with_statistics(inputs))
+
     def unit_spaces(self) -> dict[str, UnitSpace]:
         """The unit spaces by name, in the order in which the function uses them."""
         return {space.name: space for space in self.spaces}

@@ -186,6 +186,5 @@ def line_between(network: Network, other: Network, landscape: Landscape) -> Path
     - `network`, `other`: the ends. Arrays of the second are put into the first where only code tells them apart.
     """
     other = replace_parameters(network, named_arrays(other))
-    keeps = getattr(network, "batch_statistics", False) or not hasattr(network, "with_statistics")
-    has_norm = not keeps and any("variance" in name for name in named_arrays(network))
-    return Path((network, other), refresh=BatchStatistics(landscape.inputs) if has_norm else None)
+    renewed = getattr(network, "has_statistics", False)
+    return Path((network, other), refresh=BatchStatistics(landscape.inputs) if renewed else None)

@@ -133,6 +133,8 @@ def _reason(space: UnitSpace, stages: UnitStages) -> str | None:
         return "its units bend at several steps, which share their weights"
     if space.is_normalised:
         return "a normalisation follows, which takes the statistics away"
+    if space.activation is None and space.bias is None:
+        return "its activation, or the bias before it, was not found"
     made = {kernel.axis.path for stage in found for kernel in stage.kernels}
     if space.bias is None or {axis.path for axis in space.writers} != made | {space.bias}:
         return "its writers are no weights with one bias"

@@ -51,7 +51,8 @@ def path_figure(
     span = float(np.ptp(heights)) if heights.size else 0.0
     if heights.size and span < _LEAST_SPAN * (size := float(np.abs(heights).max())):
         span = size
-        figure.update_yaxes(range=[heights.mean() - size, heights.mean() + size])
+        low, high = heights.mean() - size, heights.mean() + size
+        figure.update_yaxes(range=[low, high] if value == "loss" else [0, 1.02])
     for trace, (path, data), found in zip(traces, curves, curves.values(), strict=True):
         colour = PALETTE[list(paths).index(path) % len(PALETTE)]
         trace.line = {"color": colour, "width": 2, "dash": _DASHES[kinds.index(data) % len(_DASHES)]}

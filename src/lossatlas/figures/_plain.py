@@ -1,7 +1,7 @@
 """Plain figures that studies share: curves with reference lines, points, counts and matrices."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import plotly.graph_objects as go
@@ -17,6 +17,7 @@ _SYMBOLS = ("circle", "diamond", "square", "x", "triangle-up", "cross")
 _MOST_DECADES = 8  # with a tick each; more are ticked more sparsely
 _MOST_WHOLE = 12  # whole numbers with a tick each
 _MARGIN = {"l": 64, "r": 16, "t": 44, "b": 52}
+_COLOUR_BAR = 110  # pixels: its width with ticks and title
 _LEGEND_ROW, _LEGEND_SYMBOL = 19, 40  # pixels: the height of a row, and the width that a name's symbol takes
 
 
@@ -177,8 +178,15 @@ def matrix_figure(
     return figure
 
 
-def square(figure: go.Figure) -> None:
-    """One unit is as long on both axes."""
+def square(figure: go.Figure, width: float = 1.0) -> None:
+    """One unit is as long on both axes, and the figure no wider than that takes, so that its colour bar is near.
+
+    **Arguments:**
+    - `width`: of the panel, in its heights.
+    """
+    layout: Any = figure.layout
+    tall = layout.height - layout.margin.t - layout.margin.b
+    layout.width = round(width * tall + layout.margin.l + max(layout.margin.r, _COLOUR_BAR))
     figure.update_xaxes(constrain="domain")
     figure.update_yaxes(scaleanchor="x", scaleratio=1, constrain="domain")
 

@@ -387,4 +387,4 @@ def _plane_axes(figure: go.Figure, dataset: "xr.Dataset", x: np.ndarray, y: np.n
     figure.update_xaxes(title={"text": dataset["direction_1"].attrs["long_name"]}, range=[x[0], x[-1]], showgrid=False)
     figure.update_yaxes(title={"text": dataset["direction_2"].attrs["long_name"]}, range=[y[0], y[-1]], showgrid=False)
     if 1 / _SQUARE <= tall / wide <= _SQUARE:
-        square(figure)
+        square(figure, wide / tall)

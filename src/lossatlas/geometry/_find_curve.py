@@ -7,7 +7,7 @@ from jaxtyping import PRNGKeyArray
 
 from lossatlas._progress import ProgressLike
 from lossatlas._types import Network
-from lossatlas.geometry._path import Path, Refresh
+from lossatlas.geometry._path import BatchStatistics, Path, Refresh
 from lossatlas.geometry._verify_path import verified
 from lossatlas.landscape import Landscape
 from lossatlas.training import CurveTraining, train_curve
@@ -38,7 +38,8 @@ def find_curve(
       [`lossatlas.training.train_curve`][].
     - `batch_size`: examples a step; all where there are fewer.
     - `num_points`: of the verification, as for [`lossatlas.geometry.verify_path`][].
-    - `refresh`: of the path, see [`lossatlas.geometry.Path`][].
+    - `refresh`: of the path, see [`lossatlas.geometry.Path`][]; by default running statistics are those of the
+      landscape's inputs where the networks can compute them anew.
 
     **Returns:** the path, with its verification, and how it was trained.
 
@@ -61,5 +62,7 @@ def find_curve(
         progress=progress,
         **options,
     )
+    if refresh is None and getattr(network, "has_statistics", False):
+        refresh = BatchStatistics(landscape.inputs)
     path = Path(run.vertices, run.kind, refresh)
     return verified(path, landscape, num_points=num_points, progress=progress), run

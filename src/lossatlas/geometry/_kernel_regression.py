@@ -30,7 +30,7 @@ class KernelRegression(eqx.Module):
     - `ridge`: $\lambda$.
     - `accuracy`, `network_accuracy`: the share of test examples whose largest score (whose sign, with logistic loss)
       is right, for the kernel and for the network itself on the same examples; None without classes.
-      `accuracy_error`: standard error of the first.
+      `accuracy_error`: standard deviation of the first, given what was counted and a uniform prior.
     - `squared_error`, `network_squared_error`: means of $\frac12 |f - y|^2$ on the test data, of kernel and network,
       whose outputs mean something else with cross-entropy. `squared_error_error`: standard error of the first.
     """
@@ -120,7 +120,8 @@ def predict_frozen(
     if kind is not None:
         shifted = predictions - 0.5 if kind == "signs" else predictions  # the sign tells, as of a logit
         accuracy, of_network = (_accuracy(kind, scores, wanted) for scores in (shifted, outputs))
-        error = float(np.sqrt(accuracy * (1 - accuracy) / len(wanted)))
+        share = (accuracy * len(wanted) + 1) / (len(wanted) + 2)  # Laplace's rule: all right in ten is not certainty
+        error = float(np.sqrt(share * (1 - share) / (len(wanted) + 3)))
     errors = 0.5 * np.sum((predictions - wanted) ** 2, axis=1)
     return KernelRegression(
         predictions=predictions,

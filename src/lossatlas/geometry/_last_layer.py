@@ -74,7 +74,7 @@ def last_layer_certificate(
     if weight is not None and weight not in arrays:
         raise unknown_name("parameter", weight, arrays)
     names = [weight] if weight is not None else [name for name, a in reversed(arrays.items()) if a.ndim == 2]
-    outputs = jax.eval_shape(landscape.predictions, network)
+    outputs = eqx.filter_eval_shape(landscape.predictions, network)
     size = int(np.prod(outputs.shape[1:]))
     chosen = next((name for name in names if arrays[name].ndim == 2 and _is_last(network, landscape, name, size)), None)
     if chosen is None:

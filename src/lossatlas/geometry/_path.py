@@ -171,7 +171,7 @@ def check_statistics(path: Path) -> None:
             if not np.array_equal(value, np.asarray(arrays[name])):
                 remedy = (
                     "refresh=lossatlas.geometry.BatchStatistics(inputs) to the Path"
-                    if hasattr(first, "with_statistics")
+                    if getattr(first, "has_statistics", False)
                     else "a refresh to the Path (a pytree, called with network and t, that computes them anew), or "
                     "fold the normalisation into the weights before it"
                 )

@@ -1,11 +1,12 @@
 """Any PyTorch module as a pure function of its parameters, through torchax."""
 
 import copy
+import functools
 from typing import TYPE_CHECKING, Any
 
 import equinox as eqx
 import numpy as np
-from jaxtyping import Array
+from jaxtyping import Array, Shaped
 
 from lossatlas._errors import InputError
 from lossatlas._parameters import Buffer
@@ -89,14 +90,65 @@ class TorchNetwork(eqx.Module):
     origin: Origin = eqx.field(static=True)
 
     def __call__(self, x: Array) -> Array:
-        arrays = self.params | {name: buffer.value for name, buffer in self.buffers.items()}
-        module = self.origin.module_for(arrays)
+        return self._outputs(self._module, x[None])[0]
+
+    @property
+    def has_statistics(self) -> bool:
+        """Whether it normalises by running statistics, which `with_statistics` computes anew."""
+        return bool(_batch_norms(self.origin.module))
+
+    def with_statistics(self, inputs: Shaped[Array, "n ..."]) -> "TorchNetwork":
+        """The same network with the running statistics of these inputs, as one batch in training mode has them.
+
+        Every `BatchNorm` layer takes mean and variance (without Bessel's correction) of what enters it when those
+        before it are normalised by the batch, too.
+        """
+        module, found = self._module, {}
+
+        hooks = [
+            layer.register_forward_pre_hook(functools.partial(_measure, found, name))
+            for name, layer in _batch_norms(module).items()
+        ]
+        try:
+            self._outputs(module, inputs)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        with jax_tensors() as environment:
+            values = {name: Buffer(environment.t2j_iso(value)) for name, value in found.items()}
+        return TorchNetwork(self.params, self.buffers | values, self.origin)
+
+    @property
+    def _arrays(self) -> dict[str, Array]:
+        return self.params | {name: buffer.value for name, buffer in self.buffers.items()}
+
+    @property
+    def _module(self) -> "nn.Module":
+        return self.origin.module_for(self._arrays)
+
+    def _outputs(self, module: "nn.Module", inputs: Array) -> Array:
         with jax_tensors() as environment:
             # Imported with the environment, whose operators it then finds.
             from torch.func import functional_call
 
-            out = functional_call(module, environment.j2t_iso(arrays), (environment.j2t_iso(x[None]),))
-        return environment.t2j_iso(out)[0]
+            out = functional_call(module, environment.j2t_iso(self._arrays), (environment.j2t_iso(inputs),))
+        return environment.t2j_iso(out)
+
+
+def _measure(found: dict[str, Any], name: str, layer: Any, arguments: tuple[Any]) -> None:
+    """Give a layer the statistics of what enters it, and keep them by the names of its buffers."""
+    (maps,) = arguments
+    axes = [axis for axis in range(maps.ndim) if axis != 1]
+    layer.running_mean, layer.running_var = maps.mean(axes), maps.var(axes, correction=0)
+    found |= {f"{name}.running_mean": layer.running_mean, f"{name}.running_var": layer.running_var}
+
+
+def _batch_norms(module: "nn.Module") -> "dict[str, nn.Module]":
+    """The layers with running statistics of batches, by name."""
+    from torch.nn.modules.batchnorm import _BatchNorm
+
+    layers = dict(module.named_modules())
+    return {name: x for name, x in layers.items() if isinstance(x, _BatchNorm) and x.running_mean is not None}
 
 
 def torch_function(module: "nn.Module", example: Any) -> TorchNetwork:

@@ -166,6 +166,11 @@ class Conv(eqx.Module):
         """The outputs on a whole batch, normalised by its own statistics."""
         return jax.vmap(lambda x: self._forward(x, in_batch=True), axis_name=BATCH)(inputs)
 
+    @property
+    def has_statistics(self) -> bool:
+        """Whether it normalises by running statistics, which `with_statistics` computes anew."""
+        return not self.batch_statistics and any(layer.norm is not None for layer in self.convs)
+
     def with_statistics(self, inputs: Float[Array, "n c h w"]) -> "Conv":
         """The same network with the running statistics of these inputs, layer by layer."""
 

@@ -113,8 +113,8 @@ def train_curve(
 
     **Arguments:**
     - `key`: of the places t and of the batches.
-    - `start`, `end`: networks of one structure. Running statistics must agree: fold them, or train with
-      `batch_statistics`.
+    - `start`, `end`: networks of one structure. Where they have running statistics (`has_statistics`), those of the
+      step's examples normalise, as in training; buffers of other networks must agree.
     - `num_bends`: inner control points; at first at equal steps on the straight line.
     - `bends`: what to start from instead, such as those of an earlier run.
     - `optimizer`, `learning_rate`, `hyperparameters`, `chunk_seconds`: as in [`lossatlas.training.train`][]; the
@@ -174,7 +174,7 @@ def train_curve(
 def _start(job: _CurveJob) -> _CurveState:
     vector = ravel_tangent(job.unravel.like)
     zero = jnp.asarray(0, jnp.int32)
-    loss = jax.eval_shape(job.landscape, job.ends[0])
+    loss = eqx.filter_eval_shape(job.landscape, job.ends[0])
     point = _CurvePoint(
         zero, zero + RUNNING, vector, job.optimizer.init(vector, job.unravel), jnp.zeros((), loss.dtype)
     )
@@ -196,10 +196,13 @@ def _step(job: _CurveJob, state: _CurveState) -> _CurveState:
     if job.batch_size is not None:
         rows = jax.random.randint(rows_key, (job.batch_size,), 0, landscape.size)
         batch, count = jax.tree.map(lambda a: a[rows], batch), job.batch_size
+    renews = getattr(job.ends[0], "has_statistics", False)
 
     def mean_loss(vector: Vector) -> Float[Array, ""]:
         controls = (job.ends[0], *job.unravel(vector), job.ends[1])
         network = mixed(controls, control_weights(job.kind, len(controls), t))  # pyright: ignore[reportArgumentType]
+        if renews:
+            network = network.with_statistics(batch[0])
         if job.batch_size is None:
             return landscape(network)
         return jnp.sum(landscape._losses_of(network, batch)) / count
@@ -250,13 +253,12 @@ def check_ends(start: Network, end: Network, num_bends: int = 1) -> None:
             msg = f"The networks of a curve need one shape: {name} is {array.shape} and {last[name].shape}."
             raise InputError(msg)
     buffers = first.keys() - named_parameters(start).keys()
-    if getattr(start, "batch_statistics", False):
+    if getattr(start, "batch_statistics", False) or getattr(start, "has_statistics", False):
         return
     for name in sorted(buffers):
         if not np.array_equal(np.asarray(first[name]), np.asarray(last[name])):
             msg = (
-                f"The networks differ in running statistics ({name}), which a curve cannot train. Fold the "
-                "normalisation into the weights first (lossatlas.embedding.fold_batch_norm), or use networks with "
-                "batch_statistics=True."
+                f"The networks differ in a buffer ({name}), which a curve cannot train. Fold a normalisation into the "
+                "weights first, or give networks that compute their statistics anew (with_statistics)."
             )
             raise InputError(msg)

@@ -95,7 +95,13 @@ def _read(model: "Model", data: Any, target: str | None, *, with_targets: bool):
     else:
         inputs, targets = _prepared(model.preprocessing, model.loss or "mse", data, target, with_targets=with_targets)
     inputs = _in_precision(model.network, _as_examples(model.network, inputs))
-    check_reads(model.network, inputs)
+    try:
+        check_reads(model.network, inputs)
+    except InputError as error:
+        if target is not None or model.preprocessing is not None or not isinstance(data, pd.DataFrame):
+            raise
+        msg = f"{error} All {data.shape[1]} columns were read; if one is the target, name it (target, --target)."
+        raise InputError(msg) from error
     return inputs, targets if with_targets else None
 
 

@@ -275,6 +275,13 @@ def write_measured(
     return Measured(result, headline, facts, page, json_path, stored)
 
 
+def mean_loss(network: Network, landscape: Landscape) -> float:
+    """The loss of a landscape, as a number."""
+    import equinox as eqx
+
+    return float(eqx.filter_jit(Landscape.__call__)(landscape, network))
+
+
 def measured_cost(fn: Callable[..., Any], *values: Any) -> tuple[float, int]:
     """The seconds that a function takes, by one call after compiling, and its working memory in bytes, as the compiler
     states it (0 where it does not).

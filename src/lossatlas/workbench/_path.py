@@ -26,6 +26,7 @@ from lossatlas.workbench._instrument import (
     command_words,
     cost_line,
     instrument_folder,
+    mean_loss,
     measured_cost,
     open_point,
     rows_table,
@@ -57,7 +58,7 @@ _CURVES = ("none", "bezier", "polygon")
 _REFINEMENTS = 8
 _CURVE_BATCH = 128  # examples of a step of a curve
 _SAME = 1e-6  # of the largest output
-_ROUNDING = 1e-9  # of the loss: what rises less is said to be rounding
+_ROUNDING = 1e-9  # of the loss: what rises less is rounding
 _DEFAULTS = {"match": "best", "repair": False, "curve": "none", "bends": 1, "steps": 2000, "points": 25, "seed": 0}
 _STRAIGHT, _MATCHED, _REPAIRED, _CURVE = "straight line", "after matching", "matched and repaired", "curve"
 _TERMS = {
@@ -79,12 +80,14 @@ class Connection:
     - `barriers`: by path and then by data (`"train"`, `"test"`), a [`lossatlas.geometry.Barrier`][].
     - `paths`: by the same names, [`lossatlas.geometry.Path`][].
     - `rebasin`: how the second model was matched, None without; `matched`: it as a model that says the same.
+    - `unrepaired`: why there is no repaired line though it was asked for, else None.
     """
 
     barriers: dict[str, dict[str, "Barrier"]]
     paths: dict[str, "Path"]
     rebasin: "Rebasin | None"
     matched: Model | None
+    unrepaired: str | None = None
 
     def _figure(self) -> Any:
         return path_figure(_drawn(self.barriers))
@@ -170,10 +173,16 @@ def path(
         found = _measure(start, end, data, asked, progress)
     matched = None
     if found.rebasin is not None:
-        inner = _inner(found.paths[_MATCHED].vertices[1], point.network)
-        matched = Model(inner, second.preprocessing, second.loss, f"{second.summary}, matched to another")
+        matched = Model(
+            _as(second.network, found.paths[_MATCHED].vertices[1], point.network),
+            second.preprocessing,
+            second.loss,
+            f"{second.summary}, matched to another",
+        )
     found = dataclasses.replace(found, matched=matched)
-    facts = _facts(found, data)
+    with jax.enable_x64(True):
+        stored = [mean_loss(net, point.landscape) for net in (start, end)]
+    facts = _facts(found, data) | {"stored_losses": stored}
     lines, files = [], {}
     if matched is not None and (origins is not None or _is_ours(matched)):
         folder.mkdir(parents=True, exist_ok=True)
@@ -248,14 +257,20 @@ def _measure(
             progress=progress,
         )
         paths[_MATCHED] = made.path
+    unrepaired = None
     if asked["repair"]:
         ends = (made.path if made is not None else paths[_STRAIGHT]).vertices
-        paths[_REPAIRED] = embedding.repair(geometry.Path(ends), landscape)
+        if getattr(start, "has_statistics", False):
+            unrepaired = "Running statistics are computed anew along all paths, so there is no other repair."
+        else:
+            try:
+                paths[_REPAIRED] = embedding.repair(geometry.Path(ends), landscape)
+            except InputError as error:
+                unrepaired = str(error)
     if asked["curve"] != "none":
         key = jax.random.key(asked["seed"])
         options = {"kind": asked["curve"], "num_bends": asked["bends"], "num_steps": asked["steps"]}
-        options |= {"refresh": paths[_STRAIGHT].refresh, "progress": progress}
-        paths[_CURVE], _ = geometry.find_curve(key, start, end, landscape, **options)
+        paths[_CURVE], _ = geometry.find_curve(key, start, end, landscape, progress=progress, **options)
     barriers = {
         name: {
             which: geometry.barrier(way, rows, num_points=asked["points"], num_refinements=_REFINEMENTS)
@@ -263,12 +278,13 @@ def _measure(
         }
         for name, way in paths.items()
     }
-    return Connection(barriers, paths, made, None)
+    return Connection(barriers, paths, made, None, unrepaired)
 
 
-def _inner(network: Network, like: Network) -> Network:
-    """The network of a model, without the unit spaces that were discovered in it."""
-    return network if type(network) is type(like) else network.params
+def _as(network: Network, made: Network, like: Network) -> Network:
+    """A network with the numbers of another in its own precision; `like` is without the discovered unit spaces."""
+    arrays, own = named_arrays(made if type(made) is type(like) else made.params), named_arrays(network)
+    return replace_parameters(network, {name: array.astype(own[name].dtype) for name, array in arrays.items()})
 
 
 def _is_ours(model: Model) -> bool:
@@ -310,11 +326,11 @@ def _facts(found: Connection, data: Mapping[str, Any]) -> dict[str, Any]:
                 {
                     "path": name,
                     "data": which,
-                    "barrier": _number(barrier.barrier),
+                    "barrier": _number(0.0 if barrier.barrier < _ROUNDING * abs(barrier.loss[0]) else barrier.barrier),
                     "at": barrier.t_barrier,
                     "instability": _number(barrier.instability),
                     "largest loss": _number(float(np.max(barrier.loss))),
-                    "accuracy falls by": barrier.accuracy_drop,
+                    "accuracy falls by": None if barrier.accuracy_drop is None else round(barrier.accuracy_drop, 12),
                     "length": float(barrier.length[-1]) / chord if chord else None,
                 }
             )
@@ -368,7 +384,7 @@ def _half(found: Connection, landscape: "Landscape") -> dict[str, int]:
 
 def _headline(facts: dict[str, Any]) -> str:
     rises = {row["path"]: row["barrier"] for row in facts["paths"] if row["data"] == "train"}
-    words = {name: _words(rise, facts["start_loss"]) for name, rise in rises.items()}
+    words = {name: _words(rise) for name, rise in rises.items()}
     text = f"On the straight line the loss rises by {words[_STRAIGHT]} above its ends"
     if _MATCHED in rises:
         text += f", after matching ({facts['matchings'][0]['matching']}) by {words[_MATCHED]}"
@@ -379,20 +395,28 @@ def _headline(facts: dict[str, Any]) -> str:
     return f"{text}."
 
 
-def _words(rise: float | None, loss: float) -> str:
+def _words(rise: float | None) -> str:
     if rise is None:
         return "more than any number (it is not finite)"
-    return "0 (rounding)" if 0 < rise < _ROUNDING * abs(loss) else format_number(rise, 3)
+    return format_number(rise, 3)
 
 
 def _cautions(found: Connection, facts: dict[str, Any]) -> list[str]:
     said = []
     if not facts["distance"]:
         said.append("The two models are the same: every parameter is equal.")
+    ends = [facts["start_loss"], facts["end_loss"]]
+    if not np.allclose(facts["stored_losses"], ends, rtol=1e-6):
+        stored, ends = (" and ".join(format_number(loss, 4) for loss in two) for two in (facts["stored_losses"], ends))
+        said.append(
+            f"Running statistics are computed anew from the data all along the paths. With those that are stored the "
+            f"losses of the models are {stored}, with these {ends}."
+        )
     if any(row["barrier"] is None for row in facts["paths"]):
         said.append("The loss is not finite somewhere on the way.")
     if found.rebasin is not None and (best := found.rebasin.best.match) is not None:
         said += [f"Units of {name} were not matched: {reason}" for name, reason in best.closed.items()]
+    said += [found.unrepaired] if found.unrepaired else []
     refresh = found.paths[_REPAIRED].refresh if _REPAIRED in found.paths else None
     said += [f"Statistics of {name} were not repaired: {reason}." for name, reason in getattr(refresh, "left", ())]
     if found.rebasin is not None and found.rebasin.naive.barrier.barrier < found.rebasin.best.barrier.barrier:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lossatlas._errors import InputError
-from lossatlas._parameters import ravel
+from lossatlas._parameters import named_arrays, named_parameters, ravel, replace_parameters
 from lossatlas._progress import ProgressLike
 from lossatlas._types import Network
 from lossatlas.landscape import Landscape
@@ -22,6 +22,7 @@ from lossatlas.workbench._instrument import (
     command_words,
     cost_line,
     instrument_folder,
+    mean_loss,
     measured_cost,
     open_point,
     write_measured,
@@ -134,9 +135,10 @@ def plane(
             losses = _losses(point, rows)
             trajectory = geometry.project_trajectory(point.network, spanned, rows)
             trajectory = eqx.tree_at(lambda t: t.loss, trajectory, losses)
-        here = float(_loss(point.network, point.landscape))
+        here = mean_loss(point.network, point.landscape)
+        buffered = _buffered(point, [] if only else others[: len(to)])
     view = View(found, picture, tree, trajectory)
-    facts = plane_facts(view, here)
+    facts = plane_facts(view, here) | {"buffered": buffered}
     words = {
         "directions": None if to or snapshots else directions,
         "extent": extent,
@@ -267,11 +269,22 @@ def _cost(point: Point, cost: "SliceCost", points: int, *, usually: str, gradien
     return cost_line(work, points * cost.seconds, cost.bytes + memory, " with one point at a time")
 
 
-@eqx.filter_jit
-def _loss(network: Network, landscape: Landscape) -> jax.Array:
-    return landscape(network)
+def _buffered(point: Point, others: list[Network]) -> list[dict[str, Any]]:
+    """The other models with buffers that are not those of the first: their own loss, and that in the picture."""
+    network, found = point.network, []
+    arrays, moving = named_arrays(network), named_parameters(network).keys()
+    for number, other in enumerate(others, 2):
+        theirs = named_arrays(other)
+        odd = [name for name in arrays.keys() - moving if not np.array_equal(arrays[name], theirs[name])]
+        if not odd:
+            continue
+        drawn = replace_parameters(network, {name: theirs[name] for name in moving})
+        own, there = (mean_loss(net, point.landscape) for net in (other, drawn))
+        if not np.isclose(own, there, rtol=1e-6):
+            found.append({"model": number, "buffer": min(odd), "loss": own, "loss_in_picture": there})
+    return found
 
 
 def _losses(point: Point, rows: np.ndarray) -> np.ndarray:
     vector, unravel = ravel(point.network)
-    return np.array([float(_loss(unravel(jnp.asarray(row, vector.dtype)), point.landscape)) for row in rows])
+    return np.array([mean_loss(unravel(jnp.asarray(row, vector.dtype)), point.landscape) for row in rows])

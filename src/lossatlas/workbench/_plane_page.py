@@ -134,6 +134,13 @@ def cautions(facts: dict[str, Any]) -> list[str]:
     if facts["cosine"] is not None and abs(facts["cosine"]) > 0.1:
         angle = np.degrees(np.arccos(np.clip(facts["cosine"], -1, 1)))
         said.append(f"The directions are not orthogonal ({angle:.0f} degrees): the picture is sheared.")
+    for other in facts["buffered"]:
+        shown, own = (format_number(other[name]) for name in ("loss_in_picture", "loss"))
+        said.append(
+            f"Model {other['model']} has running statistics or other buffers of its own ({other['buffer']}), and the "
+            f"picture keeps those of the first: it shows {shown} where the loss of that model is {own}. "
+            "`lossatlas path` computes statistics anew on the way."
+        )
     return said
 
 

@@ -1,5 +1,5 @@
 // Draws a figure of ours into an element, for the width that it has; pages and the application share it.
-// sizes: the figure as plotly reads it, `wide` and `narrow`. dark: the colour that takes the place of each, or null.
+// sizes: the figure as plotly reads it, `wide` and `narrow`; its own width, where it has one, is the most. dark: the colour that takes the place of each, or null.
 function drawFigure(element, sizes, { name, dark, printing }) {
   const printed = 680; // pixels across a printed page
   const repaint = (value) => {
@@ -14,7 +14,7 @@ function drawFigure(element, sizes, { name, dark, printing }) {
   // Plotly keeps and changes what it is given, so it gets a copy.
   let figure = JSON.parse(JSON.stringify(sizes[narrow ? "narrow" : "wide"]));
   if (dark) figure = repaint(figure);
-  figure.layout.width = width;
+  figure.layout.width = Math.min(width, figure.layout.width || width);
   element.style.minHeight = figure.layout.height + "px";
   const config = {
     displaylogo: false,
