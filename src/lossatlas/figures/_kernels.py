@@ -52,21 +52,23 @@ def kernel_matrix_figure(
     return figure
 
 
-def kernel_spectrum_figure(values: Float[np.ndarray, " n"], *, compact: bool = False) -> go.Figure:
+def kernel_spectrum_figure(
+    values: Float[np.ndarray, " n"] | Mapping[str, Float[np.ndarray, " _"]], *, compact: bool = False
+) -> go.Figure:
     """The eigenvalues of a kernel by index, both axes logarithmic; those that are rounding (not positive) are left out.
 
     **Arguments:**
-    - `values`: descending. `compact`: for narrow pages.
+    - `values`: descending; those of several kernels by name. `compact`: for narrow pages.
     """
-    index = np.arange(1, len(values) + 1)
-    curves = {"eigenvalues": (index, np.asarray(values, float))}
+    spectra = values if isinstance(values, Mapping) else {"eigenvalues": values}
+    curves = {name: (np.arange(1, len(row) + 1), np.asarray(row, float)) for name, row in spectra.items()}
     return curves_figure(
         curves,
         x="index, the largest first",
         y="eigenvalue of the tangent kernel",
         x_scale="log",
         y_scale="log",
-        markers=len(values) <= 60,
+        markers=max(map(len, spectra.values())) <= 60,
         compact=compact,
     )
 
