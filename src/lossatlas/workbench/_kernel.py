@@ -99,11 +99,14 @@ def kernel(
     has other outputs, before any long work.
     """
     from lossatlas import geometry
+    from lossatlas.geometry._ntk_store import check_store
 
     folder = instrument_folder(KIND, out)
     if num_examples is not None and num_examples < 2:
         msg = f"A kernel needs at least 2 examples, got {num_examples}."
         raise InputError(msg)
+    if store is not None:
+        check_store(store)
     opened: dict[str, Any] = {"network": network, "target": target, "precision": precision}
     with jax.enable_x64(True):
         point = open_point(model, table, batch_size=batch_size, origin=origin, loaded=loaded, **opened)
