@@ -1,3 +1,5 @@
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -28,7 +30,7 @@ def jacobian(network):
     return np.asarray(jax.jacrev(lambda v: jax.vmap(unravel(v))(DATA.inputs))(vector)), vector
 
 
-def made(matrix, layers=None, convention="trace", num_outputs=2):
+def made(matrix, layers=None, convention: Any = "trace", num_outputs=2):
     return Kernel(
         matrix=matrix,
         layers=layers or {},
@@ -138,14 +140,14 @@ def test_the_function_moves_as_the_jacobian_says_and_what_it_misses_is_of_second
     assert found.errors["linear_error"] == pytest.approx(np.std(ratios, ddof=1))
     unravel = ravel_pytree(FIRST)[1]
     near = [unravel(theta + step * (moved - theta)) for step in (1e-3, 5e-4)]
-    errors = [function_change(FIRST, net, DATA.with_batch_size(3)).linear_error for net in near]
+    errors: Any = [function_change(FIRST, net, DATA.with_batch_size(3)).linear_error for net in near]
     assert errors[0] / errors[1] == pytest.approx(2, rel=0.01)
 
 
 def test_networks_of_other_code_or_shape_have_no_linearisation_between_them():
     same = function_change(FIRST, FIRST, DATA)
     assert (same.outputs, same.disagreement, same.parameters) == (0, 0, 0)
-    assert np.isnan(same.linear_error)
+    assert same.linear_error is not None and np.isnan(same.linear_error)
     bent = Dense.from_layers(FIRST.layers, "relu")  # the same arrays, another function
     for other in (bent, Dense(jax.random.key(0), [3, 7, 2])):
         found = function_change(FIRST, other, DATA)

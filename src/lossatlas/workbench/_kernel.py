@@ -14,6 +14,11 @@ from lossatlas._parameters import named_parameters, num_parameters
 from lossatlas._progress import ProgressLike, as_meter
 from lossatlas._types import Network
 from lossatlas.figures import format_number
+from lossatlas.geometry import Kernel, KernelComparison, compare_kernels, function_change, ntk, store_ntk
+from lossatlas.geometry._classes import class_kind
+from lossatlas.geometry._ntk import Recipe, make_recipe
+from lossatlas.geometry._ntk_source import source_of
+from lossatlas.geometry._ntk_store import check_store
 from lossatlas.landscape import Landscape
 from lossatlas.workbench._instrument import (
     BatchSize,
@@ -98,9 +103,6 @@ def kernel(
     **Raises:** `InputError` for what cannot be read or written, and for a second model that reads data differently or
     has other outputs, before any long work.
     """
-    from lossatlas import geometry
-    from lossatlas.geometry._ntk_store import check_store
-
     folder = instrument_folder(KIND, out)
     if num_examples is not None and num_examples < 2:
         msg = f"A kernel needs at least 2 examples, got {num_examples}."
@@ -124,16 +126,16 @@ def kernel(
         if announce is not None:
             announce(_cost(nets, data, None if store is None else whole, tested, options))
         meter = as_meter(progress)
-        found = [geometry.ntk(net, data, per_layer=True, progress=meter, **options) for net in nets]
-        stored = None if store is None else geometry.store_ntk(nets[0], whole, store, progress=meter, **options)
+        found = [ntk(net, data, per_layer=True, progress=meter, **options) for net in nets]
+        stored = None if store is None else store_ntk(nets[0], whole, store, progress=meter, **options)
         spectra = [np.linalg.eigvalsh(np.asarray(each.matrix, float))[::-1] for each in found]
         frozen = [frozen_facts(net, each, data, tested, options, seed) for net, each in zip(nets, found, strict=True)]
         said = [
             kernel_facts(each, values, data.targets) | {"frozen": predicted}
             for each, values, (predicted, _) in zip(found, spectra, frozen, strict=True)
         ]
-        compared = None if to is None else geometry.compare_kernels(*found)
-        change = None if to is None else geometry.function_change(*nets, data)
+        scores = [each for _, each in frozen]
+        compared, moved = (None, {}) if to is None else _moved(points, data, found, said, scores)
     facts: dict[str, Any] = {
         "model": point.model.summary,
         "examples": int(data.size),
@@ -143,15 +145,9 @@ def kernel(
         "multiplications": found[0].stats["costs"][found[0].method],
         "rows_of_a_block": found[0].stats["tile"],
         **said[0],
+        **moved,
         "stored": None if stored is None else str(stored.path),
     }
-    if compared is not None and change is not None:
-        losses = [each.landscape.loss.name if each.landscape.loss else "a loss" for each in points]
-        if said[1]["frozen"] is not None and losses[0] != losses[1]:
-            said[1]["frozen"]["network"] = None
-        facts["to"] = {"model": points[1].model.summary, **said[1]}
-        scores = [each for _, each in frozen]
-        facts["moved"] = moved_facts(compared, change, *said, scores) | {"losses": losses}
     words = {"convention": convention, "num_examples": num_examples, "only": only, "seed": seed}
     asked: dict[str, Any] = {_OPTIONS.get(k, k): v for k, v in words.items() if v not in (None, _DEFAULTS.get(k))}
     asked |= {} if store is None else {"store": str(pathlib.Path(store))}
@@ -212,9 +208,29 @@ def _other(
     return other
 
 
-def _num_outputs(network: Network, landscape: Landscape, only: str | None) -> int:
-    from lossatlas.geometry._ntk_source import source_of
+def _moved(
+    points: Sequence[Point],
+    data: Landscape,
+    found: Sequence[Kernel],
+    said: Sequence[dict[str, Any]],
+    scores: Sequence[np.ndarray],
+) -> tuple[KernelComparison, dict[str, Any]]:
+    """What the second kernel says, and how far it is from the first.
 
+    **Arguments:**
+    - `said`: the facts of both kernels. `scores`: what their frozen kernels make of each test example.
+    """
+    (first, second), (ours, theirs) = found, said
+    compared = compare_kernels(first, second)
+    change = function_change(points[0].network, points[1].network, data)
+    losses = [each.landscape.loss.name if each.landscape.loss else "a loss" for each in points]
+    if theirs["frozen"] is not None and losses[0] != losses[1]:
+        theirs["frozen"]["network"] = None
+    moved = moved_facts(compared, change, ours, theirs, scores) | {"losses": losses}
+    return compared, {"to": {"model": points[1].model.summary, **theirs}, "moved": moved}
+
+
+def _num_outputs(network: Network, landscape: Landscape, only: str | None) -> int:
     return source_of(network, landscape, only)[0].plan.num_outputs
 
 
@@ -263,9 +279,9 @@ def _cost(
     return "\n".join(lines)
 
 
-def _recipe(net: Network, points: Landscape, others: Landscape | None, options: dict, *, per_layer: bool = False):
-    from lossatlas.geometry._ntk import make_recipe
-
+def _recipe(
+    net: Network, points: Landscape, others: Landscape | None, options: dict, *, per_layer: bool = False
+) -> Recipe:
     convention, only, batch_size = (options[name] for name in ("convention", "only", "batch_size"))
     return make_recipe(net, points, others, convention, "auto", only, per_layer=per_layer, batch_size=batch_size)[0]
 
@@ -274,21 +290,22 @@ def _spectrum_seconds(rows: int) -> float:
     """Of all eigenvalues, by those of a small matrix: they take most of the time of large kernels."""
     size = min(rows, _RATE_ROWS)
     matrix = np.random.default_rng(0).normal(size=(size, size))
-    begin = time.perf_counter()
-    np.linalg.eigvalsh(matrix + matrix.T)
-    return (time.perf_counter() - begin) * (rows / size) ** 3
+    seconds = []
+    for _ in range(2):  # the first call may have to start threads
+        begin = time.perf_counter()
+        np.linalg.eigvalsh(matrix + matrix.T)
+        seconds.append(time.perf_counter() - begin)
+    return min(seconds) * (rows / size) ** 3
 
 
 def _labels(data: Landscape) -> np.ndarray | None:
-    from lossatlas.geometry._classes import class_kind
-
     values = np.asarray(data.targets)
     if class_kind(data) == "rows":
         return values.argmax(1)
     return values.reshape(-1) if np.issubdtype(values.dtype, np.integer) and values.size == len(values) else None
 
 
-def _arrays(found: Sequence[Any], compared: Any, chosen: np.ndarray) -> Any:
+def _arrays(found: Sequence[Kernel], compared: KernelComparison | None, chosen: np.ndarray) -> Any:
     """The kernels with the examples of their rows; of two, a tree with both and with what moved."""
     import xarray as xr
 

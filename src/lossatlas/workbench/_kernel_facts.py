@@ -1,34 +1,38 @@
 """What a tangent kernel says, and what two of them say together, as plain values."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from lossatlas._errors import InputError
 from lossatlas._types import Network
+from lossatlas.geometry import (
+    FunctionChange,
+    Kernel,
+    KernelComparison,
+    alignment,
+    effective_rank,
+    ntk,
+    target_kernel,
+)
+from lossatlas.geometry._kernel_distance import over_examples, rank_of_values
+from lossatlas.geometry._kernel_regression import predict_frozen
 from lossatlas.landscape import Landscape
-
-
-if TYPE_CHECKING:
-    from lossatlas.geometry import FunctionChange, Kernel, KernelComparison
 
 
 _LEAST = 8  # examples below which nothing is said of predictions
 _PARTS = {"whole": "as they are", "whole, centred": "centred"}
 
 
-def kernel_facts(found: "Kernel", values: np.ndarray, targets: Any) -> dict[str, Any]:
+def kernel_facts(found: Kernel, values: np.ndarray, targets: Any) -> dict[str, Any]:
     """Trace, eigenvalues, effective rank, alignment with the targets, and the layers.
 
     **Arguments:**
     - `values`: the eigenvalues of the kernel, descending. `targets`: of its examples.
     """
-    from lossatlas import geometry
-    from lossatlas.geometry._kernel_distance import rank_of_values
-
     if not values.any():
-        geometry.effective_rank(found)  # says that a kernel of zeros has none
+        effective_rank(found)  # says that a kernel of zeros has none
     return {
         "trace": float(np.trace(found.matrix)),
         "largest_eigenvalue": float(values[0]),
@@ -42,20 +46,17 @@ def kernel_facts(found: "Kernel", values: np.ndarray, targets: Any) -> dict[str,
     }
 
 
-def _aligned(found: "Kernel", layer: str | None, targets: Any) -> float | None:
+def _aligned(found: Kernel, layer: str | None, targets: Any) -> float | None:
     """The centred alignment with the targets; None where either has no direction."""
-    from lossatlas import geometry
-    from lossatlas.geometry._kernel_distance import over_examples
-
     try:
-        return geometry.alignment(over_examples(found, layer), geometry.target_kernel(targets))
+        return alignment(over_examples(found, layer), target_kernel(targets))
     except InputError:
         return None
 
 
 def frozen_facts(
     net: Network,
-    found: "Kernel",
+    found: Kernel,
     data: Landscape,
     tested: Landscape | None,
     options: dict[str, Any],
@@ -65,9 +66,6 @@ def frozen_facts(
 
     **Returns:** the facts, None where nothing can be said, and the measure on each test example.
     """
-    from lossatlas.geometry import ntk
-    from lossatlas.geometry._kernel_regression import predict_frozen
-
     if data.size < _LEAST:
         return None, np.empty(0)
     matrix = np.asarray(found.matrix, float)
@@ -104,8 +102,8 @@ def frozen_facts(
 
 
 def moved_facts(
-    compared: "KernelComparison",
-    change: "FunctionChange",
+    compared: KernelComparison,
+    change: FunctionChange,
     first: dict[str, Any],
     second: dict[str, Any],
     scores: Sequence[np.ndarray],
@@ -148,7 +146,7 @@ def moved_facts(
     }
 
 
-def _row(compared: "KernelComparison", name: str) -> dict[str, Any]:
+def _row(compared: KernelComparison, name: str) -> dict[str, Any]:
     part, errors = compared.parts[name], compared.errors[name]
     return {
         "distance": _number(part.distance),

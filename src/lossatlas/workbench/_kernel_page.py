@@ -1,18 +1,16 @@
 """The page of a tangent kernel, or of two: what it says, and its pictures."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from lossatlas.figures import format_number, kernel_matrix_figure, kernel_spectrum_figure
+from lossatlas.geometry import Kernel
+from lossatlas.geometry._kernel_distance import over_examples
 from lossatlas.workbench import _report_tables as cells
 from lossatlas.workbench._instrument import Picture, Section, facts_table, rows_table
 from lossatlas.workbench._report_tables import Cell, Table
-
-
-if TYPE_CHECKING:
-    from lossatlas.geometry import Kernel
 
 
 TERMS = {
@@ -47,10 +45,8 @@ MOVED_TERMS = {
 _FEW = 1e-6  # a distance in single precision below which it is rounding
 
 
-def pictures(found: "Sequence[Kernel]", labels: np.ndarray | None) -> list[Picture]:
+def pictures(found: Sequence[Kernel], labels: np.ndarray | None) -> list[Picture]:
     """One kernel, or two, over examples in colours."""
-    from lossatlas.geometry._kernel_distance import over_examples
-
     ordered = "" if labels is None else ", ordered by class"
     mean = ", of the mean over the outputs" if found[0].convention == "full" else ""
     cosines = f"as cosines between the gradients of two examples{ordered}{mean}"
@@ -75,7 +71,7 @@ def pictures(found: "Sequence[Kernel]", labels: np.ndarray | None) -> list[Pictu
 
 def spectrum_picture(spectra: Sequence[np.ndarray]) -> Picture:
     """The eigenvalues; of both kernels in one figure."""
-    drawn = dict(zip(("first", "second"), spectra, strict=False)) if len(spectra) == 2 else spectra[0]
+    drawn: Any = {"first": spectra[0], "second": spectra[1]} if len(spectra) == 2 else spectra[0]
     said = "Its eigenvalues" if len(spectra) == 1 else "The eigenvalues of both kernels"
     return Picture(
         "kernel-spectrum",
