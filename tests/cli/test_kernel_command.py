@@ -179,7 +179,7 @@ def test_every_output_of_an_example_is_a_row_in_the_convention_full(lossatlas, f
     assert code == 0, err
     facts = json.loads(out)
     assert facts["examples"] == 16  # by default as many as make so many rows
-    assert "16 examples and 2 outputs, 32 × 32 numbers each" in err
+    assert "a kernel of 16 examples, 32 × 32 numbers: " in err
     chosen = np.sort(np.random.default_rng(0).permutation(20)[:16])
     data = landscape.subset(chosen)
     matrix = ntk(network, data, convention="full", method="contraction").matrix

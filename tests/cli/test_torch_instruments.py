@@ -95,10 +95,15 @@ def test_its_spectrum_is_that_of_the_same_network_of_ours(same, ask):
 
 
 def test_its_kernel_is_that_of_the_same_network_of_ours(same, ask):
-    (network, _), landscape = same
-    facts = ask("kernel", "--store", "kernel.npy")
-    wanted = geometry.ntk(network, landscape).matrix
+    networks, landscape = same
+    facts = ask("kernel", "--store", "kernel.npy", "--to", "torch_instruments_here:other")
+    wanted, other = (geometry.ntk(network, landscape).matrix for network in networks)
     np.testing.assert_allclose(np.load("kernel.npy"), wanted, rtol=1e-11)
+    cosine = np.sum(wanted * other) / (np.linalg.norm(wanted) * np.linalg.norm(other))
+    assert facts["moved"]["kernels"][0]["distance"] == pytest.approx(1 - cosine, rel=1e-9)
+    change = geometry.function_change(networks[0], networks[1], landscape)
+    assert facts["moved"]["linear_error"] == pytest.approx(change.linear_error, rel=1e-9)
+    assert facts["moved"]["layers"]
     np.testing.assert_allclose(facts["eigenvalues"], np.linalg.eigvalsh(wanted)[::-1][:10], rtol=1e-8)
     assert sum(row["share"] for row in facts["layers"]) == pytest.approx(1)
 

@@ -23,13 +23,17 @@ _MOST_SHOWN = 250  # rows of a matrix; of more, evenly spaced ones are shown
 
 
 def kernel_matrix_figure(
-    matrix: Float[np.ndarray, "n n"], labels: Shaped[np.ndarray, " n"] | None = None, *, compact: bool = False
+    matrix: Float[np.ndarray, "n n"],
+    labels: Shaped[np.ndarray, " n"] | None = None,
+    *,
+    limits: tuple[float, float] | None = None,
+    compact: bool = False,
 ) -> go.Figure:
     r"""A kernel as cosines, $K_{ij} / \sqrt{K_{ii} K_{jj}}$, the examples ordered by class, lines between the classes.
 
     **Arguments:**
     - `matrix`: of examples with themselves. `labels`: their classes; without them the order stays.
-    - `compact`: for narrow pages.
+    - `limits`: the ends of the colours; by default the least and the largest cosine. `compact`: for narrow pages.
     """
     order = np.arange(len(matrix)) if labels is None else np.argsort(labels, kind="stable")
     if len(order) > _MOST_SHOWN:
@@ -38,7 +42,8 @@ def kernel_matrix_figure(
     with np.errstate(invalid="ignore", divide="ignore"):
         cosines = matrix[np.ix_(order, order)] / np.outer(scale[order], scale[order])
     axis = "example" if labels is None else "example, ordered by class"
-    figure = matrix_figure(cosines.astype(np.float32), x=axis, y=axis, colour="cosine of gradients", compact=compact)
+    words = {"x": axis, "y": axis, "colour": "cosine of gradients"}
+    figure = matrix_figure(cosines.astype(np.float32), **words, limits=limits, compact=compact)
     square(figure)
     if labels is not None:
         names, starts = np.unique(np.asarray(labels)[order], return_index=True)

@@ -265,7 +265,7 @@ def _cost(
             memory += tested.size * cross.rows.k * rows * cross.dtype.itemsize
     work = f"{'a kernel' if len(nets) == 1 else 'two kernels'} of {data.size:,} examples"
     if options["convention"] == "full":
-        work += f" and {rows // data.size:,} outputs, {rows:,} × {rows:,} numbers each"
+        work += f", {rows:,} × {rows:,} numbers"
     work += f": {format_number(count, 2)} multiplications"
     spectra = len(nets) * _spectrum_seconds(rows)
     lines = [cost_line(f"{work}, at the rate of a matrix product", count / rate + spectra, memory, " at most")]

@@ -55,18 +55,25 @@ def pictures(found: Sequence[Kernel], labels: np.ndarray | None) -> list[Picture
     if len(found) == 2:
         captions = [
             f"The first kernel {cosines}. {blocks}",
-            "The second kernel, of the same examples in the same order.",
+            "The second kernel, of the same examples in the same order and colours.",
         ]
     matrices = [over_examples(each) for each in found]
+    limits = None if len(found) == 1 else (min(map(_least_cosine, matrices)), 1.0)  # colours to be compared
     return [
         Picture(
             name,
-            lambda compact, matrix=matrix: kernel_matrix_figure(matrix, labels, compact=compact),
+            lambda compact, matrix=matrix: kernel_matrix_figure(matrix, labels, limits=limits, compact=compact),
             caption,
             "The matrix of the kernel in colours.",
         )
         for name, matrix, caption in zip(("kernel", "kernel-second"), matrices, captions, strict=False)
     ]
+
+
+def _least_cosine(matrix: np.ndarray) -> float:
+    scale = np.sqrt(np.diag(matrix))
+    moved = scale > 0  # others have no cosine
+    return float((matrix[np.ix_(moved, moved)] / np.outer(scale[moved], scale[moved])).min())
 
 
 def spectrum_picture(spectra: Sequence[np.ndarray]) -> Picture:
@@ -84,7 +91,7 @@ def spectrum_picture(spectra: Sequence[np.ndarray]) -> Picture:
 def headline(facts: dict[str, Any], size: int, only: str | None) -> str:
     """What was found, in a few sentences."""
     where = "all" if only is None else only
-    of_outputs = f" and {facts['outputs']} outputs" if facts["convention"] == "full" else ""
+    of_outputs = f" with {facts['outputs']} outputs each" if facts["convention"] == "full" else ""
     examples = f"{facts['examples']:,} examples{of_outputs} ({where} parameters, {size:,})"
     if "moved" in facts:
         return _moved_headline(facts, examples)
@@ -163,7 +170,7 @@ def _moved_cautions(facts: dict[str, Any], *, is_single: bool) -> list[str]:
             + (", and layers are paired by their names." if moved["layers"] else ".")
         )
     if not moved["layers"]:
-        said.append("The layers of the two models have other names, and are not paired.")
+        said.append("The layers of the two models have different names, and are not paired.")
     if moved["losses"][0] != moved["losses"][1]:
         said.append(
             f"The models were trained on different losses ({', '.join(moved['losses'])}). Kernels do not depend on it; "
