@@ -15,7 +15,7 @@ from lossatlas.data import Preprocessing
 from lossatlas.geometry import alignment, kernel_regression, ntk, target_kernel
 from lossatlas.landscape import Landscape
 from lossatlas.networks import Dense
-from lossatlas.workbench import Model, save_model
+from lossatlas.workbench import Model, kernel, save_model
 from lossatlas.workbench._arrays import read_arrays
 
 
@@ -155,13 +155,12 @@ def test_a_model_and_itself_from_a_factory_with_other_weights_have_no_distance(l
     assert shlex.split(facts["regenerate"]) == ["lossatlas", *words]
 
 
-def test_models_of_other_architecture_and_loss_have_a_distance_and_no_pairs_of_layers(lossatlas, files):
+def test_models_of_other_architecture_and_loss_have_a_distance_and_no_pairs_of_layers(files):
     network, landscape = files
     other = Dense(jax.random.key(1), [2, 4, 3, 2])
-    save_model("deep.safetensors", Model(other, None, "mse", "a deeper network"))
-    code, out, err = lossatlas("kernel", "net.safetensors", "--data", "data.npz", "--to", "deep.safetensors", "--json")
-    assert code == 0, err
-    facts = json.loads(out)
+    found = kernel("net.safetensors", "data.npz", to=Model(other, None, "mse", "a deeper network"))
+    facts = json.loads(found.json.read_text())
+    assert facts["regenerate"] == "lossatlas.workbench.kernel(model, table, to=other)"  # it is in memory only
     wanted = cosine_distance(*(ntk(net, landscape).matrix for net in (network, other)))
     assert facts["moved"]["kernels"][0]["distance"] == pytest.approx(wanted)
     assert facts["moved"]["layers"] == []
