@@ -173,7 +173,7 @@ def kernel(
             test=test,
             **asked,
         ),
-        cautions=cautions(facts, whole.size, has_test=test is not None, is_single=precision == "float32"),
+        cautions=cautions(facts, whole.size, only=only, has_test=test is not None, is_single=precision == "float32"),
         terms=terms,
         arrays=_arrays(found, compared, chosen),
     )

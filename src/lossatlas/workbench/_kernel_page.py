@@ -140,11 +140,12 @@ def _with_error(value: float | None, error: float | None) -> str:
     return text if not error else f"{text} ± {format_number(error, 1)}"
 
 
-def cautions(facts: dict[str, Any], size: int, *, has_test: bool, is_single: bool) -> list[str]:
+def cautions(facts: dict[str, Any], size: int, *, only: str | None, has_test: bool, is_single: bool) -> list[str]:
     """What to know before believing it.
 
     **Arguments:**
-    - `size`: how many examples the data have. `has_test`: whether others were given. `is_single`: single precision.
+    - `size`: how many examples the data have. `only`: the parameters whose kernel it is. `has_test`: whether other data
+      were given. `is_single`: single precision.
     """
     said = []
     if facts["examples"] < size:
@@ -156,6 +157,8 @@ def cautions(facts: dict[str, Any], size: int, *, has_test: bool, is_single: boo
         )
     if "moved" in facts:
         said += _moved_cautions(facts, is_single=is_single)
+        if only is not None:
+            said.append(f"The kernels are those of {only}; outputs and linearisation moved with all parameters.")
     return said
 
 
