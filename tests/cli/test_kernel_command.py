@@ -174,8 +174,12 @@ def test_models_of_other_architecture_and_loss_have_a_distance_and_no_pairs_of_l
 
 def test_every_output_of_an_example_is_a_row_in_the_convention_full(lossatlas, files, monkeypatch):
     network, landscape = files
+    targets = np.random.default_rng(5).normal(size=(20, 2))
+    landscape = Landscape(landscape.inputs, targets)
+    save_model("real.safetensors", Model(network, None, "mse", "a small network"))
+    np.savez("real.npz", inputs=landscape.inputs, targets=targets)
     monkeypatch.setattr("lossatlas.workbench._kernel._USUAL_ROWS", 32)
-    code, out, err = lossatlas("kernel", "net.safetensors", "--data", "data.npz", "--convention", "full", "--json")
+    code, out, err = lossatlas("kernel", "real.safetensors", "--data", "real.npz", "--convention", "full", "--json")
     assert code == 0, err
     facts = json.loads(out)
     assert facts["examples"] == 16  # by default as many as make so many rows
@@ -188,12 +192,13 @@ def test_every_output_of_an_example_is_a_row_in_the_convention_full(lossatlas, f
     # Ridge regression by hand: the outputs of an example share information.
     order = np.random.default_rng(1).permutation(16)
     test, train = (np.stack([2 * at, 2 * at + 1], axis=1).reshape(-1) for at in (order[:4], order[4:]))
-    centred = (np.eye(2)[np.asarray(data.targets)] - 0.5).reshape(-1)
+    offset = targets[chosen][order[4:]].mean(axis=0)
+    centred = (targets[chosen] - offset).reshape(-1)
     own = matrix[np.ix_(train, train)]
     ridge = 1e-3 * np.trace(own) / len(own) * np.eye(len(own))
     scores = matrix[np.ix_(test, train)] @ np.linalg.solve(own + ridge, centred[train])
-    right = scores.reshape(4, 2).argmax(1) == np.asarray(data.targets)[order[:4]]
-    assert facts["frozen"]["kernel"] == right.mean()
+    errors = 0.5 * np.sum((scores - centred[test]).reshape(4, 2) ** 2, axis=1)
+    assert facts["frozen"]["kernel"] == pytest.approx(errors.mean())
     assert "of the mean over the outputs" in pathlib.Path(facts["files"]["page"]).read_text()
     rows = read_arrays(pathlib.Path(facts["files"]["arrays"]))["example"]
     np.testing.assert_array_equal(rows, np.repeat(chosen, 2))
