@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from lossatlas.data import Preprocessing
+from lossatlas.figures import format_number
 from lossatlas.geometry import alignment, kernel_regression, ntk, target_kernel
 from lossatlas.landscape import Landscape
 from lossatlas.networks import Dense
@@ -130,7 +131,8 @@ def test_the_kernel_of_another_model_stands_beside_the_first(lossatlas, files):
     assert facts["moved"]["gain"] == pytest.approx(facts["to"]["frozen"]["kernel"] - facts["frozen"]["kernel"])
     page = pathlib.Path(facts["files"]["page"]).read_text()
     assert facts["headline"] in page and "Lazy, or kernel regime" in page and "kernel-second" in page
-    assert "two kernels of 12 examples" in err
+    count = format_number(2.0 * facts["multiplications"], 2)
+    assert f"two kernels of 12 examples: {count} multiplications" in err
     assert facts["regenerate"] == " ".join(["lossatlas", *words, "--to", "large.safetensors"])
     arrays = read_arrays(pathlib.Path(facts["files"]["arrays"]))
     np.testing.assert_allclose(arrays["second"]["kernel"], after.matrix)
