@@ -242,12 +242,12 @@ def _layers_table(caption: str, facts: dict[str, Any]) -> Table:
 
 def _moved_sections(facts: dict[str, Any], matrices: list[Picture], spectrum: Picture) -> list[Section]:
     second = facts["to"]
-    named = f"The first model is {facts['model']}, the second {second['model']}."
+    named = f"The first model: {facts['model']}. The second: {second['model']}."
     quantities = {
         "trace": "trace",
         "largest_eigenvalue": "largest eigenvalue",
         "effective_rank": "effective rank",
-        "target_alignment": "centred alignment with the targets",
+        "target_alignment": "alignment with the targets",
     }
     both = [{"what": word, "first": facts[name], "second": second[name]} for name, word in quantities.items()]
     largest = [
@@ -301,7 +301,8 @@ def _regime_section(facts: dict[str, Any], named: str) -> Section:
     ]
     shares = {"what": "of the function, and of what it is made from", "value": "as a share, see above"}
     tables = (_errors_table("The kernel", moved["kernels"], heads), _errors_table("The function", function, shares))
-    return Section("Lazy, or learning features", sentences, (), tables)
+    title = "How far the kernel moved" if moved["parameters"] is None else "Lazy, or learning features"
+    return Section(title, sentences, (), tables)
 
 
 def _errors_table(caption: str, rows: Sequence[dict[str, Any]], heads: dict[str, str]) -> Table:
