@@ -100,6 +100,7 @@ _CONDENSATION = ("zhou2022condensation", "luo2021phase", "leinster2012diversity"
 _DIAGNOSIS = (*_REDUCE, *_CONDENSATION, "liu2019splitting")
 _TANGENTS = ("novak2022fast", "mohamadi2023fast")
 _EVOLUTION = ("fort2020deep",)
+_LAZY = ("chizat2019lazy",)
 _LIMITS = ("jacot2018neural", "lee2018deep", "cho2009kernel", "sohldickstein2020infinite")
 _SURVEY = (*_REDUCE, *_CONDENSATION, "baldi1989linear", "nadeau2003inference")
 _ENERGY = ("pittorino2021entropic", "li2018visualizing")
@@ -176,6 +177,7 @@ _SOURCES: dict[str, tuple[str, ...]] = {
     "geometry.BalancedLayers": ("skorski2021revisiting",),
     "geometry.barrier": _BARRIER,
     "geometry.Barrier": _BARRIER,
+    "geometry.compare_kernels": _EVOLUTION,
     "geometry.compare_children": (*_EVOLUTION, "frankle2020linear"),
     "geometry.ChildComparison": (*_EVOLUTION, "frankle2020linear"),
     "geometry.find_curve": ("garipov2018loss",),
@@ -211,6 +213,7 @@ _SOURCES: dict[str, tuple[str, ...]] = {
     "geometry.inertia": _DEPTH,
     "geometry.Inertia": _DEPTH,
     "geometry.Kernel": _TANGENTS,
+    "geometry.KernelComparison": _EVOLUTION,
     "geometry.KernelDistance": _EVOLUTION,
     "geometry.KernelEvolution": (*_EVOLUTION, *_TANGENTS),
     "geometry.KernelRegression": _EVOLUTION,
@@ -225,6 +228,8 @@ _SOURCES: dict[str, tuple[str, ...]] = {
     "geometry.Linearization": _DEPTH,
     "geometry.ntk": _TANGENTS,
     "geometry.relu_patterns": _EVOLUTION,
+    "geometry.function_change": _LAZY,
+    "geometry.FunctionChange": _LAZY,
     "geometry.residual_curvature": ("zhang2022hierarchical",),
     "geometry.ResidualCurvature": ("zhang2022hierarchical",),
     "geometry.spectral_density": ("ubaru2017fast",),

@@ -107,10 +107,15 @@ def test_its_spectrum_is_that_of_the_same_network_of_ours(same, ask):
 
 
 def test_its_kernel_is_that_of_the_same_network_of_ours(same, ask):
-    (network, _), landscape = same
-    facts = ask("kernel", "--store", "kernel.npy")
-    wanted = geometry.ntk(network, landscape).matrix
+    networks, landscape = same
+    facts = ask("kernel", "--store", "kernel.npy", "--to", "torch_instruments_here:other")
+    wanted, other = (geometry.ntk(network, landscape).matrix for network in networks)
     np.testing.assert_allclose(np.load("kernel.npy"), wanted, rtol=1e-11)
+    cosine = np.sum(wanted * other) / (np.linalg.norm(wanted) * np.linalg.norm(other))
+    assert facts["moved"]["kernels"][0]["distance"] == pytest.approx(1 - cosine, rel=1e-9)
+    change = geometry.function_change(networks[0], networks[1], landscape)
+    assert facts["moved"]["linear_error"] == pytest.approx(change.linear_error, rel=1e-9)
+    assert facts["moved"]["layers"]
     np.testing.assert_allclose(facts["eigenvalues"], np.linalg.eigvalsh(wanted)[::-1][:10], rtol=1e-8)
     assert sum(row["share"] for row in facts["layers"]) == pytest.approx(1)
 
@@ -137,7 +142,7 @@ def test_its_path_is_that_of_the_same_network_of_ours(same, ask):
     refresh = geometry.BatchStatistics(landscape.inputs)  # each of the two has its own
     wanted = geometry.barrier(geometry.Path(tuple(networks), refresh=refresh), landscape, num_points=9)
     np.testing.assert_allclose(straight["barrier"], wanted.barrier, rtol=1e-9)
-    path, _ = geometry.find_curve(jax.random.key(0), *networks, landscape, num_steps=20)
+    path, _ = geometry.find_curve(jax.random.key(0), networks[0], networks[1], landscape, num_steps=20)
     wanted = geometry.barrier(path, landscape, num_points=9)
     np.testing.assert_allclose(curve["largest loss"], np.max(wanted.loss), rtol=1e-6)
 
@@ -152,7 +157,7 @@ def test_its_units_are_matched_beside_statistics_that_are_computed_anew(same, as
     networks, landscape = same
     ends = [float(landscape(network.with_statistics(landscape.inputs))) for network in networks]
     for path in arrays.leaves:
-        np.testing.assert_allclose(path["loss"].values.ravel()[[0, -1]], ends, rtol=1e-9)
+        np.testing.assert_allclose(path["loss"][[0, -1]], ends, rtol=1e-9)
 
 
 @pytest.mark.slow

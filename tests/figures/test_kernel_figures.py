@@ -30,7 +30,8 @@ def test_kernel_matrix_is_ordered_by_class_and_scaled_to_cosines():
     assert list(layout(figure).xaxis.ticktext) == ["0", "1"]
     assert list(layout(figure).xaxis.tickvals) == [0.0, 1.5]
     assert len(layout(figure).shapes) == 2  # a line between the classes in each direction
-    large = kernel_matrix_figure(np.eye(600), None, compact=True)
+    large = kernel_matrix_figure(np.eye(600), None, limits=(-0.5, 1.0), compact=True)
+    assert (traces(large)[0].zmin, traces(large)[0].zmax) == (-0.5, 1.0)
     assert np.asarray(traces(large)[0].z).shape == (250, 250)
 
 
@@ -38,6 +39,8 @@ def test_spectrum_leaves_out_what_is_rounding():
     figure = kernel_spectrum_figure(np.array([3.0, 1.0, -1e-17]))
     np.testing.assert_allclose(traces(figure)[0].y[:2], [3, 1])
     assert np.isnan(traces(figure)[0].y[2]) and layout(figure).yaxis.type == "log"
+    both = kernel_spectrum_figure({"first": np.array([3.0, 1.0]), "second": np.array([2.0])})
+    assert {trace.name: list(trace.y) for trace in traces(both)} == {"first": [3, 1], "second": [2]}
 
 
 def test_evolution_shows_the_measures_that_are_there():

@@ -149,7 +149,7 @@ def test_small_ridge_interpolates_the_classes(run):
     np.testing.assert_allclose(found.predictions, np.eye(3)[LABELS], atol=1e-4)
     assert found.accuracy == 1
     n = len(found.predictions)
-    np.testing.assert_allclose(found.accuracy_error, scipy.stats.beta(n + 1, 1).std())
+    assert found.accuracy_error == pytest.approx(scipy.stats.beta(n + 1, 1).std())
     assert found.network_accuracy == np.mean(np.asarray(DATA.predictions(run.network)).argmax(1) == LABELS)
 
 

@@ -23,13 +23,17 @@ _MOST_SHOWN = 250  # rows of a matrix; of more, evenly spaced ones are shown
 
 
 def kernel_matrix_figure(
-    matrix: Float[np.ndarray, "n n"], labels: Shaped[np.ndarray, " n"] | None = None, *, compact: bool = False
+    matrix: Float[np.ndarray, "n n"],
+    labels: Shaped[np.ndarray, " n"] | None = None,
+    *,
+    limits: tuple[float, float] | None = None,
+    compact: bool = False,
 ) -> go.Figure:
     r"""A kernel as cosines, $K_{ij} / \sqrt{K_{ii} K_{jj}}$, the examples ordered by class, lines between the classes.
 
     **Arguments:**
     - `matrix`: of examples with themselves. `labels`: their classes; without them the order stays.
-    - `compact`: for narrow pages.
+    - `limits`: the ends of the colours; by default the least and the largest cosine. `compact`: for narrow pages.
     """
     order = np.arange(len(matrix)) if labels is None else np.argsort(labels, kind="stable")
     if len(order) > _MOST_SHOWN:
@@ -38,7 +42,8 @@ def kernel_matrix_figure(
     with np.errstate(invalid="ignore", divide="ignore"):
         cosines = matrix[np.ix_(order, order)] / np.outer(scale[order], scale[order])
     axis = "example" if labels is None else "example, ordered by class"
-    figure = matrix_figure(cosines.astype(np.float32), x=axis, y=axis, colour="cosine of gradients", compact=compact)
+    words = {"x": axis, "y": axis, "colour": "cosine of gradients"}
+    figure = matrix_figure(cosines.astype(np.float32), **words, limits=limits, compact=compact)
     square(figure)
     if labels is not None:
         names, starts = np.unique(np.asarray(labels)[order], return_index=True)
@@ -52,21 +57,23 @@ def kernel_matrix_figure(
     return figure
 
 
-def kernel_spectrum_figure(values: Float[np.ndarray, " n"], *, compact: bool = False) -> go.Figure:
+def kernel_spectrum_figure(
+    values: Float[np.ndarray, " n"] | Mapping[str, Float[np.ndarray, " _"]], *, compact: bool = False
+) -> go.Figure:
     """The eigenvalues of a kernel by index, both axes logarithmic; those that are rounding (not positive) are left out.
 
     **Arguments:**
-    - `values`: descending. `compact`: for narrow pages.
+    - `values`: descending; those of several kernels by name. `compact`: for narrow pages.
     """
-    index = np.arange(1, len(values) + 1)
-    curves = {"eigenvalues": (index, np.asarray(values, float))}
+    spectra = values if isinstance(values, Mapping) else {"eigenvalues": values}
+    curves = {name: (np.arange(1, len(row) + 1), np.asarray(row, float)) for name, row in spectra.items()}
     return curves_figure(
         curves,
         x="index, the largest first",
         y="eigenvalue of the tangent kernel",
         x_scale="log",
         y_scale="log",
-        markers=len(values) <= 60,
+        markers=max(map(len, spectra.values())) <= 60,
         compact=compact,
     )
 

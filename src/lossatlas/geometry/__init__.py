@@ -42,6 +42,8 @@ from lossatlas.geometry._flatness_comparison import FlatnessDifference as Flatne
 from lossatlas.geometry._flatness_comparison import compare_flatness as compare_flatness
 from lossatlas.geometry._flatness_measures import FLATNESS_MEASURES as FLATNESS_MEASURES
 from lossatlas.geometry._flatness_measures import FlatnessMeasure as FlatnessMeasure
+from lossatlas.geometry._function_change import FunctionChange as FunctionChange
+from lossatlas.geometry._function_change import function_change as function_change
 from lossatlas.geometry._gates import relu_patterns as relu_patterns
 from lossatlas.geometry._grouping import Grouping as Grouping
 from lossatlas.geometry._hessian import dense_hessian as dense_hessian
@@ -51,6 +53,8 @@ from lossatlas.geometry._infinity import Runaway as Runaway
 from lossatlas.geometry._infinity import classify_escape as classify_escape
 from lossatlas.geometry._inverse import CurvatureSolution as CurvatureSolution
 from lossatlas.geometry._inverse import curvature_solve as curvature_solve
+from lossatlas.geometry._kernel_comparison import KernelComparison as KernelComparison
+from lossatlas.geometry._kernel_comparison import compare_kernels as compare_kernels
 from lossatlas.geometry._kernel_distance import KernelDistance as KernelDistance
 from lossatlas.geometry._kernel_distance import alignment as alignment
 from lossatlas.geometry._kernel_distance import effective_rank as effective_rank

@@ -151,6 +151,15 @@ def as_matrix(kernel: KernelLike) -> Float[np.ndarray, "n m"]:
     return matrix.astype(np.float64)
 
 
+def over_examples(kernel: Kernel, layer: str | None = None) -> Float[np.ndarray, "n m"]:
+    """A kernel, or what a layer contributes, over examples alone: of `full` the mean over outputs, which is `trace`."""
+    matrix = as_matrix(kernel if layer is None else kernel.layers[layer])
+    if kernel.convention != "full":
+        return matrix
+    c = kernel.num_outputs
+    return np.einsum("icjc->ij", matrix.reshape(len(matrix) // c, c, -1, c)) / c
+
+
 def centre(matrix: Float[np.ndarray, "_ _"]) -> Float[np.ndarray, "_ _"]:
     """The matrix with the means of rows and columns taken away."""
     _square(matrix)

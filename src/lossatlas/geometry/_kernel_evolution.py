@@ -20,6 +20,7 @@ from lossatlas.geometry._kernel_distance import (
     as_matrix,
     effective_rank,
     kernel_distance,
+    over_examples,
     target_kernel,
 )
 from lossatlas.geometry._kernel_regression import kernel_regression
@@ -217,7 +218,7 @@ def _of_kernel(now: Kernel, first: Kernel, last: Kernel, target: np.ndarray | No
         "centred_distance_from_first": kernel_distance(first, now, centred=True).distance,
         "trace": float(np.trace(now.matrix)),
         "effective_rank": effective_rank(now),
-        "target_alignment": np.nan if target is None else alignment(_over_examples(now), target),
+        "target_alignment": np.nan if target is None else alignment(over_examples(now), target),
     }
 
 
@@ -246,19 +247,10 @@ def _kernel_errors(
         "trace": counts @ np.diag(matrices["now"]).reshape(counts.shape[1], -1).sum(1),
     }
     if target is not None:
-        own = as_matrix(_over_examples(now))
+        own = over_examples(now)
         found["target_alignment"] = resampled_distances(counts, own, target, centred=True)["distance"]
     return {name: _scatter(values) for name, values in found.items()}
 
 
 def _scatter(values: Float[np.ndarray, " b"]) -> float:
     return float(values.std(ddof=1))
-
-
-def _over_examples(kernel: Kernel) -> np.ndarray:
-    """A kernel over examples alone: the mean over outputs of a full one."""
-    if kernel.convention != "full":
-        return kernel.matrix
-    size = kernel.num_outputs
-    blocks = kernel.matrix.reshape(len(kernel.matrix) // size, size, -1, size)
-    return np.einsum("icjc->ij", blocks) / size

@@ -33,6 +33,8 @@ class KernelRegression(eqx.Module):
       `accuracy_error`: standard deviation of the first, given what was counted and a uniform prior.
     - `squared_error`, `network_squared_error`: means of $\frac12 |f - y|^2$ on the test data, of kernel and network,
       whose outputs mean something else with cross-entropy. `squared_error_error`: standard error of the first.
+    - `correct` (1 or 0, the share of several logits; None without classes), `squared_errors`: of the kernel on each
+      test example, what the two are means of. Compare two kernels by the differences of these.
     """
 
     predictions: Float[np.ndarray, "n o"]
@@ -44,6 +46,8 @@ class KernelRegression(eqx.Module):
     squared_error: float
     squared_error_error: float
     network_squared_error: float
+    correct: Float[np.ndarray, " n"] | None
+    squared_errors: Float[np.ndarray, " n"]
     stats: dict[str, Any]
     settings: dict[str, Any]
 
@@ -116,11 +120,12 @@ def predict_frozen(
     offset = targets.mean(axis=0) if kind in (None, "signs") else np.full(size, 1 / size)
     predictions, coefficients, ridge = kernel_ridge(own, cross, targets - offset[None], ridge)
     predictions = predictions + offset[None]
-    accuracy = error = of_network = None
+    accuracy = error = of_network = correct = None
     if kind is not None:
         shifted = predictions - 0.5 if kind == "signs" else predictions  # the sign tells, as of a logit
-        accuracy, of_network = (_accuracy(kind, scores, wanted) for scores in (shifted, outputs))
-        share = (accuracy * len(wanted) + 1) / (len(wanted) + 2)  # Laplace's rule: all right in ten is not certainty
+        correct = _correct(kind, shifted, wanted)
+        accuracy, of_network = float(correct.mean()), float(_correct(kind, outputs, wanted).mean())
+        share = (correct.sum() + 1) / (len(wanted) + 2)  # Laplace's rule: all right in ten is not certainty
         error = float(np.sqrt(share * (1 - share) / (len(wanted) + 3)))
     errors = 0.5 * np.sum((predictions - wanted) ** 2, axis=1)
     return KernelRegression(
@@ -133,6 +138,8 @@ def predict_frozen(
         squared_error=float(errors.mean()),
         squared_error_error=float(errors.std() / np.sqrt(len(errors))),
         network_squared_error=float(0.5 * np.mean(np.sum((outputs - wanted) ** 2, axis=1))),
+        correct=correct,
+        squared_errors=errors,
         stats={},
         settings={"ridge": ridge, "offset": offset.tolist()},
     )
@@ -143,9 +150,10 @@ def _rows(landscape: Landscape, kind: ClassKind | None, size: int) -> Float[np.n
     return targets.reshape(len(targets), -1).astype(float) if kind == "signs" else target_rows(targets, size)
 
 
-def _accuracy(kind: ClassKind, scores: np.ndarray, wanted: np.ndarray) -> float:
-    right = (scores > 0) == (wanted > 0.5) if kind == "signs" else scores.argmax(1) == wanted.argmax(1)
-    return float(np.mean(right))
+def _correct(kind: ClassKind, scores: np.ndarray, wanted: np.ndarray) -> Float[np.ndarray, " n"]:
+    if kind == "signs":
+        return ((scores > 0) == (wanted > 0.5)).mean(axis=1)
+    return (scores.argmax(1) == wanted.argmax(1)).astype(float)
 
 
 def kernel_ridge(

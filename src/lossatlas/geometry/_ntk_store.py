@@ -76,10 +76,7 @@ def store_ntk(
     file that holds something else.
     """
     begin = time.perf_counter()
-    path = pathlib.Path(path)
-    if path.suffix != ".npy":
-        msg = f"A kernel is stored in a file ending in .npy, got {path.name!r}."
-        raise InputError(msg)
+    path = check_store(path)
     first, second = as_landscape(landscape), None if other is None else as_landscape(other)
     recipe, leaves = make_recipe(network, first, second, convention, method, only, batch_size=batch_size)
     rows, columns, k = first.size, first.size if second is None else second.size, recipe.rows.k
@@ -113,6 +110,18 @@ def store_ntk(
         stats={"seconds": time.perf_counter() - begin, "costs": dict(recipe.costs), "tile": recipe.tile},
         settings={"convention": convention_words(convention), "formed": recipe.formed},
     )
+
+
+def check_store(path: str | os.PathLike[str]) -> pathlib.Path:
+    """The path of a file that a kernel can be stored in.
+
+    **Raises:** `InputError` where it does not end in `.npy`.
+    """
+    path = pathlib.Path(path)
+    if path.suffix != ".npy":
+        msg = f"A kernel is stored in a file ending in .npy, got {path.name!r}."
+        raise InputError(msg)
+    return path
 
 
 def len_of(size: int, recipe: Recipe) -> int:

@@ -159,20 +159,24 @@ def open_point(
         return Point(model, point, landscape.with_batch_size(batch_size), data or "a table", origin, asked)
 
 
-def check_readers(first: Model, second: Model) -> None:
+def check_readers(
+    first: Model,
+    second: Model,
+    words: Sequence[str] = ("preprocessing", "loss"),
+    *,
+    so: str = "the networks between them would mean nothing",
+) -> None:
     """Refuse two models that read data differently or were trained on different losses.
+
+    **Arguments:**
+    - `words`: what is compared. `so`: what would be wrong.
 
     **Raises:** `InputError` that says what differs.
     """
-    for word, ours, theirs in (
-        ("preprocessing (means and scales of the columns, classes)", first.preprocessing, second.preprocessing),
-        ("loss", first.loss, second.loss),
-    ):
-        if ours != theirs:
-            msg = (
-                f"The two models differ in their {word}, so the networks between them would mean nothing. Train both "
-                "on one preparation of the data."
-            )
+    named = {"preprocessing": "preprocessing (means and scales of the columns, classes)", "loss": "loss"}
+    for word in words:
+        if getattr(first, word) != getattr(second, word):
+            msg = f"The two models differ in their {named[word]}, so {so}. Train both on one preparation of the data."
             raise InputError(msg)
 
 
@@ -342,6 +346,7 @@ def command_words(
     *,
     origins: Sequence[str] | None = None,
     models: str = "model",
+    more: str = "",
     test: Any = None,
     **options: Any,
 ) -> str:
@@ -349,14 +354,14 @@ def command_words(
 
     **Arguments:**
     - `point`: as `open_point` made it. `origins`: the models of instruments that take several, in order; `()` where
-      one of them is in memory. `models`: what the call in Python takes before the data.
+      one of them is in memory. `models`: what the call in Python takes before the data, `more`: after them.
     - `test`: other data. `options`: further ones; those that are None, False or empty are left out, as the caller
       leaves out those at their defaults. Several values stand behind one option.
     """
     if origins is None:
         origins = () if point.origin is None else (point.origin,)
     if not origins or point.asked is None or (test is not None and table_name(test) is None):
-        return f"lossatlas.workbench.{kind}({models}, table)"
+        return f"lossatlas.workbench.{kind}({models}, table{more})"
     words = ["lossatlas", kind, *origins]
     for name, value in (point.asked | options | {"test": None if test is None else table_name(test)}).items():
         if value is None or value is False or value == ():

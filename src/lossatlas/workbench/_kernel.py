@@ -1,8 +1,8 @@
-"""The tangent kernel of a stored model as an instrument: what is measured, the page, JSON and arrays."""
+"""The tangent kernel of a stored model, or of two, as an instrument: what is measured, the page, JSON and arrays."""
 
 import os
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import jax
@@ -11,48 +11,58 @@ import numpy as np
 from lossatlas._errors import InputError
 from lossatlas._parameters import named_parameters, num_parameters
 from lossatlas._progress import ProgressLike, as_meter
-from lossatlas.figures import format_number, kernel_matrix_figure, kernel_spectrum_figure
+from lossatlas._types import Network
+from lossatlas.figures import format_number
+from lossatlas.geometry import Kernel, KernelComparison, compare_kernels, function_change, ntk, store_ntk
+from lossatlas.geometry._classes import class_kind
+from lossatlas.geometry._ntk import Recipe, make_recipe
+from lossatlas.geometry._ntk_source import source_of
+from lossatlas.geometry._ntk_store import check_store
 from lossatlas.landscape import Landscape
 from lossatlas.workbench._instrument import (
     BatchSize,
     Measured,
-    Picture,
-    Section,
+    Point,
+    check_readers,
     command_words,
     cost_line,
-    facts_table,
     instrument_folder,
     measured_cost,
     open_point,
-    rows_table,
     write_measured,
 )
+from lossatlas.workbench._kernel_facts import frozen_facts, kernel_facts, moved_facts
+from lossatlas.workbench._kernel_page import (
+    FULL_TERMS,
+    MOVED_TERMS,
+    TERMS,
+    cautions,
+    headline,
+    pictures,
+    sections,
+    spectrum_picture,
+)
+from lossatlas.workbench._load import load as load_model
 from lossatlas.workbench._model import Model
 
 
 KIND = "kernel"
 _RATE_ROWS = 512  # of the matrices whose product is timed
+_SPECTRUM = 4  # products of matrices take as long as all eigenvalues of one, measured at 500 to 2,000 rows
 _HELD_BYTES = 2**30  # of features that are kept at a time
-_LEAST = 8  # examples below which nothing is said of predictions
-_TERMS = {
-    "Tangent kernel": "How much a gradient step on one example moves the outputs on another: the inner product of the "
-    "gradients of the outputs in all parameters. Large between examples that the network learns together.",
-    "Alignment": "The cosine between the kernel and the products of the targets, both centred: 1 where the kernel "
-    "groups the examples just as the targets do, near 0 where it knows nothing of them.",
-    "Effective rank": "The exponential of the entropy of the eigenvalues as shares of their sum: how many directions "
-    "the kernel has, counted by their weight.",
-    "Frozen kernel": "Ridge regression with this kernel, as it stands: what the features of the network give without "
-    "learning any further ones.",
-    "Cosine of gradients": "The kernel of two examples over the geometric mean of those of each with itself.",
-}
+_USUAL_EXAMPLES = 1000
+_USUAL_ROWS = 4000  # of a kernel in the convention full: outputs of examples
+_OPTIONS = {"num_examples": "examples"}
+_DEFAULTS = {"convention": "trace", "seed": 0}
 
 
 def kernel(
     model: Model | str | os.PathLike[str],
     table: Any,
     *,
-    convention: Literal["trace", "sum_logits"] = "trace",
-    num_examples: int = 1000,
+    to: Model | str | os.PathLike[str] | None = None,
+    convention: Literal["full", "trace", "sum_logits"] = "trace",
+    num_examples: int | None = None,
     only: str | None = None,
     test: Any = None,
     store: str | os.PathLike[str] | None = None,
@@ -62,6 +72,7 @@ def kernel(
     precision: Literal["float64", "float32"] = "float64",
     seed: int = 0,
     origin: str | None = None,
+    to_origin: str | None = None,
     loaded: Mapping[str, Any] | None = None,
     out: str | os.PathLike[str] | None = None,
     progress: ProgressLike = "none",
@@ -72,273 +83,222 @@ def kernel(
     **Arguments:**
     - `model`, `table`, `network`, `target`, `precision`, `origin`, `loaded`: see
       `open_point`.
+    - `to`: another model of the same inputs and outputs, like a later epoch or the initialisation: its kernel of the
+      same examples too, and how far kernel and function moved. `to_origin`: where it comes from; `loaded` then also
+      has its `checkpoint_to`.
     - `convention`: see [`lossatlas.geometry.ntk`][]. `only`: a parameter filter; the kernel is then theirs.
     - `num_examples`: at most so many examples, drawn at random by `seed`; a quarter of them tests the frozen kernel,
-      or, where it is given, `test`: data that the network was not trained on.
-    - `store`: a `.npy` file for the kernel of all examples, written block by block; what is there goes on.
+      or, where it is given, `test`: data that the network was not trained on. Default 1,000; with `full`, whose
+      matrices hold (n C)² numbers, as many as make 4,000 rows.
+    - `store`: a `.npy` file for the kernel of all examples, written block by block; what is there goes on. With `to`
+      it is that of the first model.
     - `batch_size`: examples along both sides of a block of the kernel, and at a time for the outputs. `"auto"` keeps
       a block within a quarter of a gigabyte, and the outputs within the 2 GB of `open_point`.
     - `seed`: of the draw. `out`: the folder to write into; default `kernel` in the folder of runs.
     - `progress`: a meter. `announce`: takes a line that says what it will cost, before it begins.
 
-    **Returns:** A [`lossatlas.workbench.Measured`][] with a [`lossatlas.geometry.Kernel`][].
+    **Returns:** A [`lossatlas.workbench.Measured`][] with a [`lossatlas.geometry.Kernel`][], or with `to` a
+    [`lossatlas.geometry.KernelComparison`][].
 
-    **Raises:** `InputError` for what cannot be read or written, before any long work.
+    **Raises:** `InputError` for what cannot be read or written, and for a second model that reads data differently or
+    has other outputs, before any long work.
     """
-    from lossatlas import geometry
-
     folder = instrument_folder(KIND, out)
-    if num_examples < 2:
+    if num_examples is not None and num_examples < 2:
         msg = f"A kernel needs at least 2 examples, got {num_examples}."
         raise InputError(msg)
+    if store is not None:
+        check_store(store)
+    opened: dict[str, Any] = {"network": network, "target": target, "precision": precision}
     with jax.enable_x64(True):
-        point = open_point(
-            model,
-            table,
-            network=network,
-            target=target,
-            batch_size=batch_size,
-            precision=precision,
-            origin=origin,
-            loaded=loaded,
-        )
-        tested = None
-        if test is not None:
-            opened = {"network": network, "target": target, "batch_size": batch_size, "precision": precision}
-            tested = open_point(point.model, test, **opened).landscape
-        net, whole = point.network, point.landscape
-        chosen = np.sort(np.random.default_rng(seed).permutation(whole.size)[:num_examples])
+        point = open_point(model, table, batch_size=batch_size, origin=origin, loaded=loaded, **opened)
+        whole = point.landscape
+        points = [point] if to is None else [point, _other(to, to_origin, point, table, only, loaded or {}, opened)]
+        nets = [each.network for each in points]
+        tested = None if test is None else open_point(point.model, test, batch_size=batch_size, **opened).landscape
+        most = num_examples or _usual_examples(nets[0], whole, convention, only)
+        chosen = np.sort(np.random.default_rng(seed).permutation(whole.size)[:most])
         data = Landscape(
             whole.inputs[chosen], whole.targets[chosen], loss=whole.loss or "mse", batch_size=whole.batch_size
         )
-        rows = whole.size if batch_size is None else None if batch_size == "auto" else batch_size
-        options: dict[str, Any] = {"convention": convention, "only": only, "batch_size": rows}
+        block = whole.size if batch_size is None else None if batch_size == "auto" else batch_size
+        options: dict[str, Any] = {"convention": convention, "only": only, "batch_size": block}
         if announce is not None:
-            announce(_cost(net, data, None if store is None else whole, options))
+            announce(_cost(nets, data, None if store is None else whole, tested, options))
         meter = as_meter(progress)
-        found = geometry.ntk(net, data, per_layer=True, progress=meter, **options)
-        stored = None if store is None else geometry.store_ntk(net, whole, store, progress=meter, **options)
-        frozen = _frozen(net, found, data, tested, options, seed)
-    values = np.linalg.eigvalsh(np.asarray(found.matrix, float))[::-1]
-    layers = _layers(geometry, found, data.targets)
+        found = [ntk(net, data, per_layer=True, progress=meter, **options) for net in nets]
+        stored = None if store is None else store_ntk(nets[0], whole, store, progress=meter, **options)
+        spectra = [np.linalg.eigvalsh(np.asarray(each.matrix, float))[::-1] for each in found]
+        frozen = [frozen_facts(net, each, data, tested, options, seed) for net, each in zip(nets, found, strict=True)]
+        said = [
+            kernel_facts(each, values, data.targets) | {"frozen": predicted}
+            for each, values, (predicted, _) in zip(found, spectra, frozen, strict=True)
+        ]
+        scores = [each for _, each in frozen]
+        compared, moved = (None, {}) if to is None else _moved(points, data, found, said, scores)
     facts: dict[str, Any] = {
+        "model": point.model.summary,
         "examples": int(data.size),
-        "outputs": found.num_outputs,
+        "outputs": found[0].num_outputs,
         "convention": convention,
-        "method": found.method,
-        "multiplications": found.stats["costs"][found.method],
-        "rows_of_a_block": found.stats["tile"],
-        "trace": float(np.trace(found.matrix)),
-        "largest_eigenvalue": float(values[0]),
-        "effective_rank": geometry.effective_rank(found),
-        "target_alignment": _aligned(geometry, found.matrix, data.targets),
-        "eigenvalues": values[:10].tolist(),
-        "layers": layers,
-        "frozen": frozen,
+        "method": found[0].method,
+        "multiplications": found[0].stats["costs"][found[0].method],
+        "rows_of_a_block": found[0].stats["tile"],
+        **said[0],
+        **moved,
         "stored": None if stored is None else str(stored.path),
     }
-    labels = _labels(data)
     words = {"convention": convention, "num_examples": num_examples, "only": only, "seed": seed}
     asked: dict[str, Any] = {_OPTIONS.get(k, k): v for k, v in words.items() if v not in (None, _DEFAULTS.get(k))}
     asked |= {} if store is None else {"store": str(pathlib.Path(store))}
+    asked |= {} if to is None else {"to": points[1].origin}
+    is_named = all(each.origin is not None for each in points)
+    title = "The tangent kernel" if to is None else "The tangent kernel from one model to another"
+    terms = TERMS | (FULL_TERMS if convention == "full" else {}) | ({} if to is None else MOVED_TERMS)
     return write_measured(
         folder,
         KIND,
-        found,
-        title="The tangent kernel",
-        headline=_headline(facts, num_parameters(net, only), only),
+        found[0] if compared is None else compared,
+        title=title,
+        headline=headline(facts, num_parameters(nets[0], only), only),
         point=point,
-        sections=_sections(facts, _pictures(np.asarray(found.matrix, float), labels, values)),
+        sections=sections(facts, pictures(found, _labels(data)), spectrum_picture(spectra)),
         facts=facts,
-        settings=words | {"precision": precision},
-        regenerate=command_words(KIND, point, test=test, **asked),
-        cautions=_cautions(facts, whole.size, has_test=test is not None),
-        terms=_TERMS,
-        arrays=found.to_xarray().assign_coords(example=("row", chosen)),
+        settings=words | {"num_examples": most, "precision": precision},
+        regenerate=command_words(
+            KIND,
+            point,
+            origins=None if is_named else (),
+            more="" if to is None else ", to=other",
+            test=test,
+            **asked,
+        ),
+        cautions=cautions(facts, whole.size, only=only, has_test=test is not None, is_single=precision == "float32"),
+        terms=terms,
+        arrays=_arrays(found, compared, chosen),
     )
 
 
-_OPTIONS = {"num_examples": "examples"}
-_DEFAULTS = {"convention": "trace", "num_examples": 1000, "seed": 0}
-
-
-def _cost(net: Any, data: Landscape, whole: Landscape | None, options: dict[str, Any]) -> str:
-    """Of the kernel, and of the one that is stored: multiplications, time at the rate of a matrix product, memory."""
-    from lossatlas.geometry._ntk import make_recipe
-
-    rows = np.ones((_RATE_ROWS, _RATE_ROWS), data.inputs.dtype)
-    seconds, _ = measured_cost(lambda a: a @ a, jax.numpy.asarray(rows))
-    rate = _RATE_ROWS**3 / seconds
-    convention, only, batch_size = (options[name] for name in ("convention", "only", "batch_size"))
-    lines = []
-    for points in (data, whole):
-        if points is None:
-            continue
-        is_stored = points is whole
-        recipe, _ = make_recipe(
-            net, points, None, convention, "auto", only, per_layer=not is_stored, batch_size=batch_size
+def _other(
+    to: Model | str | os.PathLike[str],
+    origin: str | None,
+    point: Point,
+    table: Any,
+    only: str | None,
+    loaded: Mapping[str, Any],
+    opened: dict[str, Any],
+) -> Point:
+    """The second model with the same data; it must read them as the first does, and have as many outputs."""
+    if not isinstance(to, Model):
+        origin = str(to)
+        to = load_model(to, opened["network"], **{name: loaded.get(name) for name in ("architecture", "loss")})
+    check_readers(point.model, to, ("preprocessing",), so="their kernels are of other inputs")
+    try:
+        other = open_point(to, table, batch_size=point.landscape.batch_size, origin=origin, **opened)
+    except InputError as error:
+        msg = f"Of the second model (--to): {error}"
+        raise InputError(msg) from error
+    ours, theirs = (_num_outputs(each.network, each.landscape, only) for each in (point, other))
+    if ours != theirs:
+        msg = (
+            f"The first model has {ours} outputs, the second (--to) {theirs}; a distance of kernels needs the same "
+            "outputs on the same examples."
         )
-        count, matrix = recipe.costs[recipe.method], points.size**2 * recipe.dtype.itemsize
-        memory = min(recipe.bytes_each * points.size, _HELD_BYTES)
-        memory += 0 if is_stored else matrix * (1 + len(list(named_parameters(net))))
-        work = f"a kernel of {points.size:,} examples: {format_number(count, 2)} multiplications"
-        work += f", {format_number(matrix / 1e6, 2)} MB in the file" if is_stored else ""
-        lines.append(cost_line(f"{work}, at the rate of a matrix product", count / rate, memory, " at most"))
+        raise InputError(msg)
+    return other
+
+
+def _moved(
+    points: Sequence[Point],
+    data: Landscape,
+    found: Sequence[Kernel],
+    said: Sequence[dict[str, Any]],
+    scores: Sequence[np.ndarray],
+) -> tuple[KernelComparison, dict[str, Any]]:
+    """What the second kernel says, and how far it is from the first.
+
+    **Arguments:**
+    - `said`: the facts of both kernels. `scores`: what their frozen kernels make of each test example.
+    """
+    (first, second), (ours, theirs) = found, said
+    compared = compare_kernels(first, second)
+    change = function_change(points[0].network, points[1].network, data)
+    losses = [each.landscape.loss.name if each.landscape.loss else "a loss" for each in points]
+    if theirs["frozen"] is not None and losses[0] != losses[1]:
+        theirs["frozen"]["network"] = None
+    moved = moved_facts(compared, change, ours, theirs, scores) | {"losses": losses}
+    return compared, {"to": {"model": points[1].model.summary, **theirs}, "moved": moved}
+
+
+def _num_outputs(network: Network, landscape: Landscape, only: str | None) -> int:
+    return source_of(network, landscape, only)[0].plan.num_outputs
+
+
+def _usual_examples(network: Network, landscape: Landscape, convention: str, only: str | None) -> int:
+    """So many that the matrices stay small."""
+    if convention != "full":
+        return _USUAL_EXAMPLES
+    return max(2, min(_USUAL_EXAMPLES, _USUAL_ROWS // _num_outputs(network, landscape, only)))
+
+
+def _cost(
+    nets: Sequence[Network],
+    data: Landscape,
+    whole: Landscape | None,
+    tested: Landscape | None,
+    options: dict[str, Any],
+) -> str:
+    """Of the kernels, and of the one that is stored: multiplications, time at the rate of a matrix product, memory."""
+    product = np.ones((_RATE_ROWS, _RATE_ROWS), data.inputs.dtype)
+    seconds, _ = measured_cost(lambda a: a @ a, jax.numpy.asarray(product))
+    rate = _RATE_ROWS**3 / seconds
+    count, memory, rows = 0.0, 0, 0
+    for net in nets:
+        recipe = _recipe(net, data, None, options, per_layer=True)
+        rows = data.size * recipe.rows.k
+        layers = 1 + len(list(named_parameters(net)))
+        count += recipe.costs[recipe.method]
+        memory += min(recipe.bytes_each * data.size, _HELD_BYTES) + layers * rows**2 * recipe.dtype.itemsize
+        if tested is not None:
+            cross = _recipe(net, tested, data, options)
+            count += cross.costs[cross.method]
+            memory += tested.size * cross.rows.k * rows * cross.dtype.itemsize
+    work = f"{'a kernel' if len(nets) == 1 else 'two kernels'} of {data.size:,} examples"
+    if options["convention"] == "full":
+        work += f", {rows:,} × {rows:,} numbers"
+    work += f": {format_number(count, 2)} multiplications"
+    total = (count + len(nets) * _SPECTRUM * rows**3) / rate
+    lines = [cost_line(f"{work}, at the rate of a matrix product", total, memory, " at most")]
+    if whole is not None:
+        recipe = _recipe(nets[0], whole, None, options)
+        count, size = recipe.costs[recipe.method], (whole.size * recipe.rows.k) ** 2 * recipe.dtype.itemsize
+        work = f"a kernel of {whole.size:,} examples: {format_number(count, 2)} multiplications"
+        work += f", {format_number(size / 1e6, 2)} MB in the file, at the rate of a matrix product"
+        memory = min(recipe.bytes_each * whole.size, _HELD_BYTES)
+        lines.append(cost_line(work, count / rate, memory, " at most"))
     return "\n".join(lines)
 
 
-def _labels(data: Landscape) -> np.ndarray | None:
-    from lossatlas.geometry._classes import class_kind
+def _recipe(
+    net: Network, points: Landscape, others: Landscape | None, options: dict, *, per_layer: bool = False
+) -> Recipe:
+    convention, only, batch_size = (options[name] for name in ("convention", "only", "batch_size"))
+    return make_recipe(net, points, others, convention, "auto", only, per_layer=per_layer, batch_size=batch_size)[0]
 
+
+def _labels(data: Landscape) -> np.ndarray | None:
     values = np.asarray(data.targets)
     if class_kind(data) == "rows":
         return values.argmax(1)
     return values.reshape(-1) if np.issubdtype(values.dtype, np.integer) and values.size == len(values) else None
 
 
-def _aligned(geometry: Any, matrix: np.ndarray, targets: Any) -> float | None:
-    """The centred alignment with the targets; None where either has no direction."""
-    try:
-        return geometry.alignment(matrix, geometry.target_kernel(targets))
-    except InputError:
-        return None
+def _arrays(found: Sequence[Kernel], compared: KernelComparison | None, chosen: np.ndarray) -> Any:
+    """The kernels with the examples of their rows; of two, a tree with both and with what moved."""
+    import xarray as xr
 
-
-def _layers(geometry: Any, found: Any, targets: Any) -> list[dict[str, Any]]:
-    shares = found.shares
-    return [
-        {"layer": name, "share": shares[name], "alignment": _aligned(geometry, part, targets)}
-        for name, part in found.layers.items()
-    ]
-
-
-def _frozen(net: Any, found: Any, data: Landscape, tested: Landscape | None, options: dict, seed: int) -> dict | None:
-    """What ridge regression with the kernel predicts: of other data, or of a quarter of the examples."""
-    from lossatlas.geometry import ntk
-    from lossatlas.geometry._kernel_regression import predict_frozen
-
-    if data.size < _LEAST:
-        return None
-    matrix = np.asarray(found.matrix, float)
-    if tested is None:
-        order = np.random.default_rng(seed + 1).permutation(data.size)
-        test, train = order[: data.size // 4], order[data.size // 4 :]
-        own, cross = matrix[np.ix_(train, train)], matrix[np.ix_(test, train)]
-        fitted, others = data.subset(train), data.subset(test)
-    else:
-        own, cross = matrix, np.asarray(ntk(net, tested, data, **options).matrix, float)
-        fitted, others = data, tested
-    try:
-        made = predict_frozen(own, cross, net, fitted, others)
-    except InputError:  # the targets are no rows of outputs: nothing can be said
-        return None
-    said: dict[str, Any] = {"train": fitted.size, "test": others.size, "ridge": made.ridge}
-    if made.accuracy is not None:
-        return said | {
-            "measure": "accuracy",
-            "kernel": made.accuracy,
-            "standard_error": made.accuracy_error,
-            "network": made.network_accuracy,
-        }
-    return said | {
-        "measure": "half the squared error",
-        "kernel": made.squared_error,
-        "standard_error": made.squared_error_error,
-        "network": made.network_squared_error,
-    }
-
-
-def _pictures(matrix: np.ndarray, labels: np.ndarray | None, values: np.ndarray) -> tuple[Picture, Picture]:
-    ordered = "" if labels is None else ", ordered by class"
-    return (
-        Picture(
-            "kernel",
-            lambda compact: kernel_matrix_figure(matrix, labels, compact=compact),
-            f"The kernel as cosines between the gradients of two examples{ordered}. Blocks on the diagonal: a step on "
-            "one example of a class moves the others.",
-            "The matrix of the kernel in colours.",
-        ),
-        Picture(
-            "kernel-spectrum",
-            lambda compact: kernel_spectrum_figure(values, compact=compact),
-            "Its eigenvalues: how fast gradient descent learns directions in the outputs; the steeper, the fewer.",
-            "Eigenvalues of the kernel by index; the largest are in the table.",
-        ),
-    )
-
-
-def _headline(facts: dict[str, Any], size: int, only: str | None) -> str:
-    where = "all" if only is None else only
-    text = (
-        f"The tangent kernel of {facts['examples']:,} examples ({where} parameters, {size:,}) has the effective rank "
-        f"{format_number(facts['effective_rank'], 3)}"
-    )
-    if facts["target_alignment"] is not None:
-        text += f" and the alignment {format_number(facts['target_alignment'], 3)} with the targets"
-    text += "."
-    frozen = facts["frozen"]
-    if frozen is None:
-        return text
-    return (
-        f"{text} Kept frozen, it predicts with {frozen['measure']} {format_number(frozen['kernel'], 3)} ± "
-        f"{format_number(frozen['standard_error'], 1)} (network: {format_number(frozen['network'], 3)})."
-    )
-
-
-def _cautions(facts: dict[str, Any], size: int, *, has_test: bool) -> list[str]:
-    said = []
-    if facts["examples"] < size:
-        said.append(f"Measured on {facts['examples']:,} of {size:,} examples, drawn at random; see --examples.")
-    if facts["frozen"] is not None and not has_test:
-        said.append(
-            "The frozen kernel is tested on examples that it was not fitted to; the network may have been trained on "
-            "them, and then its own figure is too good. --test takes other data."
-        )
-    return said
-
-
-def _sections(facts: dict[str, Any], pictures: tuple[Picture, ...]) -> list[Section]:
-    summary = facts_table(
-        "The kernel",
-        {
-            "examples": facts["examples"],
-            "outputs": facts["outputs"],
-            "convention": facts["convention"],
-            "trace": facts["trace"],
-            "effective rank": facts["effective_rank"],
-            "centred alignment with the targets": facts["target_alignment"],
-            "method": facts["method"],
-            "multiplications": facts["multiplications"],
-        },
-    )
-    largest = [{"rank": i + 1, "eigenvalue": value} for i, value in enumerate(facts["eigenvalues"])]
-    tables = (summary, rows_table("Largest eigenvalues", largest, {"rank": "from the top", "eigenvalue": "of K"}))
-    heads = {
-        "layer": "its parameters",
-        "share": "of the trace of the kernel",
-        "alignment": "of its own part with the targets, centred",
-    }
-    sentence = (
-        "The kernel is a sum over the parameters: which layers it comes from, and which of them know the targets."
-    )
-    sections = [
-        Section("The kernel", (), pictures, tables),
-        Section("Layer by layer", (sentence,), (), (rows_table("Layers", facts["layers"], heads),)),
-    ]
-    frozen = facts["frozen"]
-    if frozen is not None:
-        sentence = (
-            f"Ridge regression with the frozen kernel, fitted to {frozen['train']:,} examples, on {frozen['test']:,} "
-            "others."
-        )
-        table = facts_table(
-            "Frozen kernel",
-            {
-                f"{frozen['measure']}, kernel": frozen["kernel"],
-                "its standard error": frozen["standard_error"],
-                f"{frozen['measure']}, network on the same examples": frozen["network"],
-                "ridge": frozen["ridge"],
-            },
-        )
-        sections.append(Section("What the frozen kernel predicts", (sentence,), (), (table,)))
-    return sections
+    of_rows = np.repeat(chosen, len(found[0].matrix) // len(chosen))
+    kernels = [each.to_xarray().assign_coords(example=("row", of_rows)) for each in found]
+    if compared is None:
+        return kernels[0]
+    return xr.DataTree.from_dict({"first": kernels[0], "second": kernels[1], "moved": compared.to_xarray()})
