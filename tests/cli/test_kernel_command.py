@@ -44,6 +44,7 @@ def test_the_kernel_is_that_of_the_library(lossatlas, files):
     chosen = np.sort(np.random.default_rng(0).permutation(20)[:12])
     part = whole[np.ix_(chosen, chosen)]
     np.testing.assert_allclose(facts["eigenvalues"], np.linalg.eigvalsh(part)[::-1][:10], atol=1e-10)
+    assert facts["rank"] == np.linalg.matrix_rank(part)
     assert facts["examples"] == 12 and facts["frozen"]["test"] == 3
     assert sum(row["share"] for row in facts["layers"]) == pytest.approx(1)
     assert [row["layer"] for row in facts["layers"]] == ["layers[0]", "layers[1]"]
@@ -82,6 +83,7 @@ def test_the_frozen_kernel_predicts_other_data_and_one_hot_rows_are_classes(loss
     assert facts["frozen"]["network"] == found.network_accuracy
     assert (facts["frozen"]["train"], facts["frozen"]["test"]) == (20, 6)
     assert facts["regenerate"].endswith("--test other.npz")
+    assert any("6 of the test examples are among the others" in said for said in facts["cautions"])
     assert "ordered by class" in pathlib.Path(facts["files"]["page"]).read_text()
 
 

@@ -31,7 +31,7 @@ from lossatlas.workbench._instrument import (
     open_point,
     write_measured,
 )
-from lossatlas.workbench._kernel_facts import frozen_facts, kernel_facts, moved_facts
+from lossatlas.workbench._kernel_facts import frozen_facts, kernel_facts, moved_facts, numerical_rank
 from lossatlas.workbench._kernel_page import (
     FULL_TERMS,
     MOVED_TERMS,
@@ -129,6 +129,7 @@ def kernel(
         found = [ntk(net, data, per_layer=True, progress=meter, **options) for net in nets]
         stored = None if store is None else store_ntk(nets[0], whole, store, progress=meter, **options)
         spectra = [np.linalg.eigvalsh(np.asarray(each.matrix, float))[::-1] for each in found]
+        shown = [values[: numerical_rank(each, values)] for each, values in zip(found, spectra, strict=True)]
         frozen = [frozen_facts(net, each, data, tested, options, seed) for net, each in zip(nets, found, strict=True)]
         said = [
             kernel_facts(each, values, data.targets) | {"frozen": predicted}
@@ -144,6 +145,7 @@ def kernel(
         "method": found[0].method,
         "multiplications": found[0].stats["costs"][found[0].method],
         "rows_of_a_block": found[0].stats["tile"],
+        "num_shared": 0 if tested is None else _num_shared(tested, data),
         **said[0],
         **moved,
         "stored": None if stored is None else str(stored.path),
@@ -162,7 +164,7 @@ def kernel(
         title=title,
         headline=headline(facts, num_parameters(nets[0], only), only),
         point=point,
-        sections=sections(facts, pictures(found, _labels(data)), spectrum_picture(spectra)),
+        sections=sections(facts, pictures(found, _labels(data)), spectrum_picture(shown)),
         facts=facts,
         settings=words | {"num_examples": most, "precision": precision},
         regenerate=command_words(
@@ -284,6 +286,12 @@ def _recipe(
 ) -> Recipe:
     convention, only, batch_size = (options[name] for name in ("convention", "only", "batch_size"))
     return make_recipe(net, points, others, convention, "auto", only, per_layer=per_layer, batch_size=batch_size)[0]
+
+
+def _num_shared(tested: Landscape, data: Landscape) -> int:
+    """How many examples of the first are examples of the second."""
+    known = {row.tobytes() for row in np.asarray(data.inputs)}
+    return sum(row.tobytes() in known for row in np.asarray(tested.inputs))
 
 
 def _labels(data: Landscape) -> np.ndarray | None:

@@ -26,7 +26,7 @@ _PARTS = {"whole": "as they are", "whole, centred": "centred"}
 
 
 def kernel_facts(found: Kernel, values: np.ndarray, targets: Any) -> dict[str, Any]:
-    """Trace, eigenvalues, effective rank, alignment with the targets, and the layers.
+    """Trace, eigenvalues, ranks, alignment with the targets, and the layers.
 
     **Arguments:**
     - `values`: the eigenvalues of the kernel, descending. `targets`: of its examples.
@@ -37,13 +37,19 @@ def kernel_facts(found: Kernel, values: np.ndarray, targets: Any) -> dict[str, A
         "trace": float(np.trace(found.matrix)),
         "largest_eigenvalue": float(values[0]),
         "effective_rank": rank_of_values(values),
+        "rank": (rank := numerical_rank(found, values)),
         "target_alignment": _aligned(found, None, targets),
-        "eigenvalues": values[:10].tolist(),
+        "eigenvalues": np.where(np.arange(len(values)) < rank, values, 0.0)[:10].tolist(),
         "layers": [
             {"layer": name, "share": share, "alignment": _aligned(found, name, targets)}
             for name, share in found.shares.items()
         ],
     }
+
+
+def numerical_rank(found: Kernel, values: np.ndarray) -> int:
+    """How many eigenvalues are more than the rounding of the kernel's entries."""
+    return int((values > len(values) * np.finfo(found.matrix.dtype).eps * values[0]).sum())
 
 
 def _aligned(found: Kernel, layer: str | None, targets: Any) -> float | None:

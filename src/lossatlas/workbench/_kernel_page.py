@@ -50,11 +50,11 @@ def pictures(found: Sequence[Kernel], labels: np.ndarray | None) -> list[Picture
     ordered = "" if labels is None else ", ordered by class"
     mean = ", of the mean over the outputs" if found[0].convention == "full" else ""
     cosines = f"as cosines between the gradients of two examples{ordered}{mean}"
-    blocks = "Blocks on the diagonal: a step on one example of a class moves the others."
-    captions = [f"The kernel {cosines}. {blocks}"]
+    blocks = "" if labels is None else " Blocks on the diagonal: a step on one example of a class moves the others."
+    captions = [f"The kernel {cosines}.{blocks}"]
     if len(found) == 2:
         captions = [
-            f"The first kernel {cosines}. {blocks}",
+            f"The first kernel {cosines}.{blocks}",
             "The second kernel, of the same examples in the same order and colours.",
         ]
     matrices = [over_examples(each) for each in found]
@@ -83,7 +83,8 @@ def spectrum_picture(spectra: Sequence[np.ndarray]) -> Picture:
     return Picture(
         "kernel-spectrum",
         lambda compact: kernel_spectrum_figure(drawn, compact=compact),
-        f"{said}: how fast gradient descent learns directions in the outputs; the steeper, the fewer.",
+        f"{said}: how fast gradient descent learns directions in the outputs; the steeper, the fewer. "
+        "Those that are rounding are left out.",
         "Eigenvalues of the kernel by index; the largest are in the table.",
     )
 
@@ -155,6 +156,10 @@ def cautions(facts: dict[str, Any], size: int, *, only: str | None, has_test: bo
             "The frozen kernel is tested on examples that it was not fitted to; the network may have been trained on "
             "them, and then its own figure is too good. --test takes other data."
         )
+    if facts["num_shared"]:
+        said.append(
+            f"{facts['num_shared']:,} of the test examples are among the others: what is predicted there is known."
+        )
     if "moved" in facts:
         said += _moved_cautions(facts, is_single=is_single)
         if only is not None:
@@ -225,6 +230,7 @@ def _summary(facts: dict[str, Any]) -> dict[str, Any]:
         "convention": facts["convention"],
         "trace": facts["trace"],
         "effective rank": facts["effective_rank"],
+        "rank (eigenvalues above rounding)": facts["rank"],
         "centred alignment with the targets": facts["target_alignment"],
         "method": facts["method"],
         "multiplications": facts["multiplications"],
@@ -247,6 +253,7 @@ def _moved_sections(facts: dict[str, Any], matrices: list[Picture], spectrum: Pi
         "trace": "trace",
         "largest_eigenvalue": "largest eigenvalue",
         "effective_rank": "effective rank",
+        "rank": "rank (eigenvalues above rounding)",
         "target_alignment": "alignment with the targets",
     }
     both = [{"what": word, "first": facts[name], "second": second[name]} for name, word in quantities.items()]
