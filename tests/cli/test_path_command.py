@@ -91,4 +91,7 @@ def test_models_that_no_path_joins_are_refused_in_one_line(lossatlas, files):
     code, out, err = lossatlas(*words[:-2], "--steps", "0")
     assert (code, out) == (2, "")
     assert "at least one step" in err
+    code, out, err = lossatlas(*words[:-2], "--points", "2")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "three points or more, got 2 (--points)" in err
     assert not pathlib.Path("lossatlas").exists()

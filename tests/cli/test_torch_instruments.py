@@ -157,7 +157,7 @@ def test_its_units_are_matched_beside_statistics_that_are_computed_anew(same, as
     networks, landscape = same
     ends = [float(landscape(network.with_statistics(landscape.inputs))) for network in networks]
     for path in arrays.leaves:
-        np.testing.assert_allclose(path["loss"][[0, -1]], ends, rtol=1e-9)
+        np.testing.assert_allclose(np.asarray(path["loss"])[[0, -1]], ends, rtol=1e-9)
 
 
 @pytest.mark.slow

@@ -144,6 +144,9 @@ def path(
         raise unknown_name("matching", match, _MATCHINGS)
     if curve not in _CURVES:
         raise unknown_name("curve", curve, _CURVES)
+    if points < 3:
+        msg = f"A path is measured at three points or more, got {points} (--points)."
+        raise InputError(msg)
     if curve != "none" and steps < 1:
         msg = f"A curve is trained for at least one step, got {steps} (--steps)."
         raise InputError(msg)
