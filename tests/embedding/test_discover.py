@@ -209,6 +209,18 @@ def test_constants_go_into_the_biases_that_columns_feed(fn, shapes, shape, biase
             assert float(jnp.abs(jax.vmap(read)(x) - jax.vmap(network)(x)).max()) > 0.1
 
 
+def test_an_activation_is_known_before_a_mean_over_windows_whose_size_is_computed():
+    def fn(params, x):
+        maps = jax.lax.conv_general_dilated(x[None], params["w"], (1, 1), "VALID") + params["b"][None, :, None, None]
+        sums = jax.lax.reduce_window(jnp.tanh(maps), 0.0, jax.lax.add, (1, 1, 2, 2), (1, 1, 2, 2), "VALID")
+        return params["v"] @ (sums / (jnp.ones(sums.shape) * 4.0)).ravel()
+
+    params = {"w": jnp.ones((3, 1, 2, 2)), "b": jnp.ones(3), "v": jnp.ones((2, 12))}
+    (space,) = discover_units(fn, params, jnp.ones((1, 5, 5))).network.spaces
+    assert space.activation is not None and space.activation.name == "tanh"
+    assert space.bias == "params['b']"
+
+
 def test_units_of_an_embedding_table_are_found_and_its_rows_are_not():
     params = {"table": _normal(0, 7, 4), "out": _layer(1, 4, 2)}
     found = discover_units(lambda p, x: _affine(p["out"], p["table"][x].mean(0)), params, jnp.array([1, 2, 5]))

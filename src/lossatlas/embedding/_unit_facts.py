@@ -65,6 +65,12 @@ class Facts:
         for atom in dict.fromkeys(a for var in (*operands, *eqn.outvars) for a in self._atoms(var)):
             self._touching[atom].append(eqn)
         viewed = _viewed(eqn)
+        if viewed is None and eqn.primitive.name in ELEMENTWISE:
+            numbers = [self._known(v) for v in eqn.invars]
+            if all(number is not None for number in numbers):  # such as the size of a window, worked out by torchax
+                given = [jnp.asarray(n, v.aval.dtype) for n, v in zip(numbers, eqn.invars, strict=True)]
+                made = eqn.primitive.bind(*given, **eqn.params)
+                self._number.update(dict.fromkeys(eqn.outvars, float(made)))
         if viewed is None or eqn.outvars[0] in self.from_data:
             return
         number = self._known(viewed)
