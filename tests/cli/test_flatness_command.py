@@ -47,6 +47,9 @@ def test_one_model_is_measured_as_from_python(lossatlas, files):
     assert values == pytest.approx({name: m.value for name, m in report.measures.items()}, rel=1e-10)
     audit = facts["networks"]["one"]["audit"]
     assert audit["kind"] == "scale"
+    assert len(audit["factors"]["hidden[0]"]) == 2
+    assert all(abs(np.log2(factor)) >= 1 for factor in audit["factors"]["hidden[0]"])
+    assert re.search(r"\(3 factors from \S+ to \S+\)", facts["headline"])
     assert {row["name"]: row["verdict"] for row in audit["rows"]}["adaptive sharpness"] == "unchanged"
     assert facts["regenerate"] == (
         "lossatlas flatness one.safetensors --data data.npz --network recommended --measures sharpness"

@@ -12,7 +12,7 @@ from lossatlas._errors import InputError
 from lossatlas._parameters import num_parameters
 from lossatlas._progress import ProgressLike
 from lossatlas.figures import format_number
-from lossatlas.workbench._flatness_page import TERMS, audit_row, capital, finite, flatness_sections
+from lossatlas.workbench._flatness_page import TERMS, audit_facts, capital, factor_words, finite, flatness_sections
 from lossatlas.workbench._instrument import (
     BatchSize,
     Measured,
@@ -204,10 +204,7 @@ def _facts(report: Any) -> dict[str, Any]:
         "warnings": list(report.warnings),
     }
     if audit is not None:
-        found["audit"] = {
-            "kind": audit.kind, "reason": audit.reason, "done": audit.done, "output_change": audit.output_change,
-            "rows": [audit_row(row) for row in audit.rows],
-        }  # fmt: skip
+        found["audit"] = audit_facts(audit)
     if report.chains is not None:
         health = report.chains.health
         found["chains"] = {
@@ -286,9 +283,11 @@ def _headline(reports: Mapping[str, Any], comparison: Any) -> str:
         error = f" ± {format_number(first.standard_error, 2)} (standard error)" if random else ""
         parts.append(f"{first.name}: {format_number(first.value, 3)}{error}")
     if report.audit is not None and report.audit.kind == "scale":
+        left = sum(row.verdict == "not decided" for row in report.audit.rows)
         parts.append(
             f"{len(report.audit.scale_dependent)} of {len(report.audit.rows)} measures change when the same function "
-            "is written with other weights"
+            f"is written with other weights ({factor_words(report.audit.factors)})"
+            + (f"; of {left} that is not decided" if left else "")
         )
     elif report.audit is not None:
         parts.append(report.audit.reason or "")
