@@ -6,12 +6,13 @@ import pathlib
 import re
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from lossatlas.geometry import flatness_report
 from lossatlas.landscape import Landscape
-from lossatlas.networks import Dense
+from lossatlas.networks import Dense, apply_permutation
 from lossatlas.workbench import Model, save_model
 
 
@@ -74,6 +75,33 @@ def test_two_models_are_compared_and_a_terminal_has_a_table(lossatlas, files):
     untested = {row["measure"] for row in facts["rows"] if row["flatter"] == "not tested"}
     assert untested == {"SAM sharpness", "adaptive sharpness"}
     assert {row["measure"] for row in facts["differences"] if row["p_value"] is None} == untested
+
+
+def test_of_three_models_the_decided_pairs_are_said(lossatlas, files):
+    networks, _ = files
+    # The same as "one" but for the order of its units: no test can tell the two apart.
+    turned = apply_permutation(networks["one"], "hidden[0]", jnp.array([2, 0, 1]))
+    save_model("turned.safetensors", Model(turned, None, "cross_entropy", "turned"))
+    words = ["--data", "data.npz", "--measures", "hessian", "--no-audit"]
+    code, out, err = lossatlas("flatness", *(f"{name}.safetensors" for name in ("one", "turned", "two")), *words)
+    assert code == 0, err
+    facts = json.loads(pathlib.Path("lossatlas/flatness/flatness.json").read_text())
+    trace = {(p["first"], p["second"]): p for p in facts["pairs"] if p["measure"] == "Hessian trace"}
+    values = {name: found["measures"][0]["value"] for name, found in facts["networks"].items()}
+    low, high = sorted(("one", "two"), key=values.__getitem__)
+    assert {pair: row["flatter"] for pair, row in trace.items()} == {
+        ("one", "turned"): "not decided",
+        ("one", "two"): low,
+        ("turned", "two"): low.replace("one", "turned"),
+    }
+    row = next(row for row in facts["rows"] if row["measure"] == "Hessian trace")
+    said = {"one": "one than two; turned than two", "two": "two than one, turned"}[low]
+    assert row["flatter"] == said
+    assert out.startswith("Flatter by how many of 4 measures: ")
+    assert f"{low} than {high} by " in out
+    assert "difference" in out
+    page = pathlib.Path("lossatlas/flatness/flatness.html").read_text()
+    assert "Pair by pair" in page
 
 
 def test_what_cannot_be_used_is_refused_in_one_line(lossatlas, files):

@@ -79,7 +79,7 @@ class Audit(eqx.Module):
       noise on the parameters. A measure that depends on the scale as the noise does changes as much; so what stays is
       called unchanged only where that is a tenth at least, and where less than that, and than half the value, would
       have been seen.
-      NaN for other kinds, which are isometries of the parameters (signs, permutations), or of the weights (reflections).
+      NaN for other kinds: signs and permutations are isometries of the parameters.
     - `output_change`: how well the function was kept, relative.
     - `rows`: the measures.
     """
@@ -185,7 +185,8 @@ def flatness_report(
     that was measured: such a number can be made what one likes without changing the function, so it compares networks
     only when they were trained alike. Where a network has no scale symmetry the audit
     says so and uses reflections (sigmoid), which measures of the weights see too, else signs (tanh) or permutations,
-    which no measure may see: what stays under these says nothing about scales. It needs unit spaces (see [`lossatlas.geometry.rewrite`][]).
+    which no measure may see: what stays under these says nothing about scales. It needs unit spaces (see
+    [`lossatlas.geometry.rewrite`][]).
 
     Cost, with n the passes over the data: about 16 n of `num_draws` forward, 2 `num_probes` Hessian products and the
     eigenvalues, 84 gradients for sharpness, some 120 `num_draws` forward for PAC-Bayes, and

@@ -3,6 +3,7 @@
 import math
 import os
 import pathlib
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
@@ -119,6 +120,7 @@ def flatness(
         "networks": {name: _facts(report) for name, report in reports.items()},
         "differences": _differences(comparison),
         "rows": _shown_rows(reports, comparison),
+        "pairs": _pair_rows(comparison),
     }
     return write_measured(
         folder,
@@ -245,27 +247,59 @@ def _shown_rows(reports: Mapping[str, Any], comparison: Any) -> list[dict[str, A
 
 _UNTESTED = "not tested"
 _UNDECIDED = "not decided"
+_MOST_PAIRS = 6  # of a headline
 
 
 def _winner(pairs: Sequence[Any], count: int) -> str:
-    """The network that is flatter than all others, where there is one."""
+    """The flatter network of two; of more, which is flatter than which."""
     if pairs and all(math.isnan(pair.p_value) for pair in pairs):
         return _UNTESTED
-    decided = [pair.flatter for pair in pairs]
-    for name in dict.fromkeys(decided):
-        if name is not None and decided.count(name) == count - 1:
-            return name
-    return _UNDECIDED
+    order = _order(pairs)
+    if count == 2 and order:
+        return next(iter(order))[0]
+    behind = {winner: [other for name, other in order if name == winner] for winner, _ in order}
+    return "; ".join(f"{name} than {', '.join(others)}" for name, others in behind.items()) or _UNDECIDED
+
+
+def _order(pairs: Sequence[Any]) -> Counter[tuple[str, str]]:
+    """By (flatter, other), how many of the tests say so."""
+    decided = [pair for pair in pairs if pair.flatter is not None]
+    return Counter((p.flatter, p.second if p.flatter == p.first else p.first) for p in decided)
+
+
+def _pair_rows(comparison: Any) -> list[dict[str, Any]]:
+    """A row for each measure and pair of networks."""
+    rows = []
+    for pair in comparison.differences if comparison else ():
+        undecided = _UNTESTED if math.isnan(pair.p_value) else _UNDECIDED
+        rows.append(
+            {
+                "measure": pair.measure,
+                "first": pair.first,
+                "second": pair.second,
+                "difference": pair.value,
+                "its error": pair.standard_error,
+                "p": pair.p_value,
+                "flatter": pair.flatter or undecided,
+            }
+        )
+    return finite(rows)
 
 
 def _headline(reports: Mapping[str, Any], comparison: Any) -> str:
     report = next(iter(reports.values()))
     if comparison is not None:
-        winners = [row["flatter"] for row in _shown_rows(reports, comparison)]
-        said = [f"{name} by {winners.count(name)}" for name in reports if name in winners]
-        left, untested = winners.count(_UNDECIDED), winners.count(_UNTESTED)
-        found = "; ".join(said) or "none by any"
-        sentence = f"Flatter by how many of {len(winners) - untested} measures: {found}; {left} decide nothing."
+        pairs = comparison.differences
+        words = [_winner([pair for pair in pairs if pair.measure == name], len(reports)) for name in report.measures]
+        left, untested = words.count(_UNDECIDED), words.count(_UNTESTED)
+        order = _order(pairs).most_common()
+        said = [
+            f"{name} by {num}" if len(reports) == 2 else f"{name} than {other} by {num}" for (name, other), num in order
+        ]
+        more = f" and {len(said) - _MOST_PAIRS} more pairs" if len(said) > _MOST_PAIRS else ""
+        found = "; ".join(said[:_MOST_PAIRS]) + more if said else "none by any"
+        decide = "decides" if left == 1 else "decide"
+        sentence = f"Flatter by how many of {len(words) - untested} measures: {found}; {left} {decide} nothing."
         without = f" {untested} without an interval {'is' if untested == 1 else 'are'} not tested."
         return sentence + (without if untested else "")
     parts = []

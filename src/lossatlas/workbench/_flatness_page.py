@@ -38,7 +38,10 @@ def flatness_sections(reports: Mapping[str, Any], comparison: Any, facts: Mappin
     heads = {"measure": "what was measured"}
     if comparison:
         heads |= dict.fromkeys(reports, "its value")
-        heads |= {"flatter": f"by a test at the level of {comparison.level:g}; none for bounds without an interval"}
+        which = "which one" if len(reports) == 2 else "which one than which others"
+        heads |= {
+            "flatter": f"{which}, by tests at the level of {comparison.level:g}; none for bounds without interval"
+        }
         heads |= {"p": "of no difference"} if len(reports) == 2 else {}
     else:
         heads |= {"value": "of the measure", "its error": "standard error; 0 where nothing is random, none for bounds"}
@@ -48,6 +51,8 @@ def flatness_sections(reports: Mapping[str, Any], comparison: Any, facts: Mappin
     words = [{"measure": name, "what it is": m.convention} for name, m in report.measures.items()]
     tables.append(rows_table("What they are", words, {"measure": "", "what it is": "with its convention"}))
     sections = [Section("The measures", _missing_sentences(reports), (picture,), tuple(tables))]
+    if comparison:
+        sections.append(_pairs_section(facts["pairs"], comparison.level))
     sections += [
         _audit_section(name, item, i) for i, (name, item) in enumerate(labels.items()) if item.audit is not None
     ]
@@ -55,6 +60,14 @@ def flatness_sections(reports: Mapping[str, Any], comparison: Any, facts: Mappin
         sections.append(_energy_section(labels))
     sections += [_chains_section(name, item, i) for i, (name, item) in enumerate(labels.items()) if item.chains]
     return sections
+
+
+def _pairs_section(rows: list[dict[str, Any]], level: float) -> Section:
+    heads = {"measure": "what was measured", "first": "of the pair", "second": "of the pair"}
+    heads |= {"difference": "second minus first", "its error": "standard error; 0 where nothing is random"}
+    heads |= {"p": "of no difference", "flatter": f"where p is below {level:g}"}
+    sentence = "Each pair by itself: local energies in pairs of draws with the same noise, all else with both errors."
+    return Section("Pair by pair", (sentence,), (), (rows_table("Pairs", rows, heads),))
 
 
 def _missing_sentences(reports: Mapping[str, Any]) -> list[str]:
