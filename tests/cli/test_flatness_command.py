@@ -109,12 +109,19 @@ def test_what_cannot_be_used_is_refused_in_one_line(lossatlas, files):
     for words, said in (
         (["flatness", *CHEAP], "Give at least one model"),
         (["flatness", "one.safetensors", "--data", "data.npz", "--measures", "hesian"], "Did you mean 'hessian'"),
-        (["flatness", "one.safetensors", "--data", "data.npz", "--draws", "1"], "num_draws must be at least 2"),
+        (["flatness", "one.safetensors", *CHEAP[:4], "--draws", "1"], "num_draws (--draws) must be at least 2, got 1."),
+        (["flatness", "one.safetensors", *CHEAP, "--steps", "3"], "num_steps (--steps) must be at least 16, got 3."),
+        (["flatness", "one.safetensors", *CHEAP, "--chains", "0"], "num_chains (--chains) must be at least 1, got 0."),
+        (["flatness", "one.safetensors", *CHEAP, "--radius", "0"], "radius (--radius) must be above 0, got 0.0."),
+        (["flatness", "one.safetensors", *CHEAP, "--threshold", "nan"], "threshold (--threshold) must be above 0"),
+        (["flatness", "one.safetensors", *CHEAP, "--localisation", "-1"], "must be at least 0, got -1.0."),
+        (["flatness", "one.safetensors", *CHEAP, "--level", "1"], "level (--level) must lie between 0 and 1"),
         (["flatness", "one.safetensors", *CHEAP, "--only", "nothing"], "selects no parameter"),
     ):
         code, out, err = lossatlas(*words)
         assert (code, out) == (2, "")
         assert said in err
+        assert len(err.splitlines()) == 1, err  # before the cost is said, and one line
         assert not pathlib.Path("lossatlas").exists()
 
 

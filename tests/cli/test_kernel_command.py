@@ -83,7 +83,7 @@ def test_what_cannot_be_used_is_refused_in_one_line(lossatlas, files):
     del files
     base = ["kernel", "net.safetensors", "--data", "data.npz"]
     for words, said in (
-        (["--examples", "1"], "at least 2 examples"),
+        (["--examples", "1"], "num_examples (--examples) must be at least 2"),
         (["--only", "nothing"], "selects no parameter"),
         (["--store", "k.zarr"], "ending in .npy"),
     ):

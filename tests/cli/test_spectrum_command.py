@@ -121,7 +121,9 @@ def test_what_cannot_be_used_is_refused_in_one_line(lossatlas, files):
         (["--batch-size", "0"], "must be a number of examples, auto or all"),
         (["--only", "layers[0].*", "--per-array"], "give one of them"),
         (["--only", "nothing"], "selects no parameter"),
-        (["--top", "0", "--bottom", "0"], "at least one pair"),
+        (["--top", "0", "--bottom", "0"], "num_top (--top) and num_bottom (--bottom) are both 0"),
+        (["--top", "-1"], "num_top (--top) must be at least 0, got -1."),
+        (["--rtol", "0"], "rtol (--rtol) must be above 0, got 0.0."),
     ):
         code, out, err = lossatlas(*base, *words)
         assert (code, out) == (2, "")

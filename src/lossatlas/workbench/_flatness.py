@@ -13,11 +13,13 @@ from lossatlas._errors import InputError
 from lossatlas._parameters import num_parameters
 from lossatlas._progress import ProgressLike
 from lossatlas.figures import format_number
+from lossatlas.geometry._flatness_measures import check_groups
 from lossatlas.workbench._flatness_page import TERMS, audit_facts, capital, factor_words, finite, flatness_sections
 from lossatlas.workbench._instrument import (
     BatchSize,
     Measured,
     Point,
+    check_least,
     command_words,
     cost_line,
     instrument_folder,
@@ -30,6 +32,7 @@ from lossatlas.workbench._units import with_unit_spaces
 
 KIND = "flatness"
 _DENSITY_PRODUCTS = 850  # of the spectrum from which the bias of chains is known
+_LEAST_STEPS = 16  # of a chain, half of them burn-in
 _Models = Model | str | os.PathLike[str]
 
 
@@ -78,6 +81,16 @@ def flatness(
     """
     from lossatlas import geometry
 
+    groups = check_groups(measures)
+    check_least("num_draws", num_draws, 2, option="draws")
+    check_least("num_steps", num_steps, _LEAST_STEPS, option="steps")
+    check_least("num_chains", num_chains, 1, option="chains")
+    check_least("radius", radius, 0, is_above=True)
+    check_least("threshold", threshold, 0, is_above=True)
+    check_least("localisation", localisation, 0, is_above="local_entropy" in groups)
+    if not 0 < level < 1:
+        msg = f"level (--level) must lie between 0 and 1, got {level}."
+        raise InputError(msg)
     folder = instrument_folder(KIND, out)
     named = _named(models, origins)
     options = {

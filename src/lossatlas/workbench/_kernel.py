@@ -18,6 +18,7 @@ from lossatlas.workbench._instrument import (
     Measured,
     Picture,
     Section,
+    check_least,
     command_words,
     cost_line,
     facts_table,
@@ -88,9 +89,7 @@ def kernel(
     from lossatlas import geometry
 
     folder = instrument_folder(KIND, out)
-    if num_examples < 2:
-        msg = f"A kernel needs at least 2 examples, got {num_examples}."
-        raise InputError(msg)
+    check_least("num_examples", num_examples, 2, option="examples")
     with jax.enable_x64(True):
         point = open_point(
             model,

@@ -21,6 +21,7 @@ from lossatlas.workbench._instrument import (
     Measured,
     Picture,
     Section,
+    check_least,
     command_words,
     facts_table,
     instrument_folder,
@@ -100,6 +101,12 @@ def spectrum(
 
     if per_array and only is not None:
         msg = "per_array (--per-array) measures every array by itself and only (--only) a selection; give one of them."
+        raise InputError(msg)
+    check_least("num_top", num_top, 0, option="top")
+    check_least("num_bottom", num_bottom, 0, option="bottom")
+    check_least("rtol", rtol, 0, is_above=True)
+    if num_top + num_bottom == 0:
+        msg = "num_top (--top) and num_bottom (--bottom) are both 0; ask for at least one pair."
         raise InputError(msg)
     folder = instrument_folder(KIND, out)
     with jax.enable_x64(True):
