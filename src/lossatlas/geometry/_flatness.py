@@ -189,7 +189,7 @@ def flatness_report(
     [`lossatlas.geometry.rewrite`][]).
 
     Cost, with n the passes over the data: about 16 n of `num_draws` forward, 2 `num_probes` Hessian products and the
-    eigenvalues, 84 gradients for sharpness, some 120 `num_draws` forward for PAC-Bayes, and
+    eigenvalues, 122 gradients for sharpness, some 120 `num_draws` forward for PAC-Bayes, and
     `5.5 num_steps num_chains` gradients for the chains; twice all that with the audit.
 
     **Arguments:**

@@ -189,7 +189,7 @@ def _cost_words(geometry: Any, point: Point, only: str | None, options: Mapping[
     gradients = {
         "local_energy": 8 * options["num_draws"],  # a forward pass costs about half a gradient
         "hessian": 400,
-        "sharpness": 84,
+        "sharpness": 122,
         "pac_bayes": 60 * options["num_draws"],
         "local_entropy": 4.5 * chains + model,
         "learning_coefficient": chains + model,
