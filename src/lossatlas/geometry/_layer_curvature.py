@@ -37,7 +37,8 @@ from lossatlas.landscape import Landscape
 
 Verdict = Literal["balanced", "unbalanced", "vanishing", "exploding"]
 METHODS = ("auto", "kernel", "probes")
-_MOST = 1e11  # multiplications that "auto" spends on exact norms
+MOST_MULTIPLICATIONS = 1e11
+"""What "auto" spends on exact norms."""
 _LEAST_PROBES = 2
 GAIN_LIMIT = 10.0
 """Where curvature that grows or shrinks with depth is called exploding or vanishing."""
@@ -254,7 +255,7 @@ def _moments(
     r"""The moments, by the method asked for or the one that suits, and the mean of $\operatorname{tr} \ell''$."""
     if method == "kernel" or (method == "auto" and not mixes):
         recipe, leaves = moments_recipe(network, landscape, only)
-        if method == "kernel" or moments_cost(recipe, landscape.size, len(places)) <= _MOST:
+        if method == "kernel" or moments_cost(recipe, landscape.size, len(places)) <= MOST_MULTIPLICATIONS:
             curvatures = np.asarray(output_curvatures(network, landscape), float)
             moments = exact_moments(recipe, leaves, landscape, curvatures, list(places))
             return "kernel", moments, mean_trace(curvatures)
