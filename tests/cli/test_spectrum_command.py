@@ -82,6 +82,9 @@ def test_the_ends_agree_with_the_dense_hessian(lossatlas, files):
     page = pathlib.Path(facts["files"]["page"]).read_text()
     assert facts["headline"] in page
     assert "curvature neither vanishes nor explodes" in page
+    said = re.search(r"along the gradient, where the curvature is ([\d.]+); .* the largest eigenvalue, ([\d.]+),", page)
+    assert said is not None
+    np.testing.assert_allclose([float(said[1]), float(said[2])], [1 / facts["best_step"], exact[0]], rtol=0.01)
     assert facts["regenerate"] == (
         "lossatlas spectrum net.safetensors --data data.npz --network recommended --top 2 --bottom 1 --per-layer "
         "--per-array"

@@ -22,6 +22,7 @@ from lossatlas.geometry._layer_moments import (
     exact_moments,
     fan_ins,
     flat_parameters,
+    in_order_of_use,
     layer_places,
     loss_trace,
     mean_trace,
@@ -49,7 +50,7 @@ _SPREAD = 100.0
 class LayerCurvature(eqx.Module):
     r"""Curvature layer by layer: the blocks $B_k$ of the Gauss-Newton matrix of the mean loss.
 
-    - `layers`: names; `sizes`: numbers of parameters.
+    - `layers`: names, in the order in which the network uses them; `sizes`: numbers of parameters.
     - `traces`, `norms` (Frobenius), with `trace_errors`, `norm_errors`: standard errors, 0 where exact.
     - `largest`: the largest eigenvalues, with `residuals` $\|B_k v - \lambda v\|$; one lies within it.
     - `gradient_norms`: of the gradient in the layer.
@@ -63,7 +64,8 @@ class LayerCurvature(eqx.Module):
     - `loss`, `gradient_norm`: of all layers. `sharpness`: the largest eigenvalue of the Hessian, with
       `sharpness_residual`.
     - `best_step`: $|g|^2 / g^\top H g$, the step of gradient descent that lowers the loss most by its second-order
-      expansion; infinite where the loss bends down along the gradient.
+      expansion; infinite where the loss bends down along the gradient. It is one over the curvature along the
+      gradient, so it may be far above `stable_step`, which is 2 over that of the steepest direction.
     - `verdict`: `"vanishing"` or `"exploding"` where the geometric mean of the gains lies below 1/10 or above 10, else
       `"unbalanced"` where the largest trace of layers that have a gain is more than 100 times the smallest, else
       `"balanced"`.
@@ -185,7 +187,7 @@ def layer_curvature(
     key = jax.random.key(0) if key is None else key
     rng = host_generator(key)
     selected = select(network, only)
-    places = layer_places(network, only)
+    places = in_order_of_use(layer_places(network, only), network, landscape)
     point = flat_parameters(network, only)
     products = CurvatureProducts(network, landscape, only, curvature="gauss_newton", loop=loop)
     mixes = bool(getattr(network, "batch_statistics", False))

@@ -46,6 +46,19 @@ def layer_products(network: Network, landscape: Landscape, only: Only) -> int:
     return ends + math.ceil(multiplications / (6 * landscape.size * num_parameters(network, only)))
 
 
+def _step_sentence(found: LayerCurvature) -> str:
+    """Why the step that lowers the loss most may be far above the largest stable one."""
+    if not math.isfinite(found.best_step):
+        return "The loss does not bend up along the gradient: by its quadratic model there, longer steps lower it more."
+    along, largest = format_number(1 / found.best_step, 3), format_number(found.sharpness, 3)
+    return (
+        "The step that lowers the loss most is the minimum of the quadratic model along the gradient, where the "
+        f"curvature is {along}; the largest stable step is 2 over the largest eigenvalue, {largest}, the curvature of "
+        "another direction. Where the first step is the longer one it may pay once, and repeated it grows along the "
+        "steepest direction."
+    )
+
+
 def layers_section(found: LayerCurvature) -> Section:
     """Bars, a table, the verdict and the steps."""
     bars = {"trace": found.traces, "Frobenius norm": found.norms, "largest eigenvalue": found.largest}
@@ -62,6 +75,7 @@ def layers_section(found: LayerCurvature) -> Section:
     if errors:
         share = float((found.trace_errors / found.traces.clip(min=1e-300)).max())
         sentences.append(f"Traces and norms are estimates by probes, traces to {format_number(100 * share, 2)} %.")
+    sentences.append(_step_sentence(found))
     steps = {
         "step that lowers the loss most, to second order": found.best_step,
         "largest stable step": found.stable_step,

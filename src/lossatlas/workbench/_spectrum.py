@@ -10,12 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from lossatlas._errors import InputError
-from lossatlas._parameters import named_parameters, num_parameters
+from lossatlas._parameters import num_parameters
 from lossatlas._progress import ProgressLike, as_meter
 from lossatlas._status import Certificate
 from lossatlas._types import Network, Only
 from lossatlas.figures import format_number, spectrum_figure
 from lossatlas.geometry import CURVATURES, Curvature
+from lossatlas.geometry._layer_moments import paths_by_use
 from lossatlas.geometry._spectrum import MAX_EXACT
 from lossatlas.geometry._stationary import gradient_warning
 from lossatlas.workbench._instrument import (
@@ -125,7 +126,7 @@ def spectrum(
         )
         net, landscape = point.network, point.landscape
         size = num_parameters(net, only)
-        blocks = list(named_parameters(net)) if per_array else []
+        blocks = paths_by_use(net, landscape) if per_array else []
         cost = geometry.product_cost(net, landscape, only=only)
         if announce is not None:
             num = _expected_products(
