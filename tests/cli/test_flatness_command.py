@@ -6,12 +6,13 @@ import pathlib
 import re
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from lossatlas.geometry import flatness_report
 from lossatlas.landscape import Landscape
-from lossatlas.networks import Dense
+from lossatlas.networks import Dense, apply_permutation
 from lossatlas.workbench import Model, save_model
 
 
@@ -47,6 +48,9 @@ def test_one_model_is_measured_as_from_python(lossatlas, files):
     assert values == pytest.approx({name: m.value for name, m in report.measures.items()}, rel=1e-10)
     audit = facts["networks"]["one"]["audit"]
     assert audit["kind"] == "scale"
+    assert len(audit["factors"]["hidden[0]"]) == 2
+    assert all(abs(np.log2(factor)) >= 1 for factor in audit["factors"]["hidden[0]"])
+    assert re.search(r"\(3 factors from \S+ to \S+\)", facts["headline"])
     assert {row["name"]: row["verdict"] for row in audit["rows"]}["adaptive sharpness"] == "unchanged"
     assert facts["regenerate"] == (
         "lossatlas flatness one.safetensors --data data.npz --network recommended --measures sharpness"
@@ -73,17 +77,51 @@ def test_two_models_are_compared_and_a_terminal_has_a_table(lossatlas, files):
     assert {row["measure"] for row in facts["differences"] if row["p_value"] is None} == untested
 
 
+def test_of_three_models_the_decided_pairs_are_said(lossatlas, files):
+    networks, _ = files
+    # The same as "one" but for the order of its units: no test can tell the two apart.
+    turned = apply_permutation(networks["one"], "hidden[0]", jnp.array([2, 0, 1]))
+    save_model("turned.safetensors", Model(turned, None, "cross_entropy", "turned"))
+    words = ["--data", "data.npz", "--measures", "hessian", "--no-audit"]
+    code, out, err = lossatlas("flatness", *(f"{name}.safetensors" for name in ("one", "turned", "two")), *words)
+    assert code == 0, err
+    facts = json.loads(pathlib.Path("lossatlas/flatness/flatness.json").read_text())
+    trace = {(p["first"], p["second"]): p for p in facts["pairs"] if p["measure"] == "Hessian trace"}
+    values = {name: found["measures"][0]["value"] for name, found in facts["networks"].items()}
+    low, high = sorted(("one", "two"), key=values.__getitem__)
+    assert {pair: row["flatter"] for pair, row in trace.items()} == {
+        ("one", "turned"): "not decided",
+        ("one", "two"): low,
+        ("turned", "two"): low.replace("one", "turned"),
+    }
+    row = next(row for row in facts["rows"] if row["measure"] == "Hessian trace")
+    said = {"one": "one than two; turned than two", "two": "two than one, turned"}[low]
+    assert row["flatter"] == said
+    assert out.startswith("Flatter by how many of 4 measures: ")
+    assert f"{low} than {high} by " in out
+    assert "difference" in out
+    page = pathlib.Path("lossatlas/flatness/flatness.html").read_text()
+    assert "Pair by pair" in page
+
+
 def test_what_cannot_be_used_is_refused_in_one_line(lossatlas, files):
     del files
     for words, said in (
         (["flatness", *CHEAP], "Give at least one model"),
         (["flatness", "one.safetensors", "--data", "data.npz", "--measures", "hesian"], "Did you mean 'hessian'"),
-        (["flatness", "one.safetensors", "--data", "data.npz", "--draws", "1"], "num_draws must be at least 2"),
+        (["flatness", "one.safetensors", *CHEAP[:4], "--draws", "1"], "num_draws (--draws) must be at least 2, got 1."),
+        (["flatness", "one.safetensors", *CHEAP, "--steps", "3"], "num_steps (--steps) must be at least 16, got 3."),
+        (["flatness", "one.safetensors", *CHEAP, "--chains", "0"], "num_chains (--chains) must be at least 1, got 0."),
+        (["flatness", "one.safetensors", *CHEAP, "--radius", "0"], "radius (--radius) must be above 0, got 0.0."),
+        (["flatness", "one.safetensors", *CHEAP, "--threshold", "nan"], "threshold (--threshold) must be above 0"),
+        (["flatness", "one.safetensors", *CHEAP, "--localisation", "-1"], "must be at least 0, got -1.0."),
+        (["flatness", "one.safetensors", *CHEAP, "--level", "1"], "level (--level) must lie between 0 and 1"),
         (["flatness", "one.safetensors", *CHEAP, "--only", "nothing"], "selects no parameter"),
     ):
         code, out, err = lossatlas(*words)
         assert (code, out) == (2, "")
         assert said in err
+        assert len(err.splitlines()) == 1, err  # before the cost is said, and one line
         assert not pathlib.Path("lossatlas").exists()
 
 

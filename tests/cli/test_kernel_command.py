@@ -223,7 +223,7 @@ def test_what_cannot_be_used_is_refused_in_one_line(lossatlas, files):
         save_model(f"{name}.safetensors", Model(Dense(jax.random.key(0), sizes), None, "cross_entropy", name))
     base = ["kernel", "net.safetensors", "--data", "data.npz"]
     for words, said in (
-        (["--examples", "1"], "at least 2 examples"),
+        (["--examples", "1"], "num_examples (--examples) must be at least 2"),
         (["--only", "nothing"], "selects no parameter"),
         (["--store", "k.zarr"], "ending in .npy"),
         (["--to", "three.safetensors"], "The first model has 2 outputs, the second (--to) 3"),

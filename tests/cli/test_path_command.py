@@ -87,11 +87,11 @@ def test_models_that_no_path_joins_are_refused_in_one_line(lossatlas, files):
     words = ["path", "a.safetensors", "b.safetensors", "--data", "data.npz", "--curve", "bezier", "--bends", "0"]
     code, out, err = lossatlas(*words)
     assert (code, out) == (2, "")
-    assert "num_bends must be at least 1" in err
+    assert "bends (--bends) must be at least 1" in err
     code, out, err = lossatlas(*words[:-2], "--steps", "0")
     assert (code, out) == (2, "")
-    assert "at least one step" in err
-    code, out, err = lossatlas(*words[:-2], "--points", "2")
-    assert (code, out, err.count("\n")) == (2, "", 1)
-    assert "three points or more, got 2 (--points)" in err
+    assert "steps (--steps) must be at least 1, got 0." in err
+    code, out, err = lossatlas(*words[:-4], "--points", "2")
+    assert (code, out) == (2, "")
+    assert "points (--points) must be at least 3, got 2." in err
     assert not pathlib.Path("lossatlas").exists()

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import re
 import shlex
 import sys
 
@@ -52,14 +53,26 @@ def test_the_ends_agree_with_the_dense_hessian(lossatlas, files):
     ]
     code, out, err = lossatlas(*words, "--json")
     assert code == 0, err
-    assert "products of" in err  # the cost, before anything long
+    # The cost, before anything long: a product a parameter for the matrix and again for its blocks, five probes of a
+    # density, 15 for the top of each layer and of the whole, and the kernel of the layers.
+    assert re.search(
+        r"about 1[78]\d products of \S+ ms, about \S+ s, working memory .* MB; compiling comes on top", err
+    )
     facts = json.loads(out)
+    assert facts["trace_standard_error"] == 0.0  # all eigenvalues are known, so probes would be worse and dearer
+    assert facts["products"] >= 2 * 17 + 5 * 17
     exact = np.linalg.eigvalsh(np.asarray(landscape.hessian(network)))[::-1]
     found = [row["eigenvalue"] for row in facts["eigenvalues"]]
     np.testing.assert_allclose(found, exact[[0, 1, -1]], atol=1e-12)
     np.testing.assert_allclose(facts["trace"], exact.sum(), atol=1e-10)
     assert sum(row["size"] for row in facts["blocks"]) == facts["num_parameters"] == 17
     np.testing.assert_allclose(sum(row["trace"] for row in facts["blocks"]), exact.sum(), atol=1e-10)
+    hessian, start = np.asarray(landscape.hessian(network)), 0
+    for row in facts["blocks"]:
+        stop = start + row["size"]
+        values = np.linalg.eigvalsh(hessian[start:stop, start:stop])
+        np.testing.assert_allclose([row["smallest"], row["largest"]], values[[0, -1]], atol=1e-12)
+        start = stop
     outer = np.asarray(landscape.gauss_newton(network))
     assert [row["layer"] for row in facts["layers"]] == ["layers[0]", "layers[1]"]
     np.testing.assert_allclose(sum(row["trace"] for row in facts["layers"]), np.trace(outer), rtol=1e-12)
@@ -69,6 +82,9 @@ def test_the_ends_agree_with_the_dense_hessian(lossatlas, files):
     page = pathlib.Path(facts["files"]["page"]).read_text()
     assert facts["headline"] in page
     assert "curvature neither vanishes nor explodes" in page
+    said = re.search(r"along the gradient, where the curvature is ([\d.]+); .* the largest eigenvalue, ([\d.]+),", page)
+    assert said is not None
+    np.testing.assert_allclose([float(said[1]), float(said[2])], [1 / facts["best_step"], exact[0]], rtol=0.01)
     assert facts["regenerate"] == (
         "lossatlas spectrum net.safetensors --data data.npz --network recommended --top 2 --bottom 1 --per-layer "
         "--per-array"
@@ -96,6 +112,8 @@ def test_a_stable_step_is_told_of_the_hessian_and_of_what_moves(lossatlas, files
     facts = json.loads(lossatlas(*base, "--curvature", "gauss_newton", "--top", "30", "--bottom", "1")[1])
     assert facts["largest_stable_step"] is None
     assert "stable" not in facts["headline"]
+    assert 0 < abs(facts["lowest"]) < 1e-14  # a shift of both logits changes nothing: zero but for rounding
+    assert "lie between 0 and " in facts["headline"]
     assert [row["end"] for row in facts["eigenvalues"]] == 17 * ["largest"]  # not more than there are
     facts = json.loads(lossatlas(*base, "--only", "layers[0].*", "--top", "1", "--bottom", "0")[1])
     assert facts["largest_stable_step"] == 2 / facts["sharpness"]
@@ -121,7 +139,9 @@ def test_what_cannot_be_used_is_refused_in_one_line(lossatlas, files):
         (["--batch-size", "0"], "must be a number of examples, auto or all"),
         (["--only", "layers[0].*", "--per-array"], "give one of them"),
         (["--only", "nothing"], "selects no parameter"),
-        (["--top", "0", "--bottom", "0"], "at least one pair"),
+        (["--top", "0", "--bottom", "0"], "num_top (--top) and num_bottom (--bottom) are both 0"),
+        (["--top", "-1"], "num_top (--top) must be at least 0, got -1."),
+        (["--rtol", "0"], "rtol (--rtol) must be above 0, got 0.0."),
     ):
         code, out, err = lossatlas(*base, *words)
         assert (code, out) == (2, "")

@@ -26,6 +26,7 @@ from lossatlas.geometry import (
 )
 from lossatlas.geometry._flatness import _audit_row
 from lossatlas.geometry._flatness_comparison import _paired
+from lossatlas.geometry._scale_gauges import random_factors
 from lossatlas.landscape import Landscape
 from lossatlas.networks import Buffer, Conv, Dense, Transformer, apply_scale
 
@@ -85,7 +86,17 @@ def test_scales_that_are_found_are_those_of_the_closed_form():
     assert found.done["hidden[0]"] == ("layers[0].weight times c, layers[0].bias times c, layers[1].weight times c^-2")
     ratio = np.asarray(found.network.layers[0].bias / network.layers[0].bias)
     np.testing.assert_allclose(found.network.layers[1].weight, network.layers[1].weight / ratio[None] ** 2, rtol=1e-12)
-    assert 1 / 3 <= ratio.min() < ratio.max() <= 3
+    assert 1 / 8 <= ratio.min() < ratio.max() <= 8
+    np.testing.assert_allclose(found.factors["hidden[0]"], ratio, rtol=1e-12)
+
+
+def test_no_factor_of_a_scale_is_near_one():
+    factors = np.concatenate([random_factors(jax.random.key(seed), 40, 8.0) for seed in range(5)])
+    sizes = np.abs(np.log2(factors))
+    assert 1.0 <= sizes.min() < 1.2
+    assert 2.8 < sizes.max() <= 3.0
+    assert 0.3 < (factors < 1).mean() < 0.7
+    assert all(abs(np.log2(random_factors(jax.random.key(seed), 1, 8.0)[0])) >= 1 for seed in range(20))
 
 
 @pytest.mark.parametrize("batch_statistics", [pytest.param(False, marks=pytest.mark.slow), True])
@@ -98,6 +109,7 @@ def test_filters_before_a_norm_may_be_scaled_alone_under_batch_statistics(batch_
     else:
         assert any("conv.weight times c" in text and "norm.mean.value times c" in text for text in words)
     assert found.output_change < 3e-4  # the eps of the norm
+    assert np.abs(np.log2(np.concatenate(list(found.factors.values())))).min() >= 1
 
 
 @pytest.mark.slow
@@ -229,6 +241,21 @@ def test_the_audit_tells_weights_from_functions(report: Any):
     }  # fmt: skip
     assert {"Hessian trace", "top eigenvalue", "SAM sharpness"} <= set(report.audit.scale_dependent)
     assert report.audit.output_change < 1e-13
+    assert report.audit.response > 2
+    sizes = np.abs(np.log2(report.audit.factors["hidden[0]"]))
+    assert sizes.shape == (6,)
+    assert 1 <= sizes.min() <= sizes.max() <= 3
+
+
+def test_scales_that_do_not_reach_what_is_measured_decide_nothing():
+    network, landscape = classifier("relu")
+    options: Any = FEW | {"measures": ["sharpness"], "only": "layers[1].bias"}
+    audit = flatness_report(KEY, network, landscape, **options).audit
+    assert audit is not None
+    assert audit.kind == "scale"
+    assert audit.response == pytest.approx(1.0, rel=1e-12)  # the output bias keeps its value and its effect
+    assert [row.change for row in audit.rows] == pytest.approx([0.0, 0.0], abs=1e-9)
+    assert {row.verdict for row in audit.rows} == {"not decided"}
 
 
 def test_rows_and_arrays_carry_the_audit(report):
@@ -246,11 +273,17 @@ def test_rows_and_arrays_carry_the_audit(report):
 def test_a_network_without_scale_symmetry_is_audited_by_what_it_has():
     network, landscape = classifier("tanh")
     report: Any = flatness_report(KEY, network, landscape, measures=["sharpness"], **FEW)
-    assert report.audit.kind == "permutation"
-    assert report.audit.reason == "the network has no scale or reflection symmetry"
+    assert report.audit.kind == "sign"
+    assert report.audit.reason == (
+        "the network has no scale or reflection symmetry; only signs of its units were changed, an isometry: "
+        '"unchanged" then says nothing about scales'
+    )
     assert {row.verdict for row in report.audit.rows} == {"unchanged"}
-    signs: Any = flatness_report(KEY, network, landscape, measures=["sharpness"], **FEW, audit="sign")
-    assert signs.audit.kind == "sign"
+    softplus: Any = flatness_report(KEY, *classifier("softplus"), measures=["sharpness"], **FEW)
+    assert softplus.audit.kind == "permutation"
+    assert "no scale, reflection or sign symmetry; only the order" in softplus.audit.reason
+    alone = rewrite(KEY, *classifier("softplus", widths=(4, 1, 3)), kind="permutation")
+    assert alone.done == {}  # one unit has no other order
 
 
 @pytest.mark.slow
@@ -388,16 +421,20 @@ def test_the_audit_calls_invariants_unchanged_in_single_precision():
 
 
 @pytest.mark.parametrize(
-    ("after", "error", "half", "verdict"),
+    ("after", "error", "half", "response", "verdict"),
     [
-        (1.0005, 0.0, 0.0, "unchanged"),
-        (1.03, 0.0, 0.0, "scale dependent"),
-        (1.03, 0.0, 0.02, "unchanged within its error"),  # such as the residuals of two eigenvalues
-        (1.05, 0.0, 0.02, "scale dependent"),
-        (1.05, 0.02, 0.0, "unchanged within its error"),
-        (1.05, np.nan, np.nan, "scale dependent"),
+        (1.0005, 0.0, 0.0, 2.0, "unchanged"),
+        (1.0005, 0.0, 0.0, 0.95, "not decided"),  # of scales that hardly matter
+        (1.0005, 0.0, 0.0, 0.5, "unchanged"),
+        (1.03, 0.0, 0.0, 1.0, "scale dependent"),
+        (1.03, 0.0, 0.02, 2.0, "unchanged within its error"),  # such as the residuals of two eigenvalues
+        (1.05, 0.0, 0.02, 2.0, "scale dependent"),
+        (1.05, 0.02, 0.0, 2.0, "unchanged within its error"),
+        (1.05, 0.15, 0.0, 1.2, "not decided"),  # a change by a fifth would not have shown
+        (1.05, 0.3, 0.0, 50.0, "not decided"),  # hardly known at all
+        (1.05, np.nan, np.nan, 2.0, "scale dependent"),
     ],
 )
-def test_a_verdict_is_as_sure_as_both_intervals(after, error, half, verdict):
+def test_a_verdict_is_as_sure_as_both_intervals_and_as_the_scales_reach(after, error, half, response, verdict):
     one, other = (FlatnessMeasure("m", v, error, v - half, v + half, None, True, "") for v in (1.0, after))
-    assert _audit_row(one, other, "m", "scale", 1e-3).verdict == verdict
+    assert _audit_row(one, other, "m", "scale", 1e-3, response).verdict == verdict

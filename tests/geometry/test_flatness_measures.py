@@ -240,6 +240,17 @@ def test_sharpness_at_a_minimum_is_half_the_square_of_the_radius_times_the_top_e
     assert origin.value == pytest.approx(2.0**2 * 0.3**2 * 10 / 2, rel=1e-6)
 
 
+def test_whatever_the_seed_the_higher_of_two_opposite_maxima_is_found():
+    # w^2 + w^3 along the first coordinate rises by .25 +- .125 at +- .5, and both are local maxima of the ball.
+    fn = lambda params, batch: batch * (jnp.sum(params**2 * jnp.array([1.0, 0.1, 0.1])) + params[0] ** 3)  # noqa: E731
+    landscape = Landscape.from_function(fn, jnp.ones(1))
+    for seed in range(4):
+        found = sharpness(jnp.zeros(3), landscape, radius=0.5, key=jax.random.key(seed))
+        assert found.value == pytest.approx(0.375, rel=1e-6)
+        assert found.starts[0] == 0.0  # there is no gradient to begin with
+        assert sorted(found.starts[1:]) == pytest.approx([0.125, 0.375], rel=1e-4)
+
+
 def test_adaptive_sharpness_does_not_see_the_scale_and_plain_sharpness_does():
     network, landscape = classifier()
     written = apply_scale(network, "hidden[0]", jnp.full(6, 3.0))

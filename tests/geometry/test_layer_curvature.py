@@ -9,7 +9,13 @@ import pytest
 from architectures import ARCHITECTURES
 from lossatlas._errors import InputError
 from lossatlas.geometry import LayerCurvature, layer_curvature
-from lossatlas.geometry._layer_moments import exact_moments, layer_places, output_curvatures
+from lossatlas.geometry._layer_moments import (
+    exact_moments,
+    in_order_of_use,
+    layer_places,
+    output_curvatures,
+    paths_by_use,
+)
 from lossatlas.geometry._ntk import make_recipe
 from lossatlas.landscape import Landscape
 from lossatlas.networks import Dense, replace_parameters
@@ -37,6 +43,27 @@ class Shared(eqx.Module):
         return self.readout @ jax.nn.softplus(x.reshape(3, 2) @ self.kernel).ravel()
 
 
+def test_layers_stand_in_the_order_of_their_use():
+    # As PyTorch modules hold theirs: a dictionary, which JAX sorts by name.
+    network = {"stem": jnp.ones((3, 2)), "norm": jnp.ones(3), "a_head": jnp.ones((1, 3)), "unused": jnp.ones(1)}
+
+    @jax.jit
+    def predict(params, batch):
+        hidden = jnp.tanh(batch @ params["stem"].T) * params["norm"][None]
+        return hidden @ params["a_head"].T
+
+    landscape = Landscape.from_function(
+        lambda params, batch: 0.5 * jnp.sum(predict(params, batch) ** 2, axis=1),
+        jnp.ones((4, 2)),
+        predict=predict,
+        batch_size=2,
+    )
+    assert paths_by_use(network, landscape) == ["['stem']", "['norm']", "['a_head']", "['unused']"]
+    places = in_order_of_use(layer_places(network), network, landscape)
+    assert list(places) == ["['stem']", "['norm']", "['a_head']", "['unused']"]
+    np.testing.assert_array_equal(places["['stem']"], 6 + np.arange(6))  # where they stand in the vector is as before
+
+
 def agrees_with_blocks(found: LayerCurvature, network, landscape):
     """Against blocks from the Jacobian and the closed forms of the curvature of the loss; which are returned."""
     jacobian = np.asarray(jacobian_of(landscape, network))
@@ -47,8 +74,9 @@ def agrees_with_blocks(found: LayerCurvature, network, landscape):
         p = np.asarray(jax.nn.softmax(landscape.predictions(network)))
         curved = p[:, :, None] * np.eye(outputs) - p[:, :, None] * p[:, None]
     blocks = []
-    assert found.layers == tuple(layer_places(network))
-    for k, index in enumerate(layer_places(network).values()):
+    places = layer_places(network)
+    assert set(found.layers) == set(places)
+    for k, index in enumerate(places[name] for name in found.layers):
         part = jacobian[:, :, index]
         block = np.einsum("ncp,ncd,ndq->pq", part, curved, part, optimize=True) / n
         assert found.sizes[k] == len(index)

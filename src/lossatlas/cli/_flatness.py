@@ -9,6 +9,9 @@ from lossatlas.cli._instrument import InstrumentOptions, print_measured
 from lossatlas.cli._model import ModelOptions
 
 
+_MANY = 20  # pairs, above which a terminal shows the decided ones alone
+
+
 def flatness(
     *models: str,
     options: InstrumentOptions,
@@ -82,4 +85,7 @@ def flatness(
         only=only,
         **options.arguments,
     )
-    print_measured(found, found.facts["rows"], as_json=options.json)
+    pairs = found.facts["pairs"] if len(models) > 2 else []
+    if len(pairs) > _MANY:
+        pairs = [pair for pair in pairs if pair["flatter"] in (pair["first"], pair["second"])]
+    print_measured(found, found.facts["rows"], pairs, as_json=options.json)

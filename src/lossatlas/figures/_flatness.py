@@ -18,6 +18,7 @@ _SYMBOLS = ("circle", "diamond", "square", "x", "triangle-up", "cross")
 _VERDICTS = {
     "unchanged": ("#009e73", "circle"),
     "unchanged within its error": ("#56b4e9", "circle-open"),
+    "not decided": ("#999999", "square-open"),
     "scale dependent": ("#d55e00", "diamond"),
     "changed": ("#d55e00", "diamond"),
 }

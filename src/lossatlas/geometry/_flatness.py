@@ -1,15 +1,18 @@
 """Every measure of flatness in one report, with the audit of what depends on how the function is written."""
 
+import math
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import equinox as eqx
+import jax
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray
 
 from lossatlas._errors import InputError
-from lossatlas._parameters import ravel
+from lossatlas._parameters import ravel, select
 from lossatlas._progress import ProgressLike, ProgressMeter, as_meter
 from lossatlas._show import shown
 from lossatlas._types import Network, Only
@@ -25,16 +28,25 @@ from lossatlas.geometry._flatness_measures import (
 from lossatlas.geometry._learning_coefficient import LearningCoefficient
 from lossatlas.geometry._local_energy import LocalEnergy
 from lossatlas.geometry._rewriting import REWRITINGS, RewritingKind, rewrite
+from lossatlas.geometry._scale_gauges import outputs_of
 from lossatlas.landscape import Landscape
 
 
 if TYPE_CHECKING:
     import xarray as xr
 
-Verdict = Literal["unchanged", "unchanged within its error", "scale dependent", "changed"]
+Verdict = Literal["unchanged", "unchanged within its error", "not decided", "scale dependent", "changed"]
 _SIGNIFICANT = 3.0  # standard errors
 # By bytes of a number: relative changes up to these are rounding, of differences of losses and of searches.
 _ROUNDING = {8: 1e-6, 4: 1e-3}
+_LEAST_REACH = 0.1  # by which scales have to move the response of the outputs for an audit to say that something stays
+_MOST_UNSEEN = 0.5  # of a value: where only larger changes would show, nothing is said
+_FEW, _PROBES = 64, 16  # examples and directions of that response
+_INSTEAD = {
+    "reflection": "it was written anew by reflections, which measures of the weights see, too",
+    "sign": 'only signs of its units were changed, an isometry: "unchanged" then says nothing about scales',
+    "permutation": 'only the order of its units was changed, an isometry: "unchanged" then says nothing about scales',
+}
 
 
 @shown
@@ -42,14 +54,17 @@ class AuditRow(eqx.Module):
     """One measure before and after the function was written with other weights.
 
     - `name`, `before`, `after`: the measure; `change`: after / before - 1.
+    - `seen`: the smallest relative change that is beyond rounding and beyond the error.
     - `verdict`: `"unchanged"` (to rounding in its precision), `"unchanged within its error"` (three standard errors, or
-      the half intervals of both), `"scale dependent"`, or `"changed"` where the rewriting was no scale.
+      the half intervals of both), `"scale dependent"`, or `"changed"` where the rewriting was no scale. `"not decided"`
+      where it stayed under scales that would not have shown in it: see `response` of the audit.
     """
 
     name: str = eqx.field(static=True)
     before: float
     after: float
     change: float
+    seen: float
     verdict: str = eqx.field(static=True)
 
 
@@ -57,15 +72,23 @@ class AuditRow(eqx.Module):
 class Audit(eqx.Module):
     """Which measures change when the same function is written with other weights.
 
-    - `kind`: how it was written: `"scale"`, `"reflection"`, `"permutation"`, `"sign"`; None where it was not audited.
+    - `kind`: how it was written: `"scale"`, `"reflection"`, `"sign"`, `"permutation"`; None where it was not audited.
     - `reason`: why not by scales, or not at all; else None.
-    - `done`: what was done, by unit space. `output_change`: how well the function was kept, relative.
+    - `done`: what was done, by unit space; `factors`: the factors c of scales there, of each unit.
+    - `response`: how far the scales reach: by what they multiply the mean square change of the outputs under small
+      noise on the parameters. A measure that depends on the scale as the noise does changes as much; so what stays is
+      called unchanged only where that is a tenth at least, and where less than that, and than half the value, would
+      have been seen.
+      NaN for other kinds: signs and permutations are isometries of the parameters.
+    - `output_change`: how well the function was kept, relative.
     - `rows`: the measures.
     """
 
     kind: str | None = eqx.field(static=True)
     reason: str | None = eqx.field(static=True)
     done: dict[str, str]
+    factors: dict[str, Float[np.ndarray, " units"]]
+    response: float
     output_change: float
     rows: tuple[AuditRow, ...]
 
@@ -161,17 +184,18 @@ def flatness_report(
     kept) and measures again with the same random numbers. What moves is labelled `"scale dependent"`, with the change
     that was measured: such a number can be made what one likes without changing the function, so it compares networks
     only when they were trained alike. Where a network has no scale symmetry the audit
-    says so and uses reflections (sigmoid), which measures of the weights see too, else permutations and signs (tanh),
-    which no measure may see. It needs unit spaces (see [`lossatlas.geometry.rewrite`][]).
+    says so and uses reflections (sigmoid), which measures of the weights see too, else signs (tanh) or permutations,
+    which no measure may see: what stays under these says nothing about scales. It needs unit spaces (see
+    [`lossatlas.geometry.rewrite`][]).
 
     Cost, with n the passes over the data: about 16 n of `num_draws` forward, 2 `num_probes` Hessian products and the
-    eigenvalues, 84 gradients for sharpness, some 120 `num_draws` forward for PAC-Bayes, and
+    eigenvalues, 122 gradients for sharpness, some 120 `num_draws` forward for PAC-Bayes, and
     `5.5 num_steps num_chains` gradients for the chains; twice all that with the audit.
 
     **Arguments:**
     - `measures`: which: `"local_energy"`, `"hessian"`, `"sharpness"`, `"pac_bayes"`, `"local_entropy"`,
       `"learning_coefficient"`; default all.
-    - `audit`: whether, or by what kind of rewriting: `"scale"`, `"reflection"`, `"permutation"`, `"sign"`.
+    - `audit`: whether, or by what kind of rewriting: `"scale"`, `"reflection"`, `"sign"`, `"permutation"`.
     - `num_draws`: of noise. `num_probes`: for traces of more than 300 parameters, which are exact below.
     - `num_steps`, `num_chains`: of the learning coefficient; local entropy takes half the steps at each of its points.
     - `radius`, `adaptive_radius`: of the balls of SAM and ASAM. `threshold`: of PAC-Bayes sigma.
@@ -243,23 +267,50 @@ def _audit(
         try:
             written = rewrite(key, network, landscape, kind=name, only=plan.only)
         except InputError as error:
-            return Audit(None, f"not audited: {error}", {}, 0.0, ())
+            return _not_audited(str(error))
         if written.done:
-            reason = f"the network has no {' or '.join(kinds[:i])} symmetry" if i else None
+            reason = f"the network has no {_listed(kinds[:i])} symmetry; {_INSTEAD[name]}" if i else None
             break
     else:
-        return Audit(None, f"not audited: the network has no {' or '.join(kinds)} symmetry", {}, 0.0, ())
+        return _not_audited(f"the network has no {_listed(kinds)} symmetry")
     after = measure_all(key, written.network, landscape, plan, written.transport, meter)
     tolerance = max(_ROUNDING[ravel(network, plan.only)[0].dtype.itemsize], 10 * written.output_change)
+    response = math.nan
+    if written.kind == "scale":
+        few, only = landscape.subset(slice(_FEW)), select(network, plan.only)
+        response = float(_response(key, written.network, few, only) / _response(key, network, few, only))
     rows = tuple(
-        _audit_row(measure, after.measures[name], name, written.kind, tolerance)
+        _audit_row(measure, after.measures[name], name, written.kind, tolerance, response)
         for name, measure in found.measures.items()
         if name in after.measures
     )
-    return Audit(written.kind, reason, written.done, written.output_change, rows)
+    return Audit(written.kind, reason, written.done, written.factors, response, written.output_change, rows)
 
 
-def _audit_row(before: FlatnessMeasure, after: FlatnessMeasure, name: str, kind: str, tolerance: float) -> AuditRow:
+def _not_audited(why: str) -> Audit:
+    return Audit(None, f"not audited: {why}", {}, {}, math.nan, 0.0, ())
+
+
+def _listed(kinds: Sequence[str]) -> str:
+    return " or ".join(part for part in (", ".join(kinds[:-1]), kinds[-1]) if part)
+
+
+@eqx.filter_jit
+def _response(key: PRNGKeyArray, network: Network, landscape: Landscape, selected: Only) -> Float[Array, ""]:
+    """The mean square slope of the outputs along random directions of the parameters, the same for the same key."""
+    vector, unravel = ravel(network, selected)
+    outputs = outputs_of(landscape).__wrapped__
+
+    def slope(probe):
+        moved = jax.jvp(lambda values: outputs(unravel(values), landscape), (vector,), (probe,))[1]
+        return jnp.mean(moved**2)
+
+    return jax.lax.map(slope, jax.random.normal(key, (_PROBES, vector.size), vector.dtype)).mean()
+
+
+def _audit_row(
+    before: FlatnessMeasure, after: FlatnessMeasure, name: str, kind: str, tolerance: float, response: float
+) -> AuditRow:
     difference = after.value - before.value
     size = max(abs(before.value), abs(after.value))
     known = [measure for measure in (before, after) if measure.has_interval]
@@ -269,11 +320,15 @@ def _audit_row(before: FlatnessMeasure, after: FlatnessMeasure, name: str, kind:
     if before.samples is not None and after.samples is not None:
         pairs = after.samples - before.samples
         slack = _SIGNIFICANT * float(pairs.std(ddof=1) / np.sqrt(len(pairs)))
-    if abs(difference) <= tolerance * size:
-        verdict = "unchanged"
-    elif abs(difference) <= slack:
-        verdict = "unchanged within its error"
-    else:
+    seen = max(tolerance, slack / size) if size else math.inf
+    reach = max(response, 1 / response) - 1 if response > 0 else 0.0
+    if abs(difference) > seen * size:
         verdict = "scale dependent" if kind == "scale" else "changed"
+    elif kind == "scale" and not (reach >= _LEAST_REACH and seen <= min(reach, _MOST_UNSEEN)):
+        verdict = "not decided"
+    elif abs(difference) <= tolerance * size:
+        verdict = "unchanged"
+    else:
+        verdict = "unchanged within its error"
     change = difference / before.value if before.value else 0.0 if difference == 0 else float("inf")
-    return AuditRow(name, before.value, after.value, change, verdict)
+    return AuditRow(name, before.value, after.value, change, seen, verdict)

@@ -18,6 +18,7 @@ from lossatlas.landscape import Landscape
 
 
 _EQUAL = 1e-13  # differences of draws that are one number but for rounding, relative to the draws
+_ROUNDING = 1e-9  # relative: two values without an error are one number below
 _ERROR_GAP = 0.01  # of the training error, above which curvature compares progress and not flatness
 
 
@@ -138,7 +139,8 @@ def _difference(
         return FlatnessDifference(name, first, second, value, nan, nan, nan, nan, False, None)
     error = float(np.hypot(one.standard_error, other.standard_error))
     # Half intervals of what has no standard error, such as the residual of an eigenvalue.
-    slack = 0.5 * ((one.high - one.low) + (other.high - other.low)) if error == 0 else 0.0
+    halves = 0.5 * ((one.high - one.low) + (other.high - other.low))
+    slack = max(halves, _ROUNDING * max(abs(one.value), abs(other.value))) if error == 0 else 0.0
     p_value = float(2 * stats.norm.sf(abs(value) / error)) if error > 0 else float(abs(value) <= slack)
     half = float(stats.norm.isf(level / 2)) * error if error > 0 else slack
     flatter = _flatter(value, p_value, level, first, second, is_small_flat=one.is_small_flat)

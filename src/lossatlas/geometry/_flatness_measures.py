@@ -209,8 +209,10 @@ def _sharpnesses(key, network, landscape, plan: Plan, transport, found: Measured
     )
     for name, words, result, radius in parts:
         ball = words.format(f"{radius:g}")
+        ends = ", ".join(f"{rise:.3g}" for rise in result.starts)
         convention = (
-            f"largest rise of the loss found within {ball}, a lower bound; one step finds {result.one_step:.3g}"
+            f"largest rise of the loss found within {ball}, a lower bound; from three starts: {ends}; one step finds "
+            f"{result.one_step:.3g}"
         )
         _add(found, name, result.value, convention, error=math.nan)
 

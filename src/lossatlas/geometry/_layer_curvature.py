@@ -22,6 +22,7 @@ from lossatlas.geometry._layer_moments import (
     exact_moments,
     fan_ins,
     flat_parameters,
+    in_order_of_use,
     layer_places,
     loss_trace,
     mean_trace,
@@ -37,7 +38,8 @@ from lossatlas.landscape import Landscape
 
 Verdict = Literal["balanced", "unbalanced", "vanishing", "exploding"]
 METHODS = ("auto", "kernel", "probes")
-_MOST = 1e11  # multiplications that "auto" spends on exact norms
+MOST_MULTIPLICATIONS = 1e11
+"""What "auto" spends on exact norms."""
 _LEAST_PROBES = 2
 GAIN_LIMIT = 10.0
 """Where curvature that grows or shrinks with depth is called exploding or vanishing."""
@@ -48,7 +50,7 @@ _SPREAD = 100.0
 class LayerCurvature(eqx.Module):
     r"""Curvature layer by layer: the blocks $B_k$ of the Gauss-Newton matrix of the mean loss.
 
-    - `layers`: names; `sizes`: numbers of parameters.
+    - `layers`: names, in the order in which the network uses them; `sizes`: numbers of parameters.
     - `traces`, `norms` (Frobenius), with `trace_errors`, `norm_errors`: standard errors, 0 where exact.
     - `largest`: the largest eigenvalues, with `residuals` $\|B_k v - \lambda v\|$; one lies within it.
     - `gradient_norms`: of the gradient in the layer.
@@ -62,7 +64,8 @@ class LayerCurvature(eqx.Module):
     - `loss`, `gradient_norm`: of all layers. `sharpness`: the largest eigenvalue of the Hessian, with
       `sharpness_residual`.
     - `best_step`: $|g|^2 / g^\top H g$, the step of gradient descent that lowers the loss most by its second-order
-      expansion; infinite where the loss bends down along the gradient.
+      expansion; infinite where the loss bends down along the gradient. It is one over the curvature along the
+      gradient, so it may be far above `stable_step`, which is 2 over that of the steepest direction.
     - `verdict`: `"vanishing"` or `"exploding"` where the geometric mean of the gains lies below 1/10 or above 10, else
       `"unbalanced"` where the largest trace of layers that have a gain is more than 100 times the smallest, else
       `"balanced"`.
@@ -184,7 +187,7 @@ def layer_curvature(
     key = jax.random.key(0) if key is None else key
     rng = host_generator(key)
     selected = select(network, only)
-    places = layer_places(network, only)
+    places = in_order_of_use(layer_places(network, only), network, landscape)
     point = flat_parameters(network, only)
     products = CurvatureProducts(network, landscape, only, curvature="gauss_newton", loop=loop)
     mixes = bool(getattr(network, "batch_statistics", False))
@@ -254,7 +257,7 @@ def _moments(
     r"""The moments, by the method asked for or the one that suits, and the mean of $\operatorname{tr} \ell''$."""
     if method == "kernel" or (method == "auto" and not mixes):
         recipe, leaves = moments_recipe(network, landscape, only)
-        if method == "kernel" or moments_cost(recipe, landscape.size, len(places)) <= _MOST:
+        if method == "kernel" or moments_cost(recipe, landscape.size, len(places)) <= MOST_MULTIPLICATIONS:
             curvatures = np.asarray(output_curvatures(network, landscape), float)
             moments = exact_moments(recipe, leaves, landscape, curvatures, list(places))
             return "kernel", moments, mean_trace(curvatures)

@@ -6,7 +6,7 @@ $\frac1{n^2} \sum_{ij} \operatorname{tr} H_i K_{ij} H_j K_{ji}$, so it is never 
 """
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -14,13 +14,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from lossatlas._parameters import named_parameters, select
+from lossatlas._parameters import named_parameters, replace_parameters, select
 from lossatlas._types import Network, Only
 from lossatlas.geometry._ntk import Recipe, kernel_tiles, make_recipe
 from lossatlas.geometry._ntk_plan import layer_of
 from lossatlas.geometry._ntk_source import source_of
 from lossatlas.geometry._products import CurvatureProducts
 from lossatlas.landscape import Landscape
+from lossatlas.numerics import flat_jaxpr, literal_value
 
 
 _TILE = 8  # examples of a tile where only those on the diagonal count
@@ -45,6 +46,34 @@ def layer_places(network: Network, only: Only = None) -> dict[str, np.ndarray]:
             places.setdefault(layer_of(path), []).append(np.arange(start, start + leaf.size))
         start += leaf.size
     return {name: np.concatenate(parts) for name, parts in places.items()}
+
+
+def paths_by_use(network: Network, landscape: Landscape) -> list[str]:
+    """The paths of all parameters in the order in which predictions first use them, those never used last.
+
+    Modules whose parameters are a dictionary hold them in alphabetical order, which says nothing of the network.
+    """
+    arrays = named_parameters(network)
+    few = landscape.subset(slice(1)).with_batch_size(None)
+
+    def predict(values: list[Array]) -> Array:
+        made = replace_parameters(network, dict(zip(arrays, values, strict=True)))
+        return few.predictions(made)
+
+    jaxpr = flat_jaxpr(predict, list(arrays.values())).jaxpr
+    first: dict[Any, int] = {}
+    for place, equation in enumerate(jaxpr.eqns):
+        for atom in equation.invars:
+            if literal_value(atom) is None:
+                first.setdefault(atom, place)
+    used = {path: first.get(var, len(jaxpr.eqns)) for path, var in zip(arrays, jaxpr.invars, strict=True)}
+    return sorted(arrays, key=used.__getitem__)
+
+
+def in_order_of_use(places: dict[str, np.ndarray], network: Network, landscape: Landscape) -> dict[str, np.ndarray]:
+    """Layers in the order in which predictions first use a parameter of them."""
+    names = dict.fromkeys(layer_of(path) for path in paths_by_use(network, landscape))
+    return {name: places[name] for name in names if name in places}
 
 
 def flat_parameters(network: Network, only: Only = None) -> np.ndarray:

@@ -7,7 +7,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import PRNGKeyArray
+from jaxtyping import Float, PRNGKeyArray
 
 from lossatlas._errors import InputError, unknown_name
 from lossatlas._parameters import named_arrays, named_parameters, replace_parameters, select
@@ -15,13 +15,13 @@ from lossatlas._show import shown
 from lossatlas._types import Network, Only
 from lossatlas.geometry._noise import SignedPermutation
 from lossatlas.geometry._products import host_generator
-from lossatlas.geometry._scale_gauges import along, change, outputs_of, random_factors, scale_gauges
+from lossatlas.geometry._scale_gauges import KEPT, along, change, outputs_of, random_factors, scale_gauges
 from lossatlas.landscape import Landscape
 from lossatlas.networks import Axis, UnitSpace, fed_constants
 
 
 RewritingKind = Literal["scale", "reflection", "permutation", "sign"]
-REWRITINGS = ("scale", "reflection", "permutation", "sign")
+REWRITINGS = ("scale", "reflection", "sign", "permutation")
 _KEPT = {8: 1e-9, 4: 1e-4}  # by bytes: how far outputs may move under what is exact
 _Arrays = dict[str, np.ndarray]
 
@@ -32,6 +32,7 @@ class Rewriting(eqx.Module):
 
     - `network`: the new one. `kind`: what was done: `"scale"`, `"reflection"`, `"permutation"` or `"sign"`.
     - `done`: what, by unit space; empty where the network has no such symmetry. `skipped`: why not, for the others.
+    - `factors`: the factors c of scales, by unit space: one for each unit, or a single one where all share it.
     - `output_change`: the largest change of an output on the data, relative to their root mean square.
     - `transport`: how noise on the parameters has to move along; None for scales, which leave every coordinate in
       place.
@@ -41,6 +42,7 @@ class Rewriting(eqx.Module):
     kind: str = eqx.field(static=True)
     done: dict[str, str]
     skipped: dict[str, str]
+    factors: dict[str, Float[np.ndarray, " units"]]
     output_change: float
     transport: SignedPermutation | None
 
@@ -51,17 +53,18 @@ def rewrite(
     landscape: Landscape,
     *,
     kind: RewritingKind | str = "scale",
-    most: float = 3.0,
+    most: float = 8.0,
     only: Only = None,
 ) -> Rewriting:
     r"""Write the same function with other weights, at random.
 
-    - `"scale"`: the weights of each unit times powers of a random factor between `1 / most` and `most`, where that
+    - `"scale"`: the weights of each unit times powers of a random factor, where that
       keeps the outputs: homogeneous units (ReLU), what stands before a normalisation, queries against keys, values
       against the output of attention, gated units. Which powers is found from derivatives and tested on the data, so it
       works for every network that states its unit spaces, those of [`lossatlas.embedding.discover_units`][] too. Under
       batch statistics weights before the norm may be scaled up to the small constant that the norm adds to the
-      variance.
+      variance. A factor or one over it lies between the cube root of `most` and `most`, evenly in the logarithm (2 to
+      8), so that none is near 1; all are turned to one side of 1 where only that keeps the outputs.
     - `"reflection"`: random units with the opposite sign where $\sigma(-t) = c - \sigma(t)$, c not 0 (sigmoid): readers
       change sign too, and the biases that they feed take up the constants.
     - `"permutation"`: the units of each space in a random order.
@@ -72,7 +75,7 @@ def rewrite(
     none: noise on readers would have to reach the biases too.
 
     **Arguments:**
-    - `kind`: as above. `most`: above 1, for scales.
+    - `kind`: as above. `most`: the largest factor of a scale, above 1.
     - `only`: the parameter filter for which `transport` is made.
 
     **Returns:**
@@ -98,13 +101,25 @@ def rewrite(
 
 def _rescaled(key: PRNGKeyArray, network: Network, landscape: Landscape, most: float) -> Rewriting:
     gauges, skipped = scale_gauges(key, network, landscape)
-    spaces, changed, done = network.unit_spaces(), network, {}
+    outputs = outputs_of(landscape)
+    first = now = np.asarray(outputs(network, landscape))
+    limit = KEPT[np.dtype(now.dtype).itemsize]
+    spaces, changed, done, used = network.unit_spaces(), network, {}, {}
     for i, gauge in enumerate(gauges):
-        factors = random_factors(jax.random.fold_in(key, 1000 + i), spaces[gauge.space].size, most)
-        changed = gauge.apply(changed, factors)
-        whole = " (all units by one)" if gauge.is_common else ""
-        done[gauge.space] = "; ".join(part for part in (done.get(gauge.space), gauge.words + whole) if part)
-    return Rewriting(changed, "scale", done, skipped, _moved(network, changed, landscape), None)
+        drawn = random_factors(jax.random.fold_in(key, 1000 + i), spaces[gauge.space].size, most)
+        # Beside the eps of a norm, weights before it may be scaled to one side only.
+        for factors in (drawn, np.maximum(drawn, 1 / drawn), np.minimum(drawn, 1 / drawn)):
+            made = gauge.apply(changed, factors)
+            after = np.asarray(outputs(made, landscape))
+            if change(after, now) <= limit:
+                changed, now = made, after
+                whole = " (all units by one)" if gauge.is_common else ""
+                done[gauge.space] = "; ".join(part for part in (done.get(gauge.space), gauge.words + whole) if part)
+                used.setdefault(gauge.space, []).append(factors[:1] if gauge.is_common else factors)
+                break
+    skipped |= {gauge.space: "factors away from 1 move the outputs" for gauge in gauges if gauge.space not in done}
+    factors = {space: np.concatenate(parts) for space, parts in used.items()}
+    return Rewriting(changed, "scale", done, skipped, factors, change(now, first), None)
 
 
 def _rearranged(key: PRNGKeyArray, network: Network, landscape: Landscape, kind: str, only: Only) -> Rewriting:
@@ -135,7 +150,7 @@ def _rearranged(key: PRNGKeyArray, network: Network, landscape: Landscape, kind:
     order = flat.astype(np.int64) if kind == "permutation" else np.arange(len(flat))
     signs = np.ones(len(flat)) if kind == "permutation" else flat
     transport = SignedPermutation(jnp.asarray(order), jnp.asarray(signs))
-    return Rewriting(changed, kind, done, skipped, _moved(network, changed, landscape), transport)
+    return Rewriting(changed, kind, done, skipped, {}, _moved(network, changed, landscape), transport)
 
 
 def _moved(network: Network, changed: Network, landscape: Landscape) -> float:
@@ -152,7 +167,10 @@ def _moves(kind: str, rng: np.random.Generator, space: UnitSpace):
     """What may be done to a space: words, a function of named arrays, and one that gives the biases it changes."""
     nothing = lambda _: {}  # noqa: E731
     if kind == "permutation":
+        if space.size == 1:
+            return
         order = rng.permutation(space.size)
+        order = np.roll(order, 1) if (order == np.arange(space.size)).all() else order
         axes = (*space.writers, *space.readers)
         yield "in another order", lambda arrays: _with(arrays, axes, lambda a, axis: _permuted(a, axis, order)), nothing
         return

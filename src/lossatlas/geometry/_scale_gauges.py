@@ -18,7 +18,9 @@ from lossatlas.networks import Axis, UnitSpace
 
 # By bytes: relative singular values below these are zero, to rounding or but for the eps of a normalisation.
 _NULL = {8: (1e-9, 1e-3), 4: (1e-4, 1e-2)}
-_KEPT = {8: 1e-4, 4: 1e-3}  # how far outputs may move, relative to their size, and still be called the same
+KEPT = {8: 1e-4, 4: 1e-3}
+"""By bytes: how far outputs may move, relative to their size, and still be called the same."""
+_TESTED = 3.0  # the largest factor of the test; large ones may leave the range in which the eps of a norm is nothing
 _FEW = 16  # examples for the derivatives
 _POINTS = 3  # at which they are taken
 _WHOLE = 0.05  # how far an exponent may be from a multiple of one half
@@ -79,7 +81,7 @@ def scale_gauges(
     for i, (name, space) in enumerate(network.unit_spaces().items()):
         axes = (*space.writers, *space.readers)
         place = jax.random.fold_in(key, i)
-        factors = random_factors(place, space.size, 3.0)
+        factors = random_factors(place, space.size, _TESTED)
         kept: dict[tuple[float, ...], ScaleGauge] = {}
         for is_common in (False, True):
             for exponents in _candidates(place, network, few, space, precision, is_common=is_common):
@@ -87,7 +89,7 @@ def scale_gauges(
                 moved = gauge.apply(network, factors)
                 if exponents in kept or not _differs(moved, network):
                     continue
-                if change(np.asarray(outputs(moved, landscape)), now) <= _KEPT[precision]:
+                if change(np.asarray(outputs(moved, landscape)), now) <= KEPT[precision]:
                     kept[exponents] = gauge
         found += kept.values()
         if not kept:
@@ -96,8 +98,11 @@ def scale_gauges(
 
 
 def random_factors(key: PRNGKeyArray, size: int, most: float) -> Float[np.ndarray, " k"]:
-    """Positive factors, even in the logarithm between 1 / most and most."""
-    return most ** host_generator(key).uniform(-1.0, 1.0, size)
+    """Factors that no unit has near 1: even in the logarithm between the cube root of `most` and `most`, or one over
+    such a number.
+    """
+    rng = host_generator(key)
+    return most ** (rng.choice([-1.0, 1.0], size) * rng.uniform(1 / 3, 1.0, size))
 
 
 def outputs_of(landscape: Landscape) -> Any:

@@ -22,7 +22,10 @@ class Sharpness(eqx.Module):
     r"""How far the loss rises within a ball around the parameters.
 
     - `value`: the largest rise that was found, a lower bound of the maximum; the mean over the shards.
-    - `standard_error`: over the shards; 0 when all data are one shard, since nothing is random then but the start.
+    - `standard_error`: over the shards; 0 when all data are one shard, since nothing is random then but a start.
+    - `starts`: the largest rise found from each start, the mean over the shards: from the step of SAM, from a random
+      point, and from the mirror image of the better end. Where they end at different rises, the ball has several local
+      maxima, and there may be more.
     - `one_step`: the rise after the single step of SAM, mean over the shards. `gap`: `value` minus `one_step`: what the
       linear model of the loss misses.
     - `first_order`: the rise of the linear model, the radius times the (dual) norm of the gradient. At a minimum it is
@@ -32,6 +35,7 @@ class Sharpness(eqx.Module):
 
     value: float
     standard_error: float
+    starts: Float[np.ndarray, " starts"]
     one_step: float
     first_order: float
     rises: Float[np.ndarray, " shards"]
@@ -62,10 +66,12 @@ def sharpness(
     One step is that of SAM, $\delta = \rho\, g / |g|$. More steps iterate
     $\delta \leftarrow \rho\, g(\theta + \delta) / |g(\theta + \delta)|$, from there and from a random point of the
     sphere: the power method, which near a minimum converges to the top eigenvector, with the rise $\rho^2 \lambda_{max}
-    / 2$. The best point on the way counts, so the value is a lower bound. It changes with the scale in which the same
-    function is written; see [`lossatlas.geometry.adaptive_sharpness`][].
+    / 2$. Both directions of that vector are local maxima, and far from the quadratic model one rises more than the
+    other (twice as much, in our examples), so a third run starts opposite to the better end. The best point on the way
+    counts, so the value is a lower bound. It changes with the scale in which the same function is written; see
+    [`lossatlas.geometry.adaptive_sharpness`][].
 
-    Cost: `2 * num_steps + 2` gradients, on all data however many shards there are.
+    Cost: `3 * num_steps + 1` gradients, on all data however many shards there are.
 
     **Arguments:**
     - `radius`: $\rho$, at least 0. `num_steps`: iterations from each start; 0 for SAM's single step alone.
@@ -147,16 +153,17 @@ def _measured(network, landscape: Landscape, radius, eta, num_steps, shard_size,
     for i in range(len(rows)):
         part = landscape if shard_size is None else landscape.subset(rows[i])
         found.append(_climb(network, part, selected, radius, eta, num_steps, random))
-    best, one_step, first_order = np.asarray(found).T
+    best, one_step, first_order, *starts = np.asarray(found).T
     return Sharpness(
         value=float(best.mean()),
         standard_error=float(best.std(ddof=1) / np.sqrt(len(best))) if len(best) > 1 else 0.0,
+        starts=np.array([rises.mean() for rises in starts]),
         one_step=float(one_step.mean()),
         first_order=float(first_order.mean()),
         rises=best,
         radius=float(radius),
         eta=eta,
-        stats={"gradients": 2 * num_steps + 2, "seconds": time.perf_counter() - began},
+        stats={"gradients": 1 + max(3 * num_steps, 1), "seconds": time.perf_counter() - began},
         settings={
             "num_steps": num_steps,
             "shard_size": shard_size or landscape.size,
@@ -165,22 +172,32 @@ def _measured(network, landscape: Landscape, radius, eta, num_steps, shard_size,
     )
 
 
-def _climb(network, landscape, selected, radius, eta, num_steps, random) -> tuple[float, float, float]:
-    """The largest rise found, that of one step, and the slope times the radius."""
+def _climb(network, landscape, selected, radius, eta, num_steps, random) -> tuple[float, ...]:
+    """The largest rise found, that of one step, the slope times the radius, and the largest rise from each start."""
     size = jnp.asarray(radius, random.dtype)
     floor = None if eta is None else jnp.asarray(eta, random.dtype)
     loss, slope, following = _ascend(network, landscape, selected, jnp.zeros_like(random), size, floor)
     base = float(loss)
     if not np.isfinite(base):
         raise InputError("The loss is not finite at this network; check its parameters and the data for NaN.")
-    rises = []
-    for start in (following, random) if num_steps else (following,):
-        at = start
+
+    def run(at: Vector) -> tuple[float, Vector, float]:
+        """The largest finite rise on the way from a start (minus infinity without one), where it is, and the first."""
+        best, where, rises = -np.inf, at, []
         for _ in range(max(num_steps, 1)):
-            loss, _, at = _ascend(network, landscape, selected, at, size, floor)
+            loss, _, following = _ascend(network, landscape, selected, at, size, floor)
             rises.append(float(loss) - base)
-    finite = [rise for rise in rises if np.isfinite(rise)]
-    return max(finite, default=float("nan")), rises[0], radius * float(slope)
+            if np.isfinite(rises[-1]) and rises[-1] > best:
+                best, where = rises[-1], at
+            at = following
+        return best, where, rises[0]
+
+    runs = [run(following)]
+    if num_steps:
+        runs.append(run(random))
+        runs.append(run(-max(runs, key=lambda found: found[0])[1]))
+    largest = [best if np.isfinite(best) else float("nan") for best, _, _ in runs]
+    return float(np.fmax.reduce(largest)), runs[0][2], radius * float(slope), *largest
 
 
 @eqx.filter_jit

@@ -21,7 +21,8 @@ from lossatlas.geometry._products import CURVATURES, Curvature, CurvatureProduct
 from lossatlas.landscape import Landscape
 
 
-_MAX_EXACT = 1500
+MAX_EXACT = 1500
+"""Parameters up to which the whole spectrum comes from the dense matrix."""
 _DEFAULT_NUM = 10
 
 
@@ -162,7 +163,7 @@ def spectrum(
         network, landscape, only, curvature=curvature, key=key, num_samples=num_samples, loop=loop
     )
     rtol = _check_rtol(rtol, products.dtype)
-    exact = method == "exact" or (method == "auto" and size <= _MAX_EXACT) or num_top + num_bottom >= size
+    exact = method == "exact" or (method == "auto" and size <= MAX_EXACT) or num_top + num_bottom >= size
     settings: dict[str, Any] = {
         "method": "exact" if exact else "lanczos",
         "rtol": rtol,

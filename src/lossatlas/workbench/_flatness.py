@@ -3,6 +3,7 @@
 import math
 import os
 import pathlib
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
@@ -12,11 +13,13 @@ from lossatlas._errors import InputError
 from lossatlas._parameters import num_parameters
 from lossatlas._progress import ProgressLike
 from lossatlas.figures import format_number
-from lossatlas.workbench._flatness_page import TERMS, audit_row, capital, finite, flatness_sections
+from lossatlas.geometry._flatness_measures import check_groups
+from lossatlas.workbench._flatness_page import TERMS, audit_facts, capital, factor_words, finite, flatness_sections
 from lossatlas.workbench._instrument import (
     BatchSize,
     Measured,
     Point,
+    check_least,
     command_words,
     cost_line,
     instrument_folder,
@@ -29,6 +32,7 @@ from lossatlas.workbench._units import with_unit_spaces
 
 KIND = "flatness"
 _DENSITY_PRODUCTS = 850  # of the spectrum from which the bias of chains is known
+_LEAST_STEPS = 16  # of a chain, half of them burn-in
 _Models = Model | str | os.PathLike[str]
 
 
@@ -77,6 +81,16 @@ def flatness(
     """
     from lossatlas import geometry
 
+    groups = check_groups(measures)
+    check_least("num_draws", num_draws, 2, option="draws")
+    check_least("num_steps", num_steps, _LEAST_STEPS, option="steps")
+    check_least("num_chains", num_chains, 1, option="chains")
+    check_least("radius", radius, 0, is_above=True)
+    check_least("threshold", threshold, 0, is_above=True)
+    check_least("localisation", localisation, 0, is_above="local_entropy" in groups)
+    if not 0 < level < 1:
+        msg = f"level (--level) must lie between 0 and 1, got {level}."
+        raise InputError(msg)
     folder = instrument_folder(KIND, out)
     named = _named(models, origins)
     options = {
@@ -119,6 +133,7 @@ def flatness(
         "networks": {name: _facts(report) for name, report in reports.items()},
         "differences": _differences(comparison),
         "rows": _shown_rows(reports, comparison),
+        "pairs": _pair_rows(comparison),
     }
     return write_measured(
         folder,
@@ -174,7 +189,7 @@ def _cost_words(geometry: Any, point: Point, only: str | None, options: Mapping[
     gradients = {
         "local_energy": 8 * options["num_draws"],  # a forward pass costs about half a gradient
         "hessian": 400,
-        "sharpness": 84,
+        "sharpness": 122,
         "pac_bayes": 60 * options["num_draws"],
         "local_entropy": 4.5 * chains + model,
         "learning_coefficient": chains + model,
@@ -204,10 +219,7 @@ def _facts(report: Any) -> dict[str, Any]:
         "warnings": list(report.warnings),
     }
     if audit is not None:
-        found["audit"] = {
-            "kind": audit.kind, "reason": audit.reason, "done": audit.done, "output_change": audit.output_change,
-            "rows": [audit_row(row) for row in audit.rows],
-        }  # fmt: skip
+        found["audit"] = audit_facts(audit)
     if report.chains is not None:
         health = report.chains.health
         found["chains"] = {
@@ -248,27 +260,59 @@ def _shown_rows(reports: Mapping[str, Any], comparison: Any) -> list[dict[str, A
 
 _UNTESTED = "not tested"
 _UNDECIDED = "not decided"
+_MOST_PAIRS = 6  # of a headline
 
 
 def _winner(pairs: Sequence[Any], count: int) -> str:
-    """The network that is flatter than all others, where there is one."""
+    """The flatter network of two; of more, which is flatter than which."""
     if pairs and all(math.isnan(pair.p_value) for pair in pairs):
         return _UNTESTED
-    decided = [pair.flatter for pair in pairs]
-    for name in dict.fromkeys(decided):
-        if name is not None and decided.count(name) == count - 1:
-            return name
-    return _UNDECIDED
+    order = _order(pairs)
+    if count == 2 and order:
+        return next(iter(order))[0]
+    behind = {winner: [other for name, other in order if name == winner] for winner, _ in order}
+    return "; ".join(f"{name} than {', '.join(others)}" for name, others in behind.items()) or _UNDECIDED
+
+
+def _order(pairs: Sequence[Any]) -> Counter[tuple[str, str]]:
+    """By (flatter, other), how many of the tests say so."""
+    decided = [pair for pair in pairs if pair.flatter is not None]
+    return Counter((p.flatter, p.second if p.flatter == p.first else p.first) for p in decided)
+
+
+def _pair_rows(comparison: Any) -> list[dict[str, Any]]:
+    """A row for each measure and pair of networks."""
+    rows = []
+    for pair in comparison.differences if comparison else ():
+        undecided = _UNTESTED if math.isnan(pair.p_value) else _UNDECIDED
+        rows.append(
+            {
+                "measure": pair.measure,
+                "first": pair.first,
+                "second": pair.second,
+                "difference": pair.value,
+                "its error": pair.standard_error,
+                "p": pair.p_value,
+                "flatter": pair.flatter or undecided,
+            }
+        )
+    return finite(rows)
 
 
 def _headline(reports: Mapping[str, Any], comparison: Any) -> str:
     report = next(iter(reports.values()))
     if comparison is not None:
-        winners = [row["flatter"] for row in _shown_rows(reports, comparison)]
-        said = [f"{name} by {winners.count(name)}" for name in reports if name in winners]
-        left, untested = winners.count(_UNDECIDED), winners.count(_UNTESTED)
-        found = "; ".join(said) or "none by any"
-        sentence = f"Flatter by how many of {len(winners) - untested} measures: {found}; {left} decide nothing."
+        pairs = comparison.differences
+        words = [_winner([pair for pair in pairs if pair.measure == name], len(reports)) for name in report.measures]
+        left, untested = words.count(_UNDECIDED), words.count(_UNTESTED)
+        order = _order(pairs).most_common()
+        said = [
+            f"{name} by {num}" if len(reports) == 2 else f"{name} than {other} by {num}" for (name, other), num in order
+        ]
+        more = f" and {len(said) - _MOST_PAIRS} more pairs" if len(said) > _MOST_PAIRS else ""
+        found = "; ".join(said[:_MOST_PAIRS]) + more if said else "none by any"
+        decide = "decides" if left == 1 else "decide"
+        sentence = f"Flatter by how many of {len(words) - untested} measures: {found}; {left} {decide} nothing."
         without = f" {untested} without an interval {'is' if untested == 1 else 'are'} not tested."
         return sentence + (without if untested else "")
     parts = []
@@ -286,9 +330,11 @@ def _headline(reports: Mapping[str, Any], comparison: Any) -> str:
         error = f" ± {format_number(first.standard_error, 2)} (standard error)" if random else ""
         parts.append(f"{first.name}: {format_number(first.value, 3)}{error}")
     if report.audit is not None and report.audit.kind == "scale":
+        left = sum(row.verdict == "not decided" for row in report.audit.rows)
         parts.append(
             f"{len(report.audit.scale_dependent)} of {len(report.audit.rows)} measures change when the same function "
-            "is written with other weights"
+            f"is written with other weights ({factor_words(report.audit.factors)})"
+            + (f"; of {left} that is not decided" if left else "")
         )
     elif report.audit is not None:
         parts.append(report.audit.reason or "")

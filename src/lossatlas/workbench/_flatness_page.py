@@ -19,7 +19,8 @@ TERMS = {
     "start at the network: half the number of parameters where all of them matter.",
     "Audit": "The same function is written with other weights, by factors, an order or signs of its units that keep "
     "every output, and measured again with the same random numbers. What is scale dependent can be made what one likes "
-    "without changing the function.",
+    "without changing the function. What stays is called unchanged where the factors reach far enough to show in it, "
+    "else it is not decided.",
 }
 
 
@@ -37,7 +38,10 @@ def flatness_sections(reports: Mapping[str, Any], comparison: Any, facts: Mappin
     heads = {"measure": "what was measured"}
     if comparison:
         heads |= dict.fromkeys(reports, "its value")
-        heads |= {"flatter": f"by a test at the level of {comparison.level:g}; none for bounds without an interval"}
+        which = "which one" if len(reports) == 2 else "which one than which others"
+        heads |= {
+            "flatter": f"{which}, by tests at the level of {comparison.level:g}; none for bounds without interval"
+        }
         heads |= {"p": "of no difference"} if len(reports) == 2 else {}
     else:
         heads |= {"value": "of the measure", "its error": "standard error; 0 where nothing is random, none for bounds"}
@@ -47,6 +51,8 @@ def flatness_sections(reports: Mapping[str, Any], comparison: Any, facts: Mappin
     words = [{"measure": name, "what it is": m.convention} for name, m in report.measures.items()]
     tables.append(rows_table("What they are", words, {"measure": "", "what it is": "with its convention"}))
     sections = [Section("The measures", _missing_sentences(reports), (picture,), tuple(tables))]
+    if comparison:
+        sections.append(_pairs_section(facts["pairs"], comparison.level))
     sections += [
         _audit_section(name, item, i) for i, (name, item) in enumerate(labels.items()) if item.audit is not None
     ]
@@ -54,6 +60,14 @@ def flatness_sections(reports: Mapping[str, Any], comparison: Any, facts: Mappin
         sections.append(_energy_section(labels))
     sections += [_chains_section(name, item, i) for i, (name, item) in enumerate(labels.items()) if item.chains]
     return sections
+
+
+def _pairs_section(rows: list[dict[str, Any]], level: float) -> Section:
+    heads = {"measure": "what was measured", "first": "of the pair", "second": "of the pair"}
+    heads |= {"difference": "second minus first", "its error": "standard error; 0 where nothing is random"}
+    heads |= {"p": "of no difference", "flatter": f"where p is below {level:g}"}
+    sentence = "Each pair by itself: local energies in pairs of draws with the same noise, all else with both errors."
+    return Section("Pair by pair", (sentence,), (), (rows_table("Pairs", rows, heads),))
 
 
 def _missing_sentences(reports: Mapping[str, Any]) -> list[str]:
@@ -72,6 +86,12 @@ def _audit_section(name: str, report: Any, number: int) -> Section:
         f"The same function was written anew by {audit.kind} changes of its units; outputs moved by {change} of their "
         "size at most."
     ]
+    if audit.factors:
+        reach = format_number(audit.response, 3)
+        sentences.append(
+            f"How strong that is: {factor_words(audit.factors)}; small noise on the parameters then moves the outputs "
+            f"{reach} times as far in the mean square."
+        )
     if audit.reason:
         sentences.insert(0, capital(audit.reason) + ".")
     picture = Picture(
@@ -81,13 +101,16 @@ def _audit_section(name: str, report: Any, number: int) -> Section:
         "Ratios after to before; the numbers are in the table below.",
     )
     heads = {"name": "the measure", "before": "as given", "after": "written anew"}
-    heads |= {"verdict": "beyond rounding and beyond three standard errors"}
+    heads |= {"seen": "the smallest relative change beyond rounding and beyond three standard errors"}
+    heads |= {"verdict": "not decided: it would not have shown"}
     done = [{"units": space, "what was done": words} for space, words in audit.done.items()]
+    done_heads = {"units": "the unit space", "what was done": "c: a factor of each"}
+    if audit.factors:
+        done = [row | {"c": factor_words({"": audit.factors[row["units"]]})} for row in done]
+        done_heads |= {"c": "how many, and in which range"}
     tables = (
         rows_table("Before and after", [finite(row) for row in rows], heads),
-        rows_table(
-            "How it was written anew", done, {"units": "the unit space", "what was done": "c: a factor of each"}
-        ),
+        rows_table("How it was written anew", done, done_heads),
     )
     return Section(title, tuple(sentences), (picture,), tables)
 
@@ -157,8 +180,30 @@ def finite(value: Any) -> Any:
 
 def audit_row(row: Any) -> dict[str, Any]:
     """A row of an audit as plain values."""
-    names = ("name", "before", "after", "change", "verdict")
+    names = ("name", "before", "after", "change", "seen", "verdict")
     return {name: getattr(row, name) for name in names}
+
+
+def audit_facts(audit: Any) -> dict[str, Any]:
+    """An audit as plain values."""
+    return {
+        "kind": audit.kind,
+        "reason": audit.reason,
+        "done": audit.done,
+        "factors": {space: [float(factors.min()), float(factors.max())] for space, factors in audit.factors.items()},
+        "response": audit.response,
+        "output_change": audit.output_change,
+        "rows": [audit_row(row) for row in audit.rows],
+    }
+
+
+def factor_words(factors: Mapping[str, Any]) -> str:
+    """How many factors there are, and in which range."""
+    found = [float(factor) for part in factors.values() for factor in part]
+    if len(found) == 1:
+        return f"one factor of {format_number(found[0], 3)}"
+    low, high = (format_number(end, 3) for end in (min(found), max(found)))
+    return f"{len(found)} factors from {low} to {high}"
 
 
 def capital(text: str) -> str:

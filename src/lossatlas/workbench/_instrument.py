@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import os
 import pathlib
 import shlex
@@ -195,6 +196,20 @@ def table_name(table: Any) -> str | None:
     if isinstance(table, DataSet):
         return table.name
     return os.fspath(table) if isinstance(table, str | os.PathLike) else None
+
+
+def check_least(
+    name: str, value: int | float, least: int, *, option: str | None = None, is_above: bool = False
+) -> None:
+    """Refuse a number below `least`, or not above it; the message has its names in Python and in a shell.
+
+    **Raises:** `InputError`.
+    """
+    if math.isfinite(value) and (value > least if is_above else value >= least):
+        return
+    allowed = f"{'above' if is_above else 'at least'} {least}"
+    msg = f"{name} (--{option or name.replace('_', '-')}) must be {allowed}, got {value}."
+    raise InputError(msg)
 
 
 def instrument_folder(kind: str, out: str | os.PathLike[str] | None) -> pathlib.Path:

@@ -23,6 +23,7 @@ from lossatlas.workbench._instrument import (
     BatchSize,
     Measured,
     Point,
+    check_least,
     check_readers,
     command_words,
     cost_line,
@@ -104,9 +105,8 @@ def kernel(
     has other outputs, before any long work.
     """
     folder = instrument_folder(KIND, out)
-    if num_examples is not None and num_examples < 2:
-        msg = f"A kernel needs at least 2 examples, got {num_examples}."
-        raise InputError(msg)
+    if num_examples is not None:
+        check_least("num_examples", num_examples, 2, option="examples")
     if store is not None:
         check_store(store)
     opened: dict[str, Any] = {"network": network, "target": target, "precision": precision}

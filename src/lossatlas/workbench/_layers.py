@@ -2,12 +2,18 @@
 
 import math
 
+from lossatlas._parameters import num_parameters
 from lossatlas._types import Network, Only
 from lossatlas.figures import counts_figure, format_number
 from lossatlas.geometry import LayerCurvature
+from lossatlas.geometry._layer_curvature import MOST_MULTIPLICATIONS
+from lossatlas.geometry._layer_moments import layer_places, moments_cost, moments_recipe
+from lossatlas.landscape import Landscape
 from lossatlas.workbench._instrument import Picture, Section, facts_table, rows_table
 
 
+_END_PRODUCTS = 15  # that a largest eigenvalue takes
+_PROBES = 30  # of a layer whose kernel would cost too much
 _SAID = {
     "balanced": "curvature neither vanishes nor explodes with depth.",
     "unbalanced": "the layers differ by more than a factor of 100, and one step suits some of them only.",
@@ -26,11 +32,31 @@ _HEADS = {
 }
 
 
-def layer_names(network: Network, only: Only) -> list[str]:
-    """The layers that are measured."""
-    from lossatlas.geometry._layer_moments import layer_places
+def layer_products(network: Network, landscape: Landscape, only: Only) -> int:
+    """How many products of the whole the measurement of all layers takes, about; its kernel turned into such."""
+    count = len(layer_places(network, only))
+    ends = _END_PRODUCTS * (count + 1)
+    if getattr(network, "batch_statistics", False):
+        return ends + _PROBES * count
+    recipe, _ = moments_recipe(network, landscape, only)
+    multiplications = moments_cost(recipe, landscape.size, count)
+    if multiplications > MOST_MULTIPLICATIONS:
+        return ends + _PROBES * count
+    # A product multiplies about six times for each parameter and example.
+    return ends + math.ceil(multiplications / (6 * landscape.size * num_parameters(network, only)))
 
-    return list(layer_places(network, only))
+
+def _step_sentence(found: LayerCurvature) -> str:
+    """Why the step that lowers the loss most may be far above the largest stable one."""
+    if not math.isfinite(found.best_step):
+        return "The loss does not bend up along the gradient: by its quadratic model there, longer steps lower it more."
+    along, largest = format_number(1 / found.best_step, 3), format_number(found.sharpness, 3)
+    return (
+        "The step that lowers the loss most is the minimum of the quadratic model along the gradient, where the "
+        f"curvature is {along}; the largest stable step is 2 over the largest eigenvalue, {largest}, the curvature of "
+        "another direction. Where the first step is the longer one it may pay once, and repeated it grows along the "
+        "steepest direction."
+    )
 
 
 def layers_section(found: LayerCurvature) -> Section:
@@ -49,6 +75,7 @@ def layers_section(found: LayerCurvature) -> Section:
     if errors:
         share = float((found.trace_errors / found.traces.clip(min=1e-300)).max())
         sentences.append(f"Traces and norms are estimates by probes, traces to {format_number(100 * share, 2)} %.")
+    sentences.append(_step_sentence(found))
     steps = {
         "step that lowers the loss most, to second order": found.best_step,
         "largest stable step": found.stable_step,

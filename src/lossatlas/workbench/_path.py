@@ -22,6 +22,7 @@ from lossatlas.workbench._instrument import (
     Picture,
     Point,
     Section,
+    check_least,
     check_readers,
     command_words,
     cost_line,
@@ -144,12 +145,10 @@ def path(
         raise unknown_name("matching", match, _MATCHINGS)
     if curve not in _CURVES:
         raise unknown_name("curve", curve, _CURVES)
-    if points < 3:
-        msg = f"A path is measured at three points or more, got {points} (--points)."
-        raise InputError(msg)
-    if curve != "none" and steps < 1:
-        msg = f"A curve is trained for at least one step, got {steps} (--steps)."
-        raise InputError(msg)
+    if curve != "none":
+        check_least("steps", steps, 1)
+        check_least("bends", bends, 1)
+    check_least("points", points, 3)
     folder = instrument_folder(KIND, out)
     if not isinstance(model, Model) and not isinstance(other, Model):
         origins = str(model), str(other)

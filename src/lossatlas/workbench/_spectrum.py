@@ -1,5 +1,6 @@
 """The spectrum of a stored model on data: both ends, the trace, the density, layer by layer; as a page."""
 
+import math
 import os
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
@@ -9,35 +10,38 @@ import jax.numpy as jnp
 import numpy as np
 
 from lossatlas._errors import InputError
-from lossatlas._parameters import named_parameters, num_parameters
+from lossatlas._parameters import num_parameters
 from lossatlas._progress import ProgressLike, as_meter
 from lossatlas._status import Certificate
 from lossatlas._types import Network, Only
 from lossatlas.figures import format_number, spectrum_figure
 from lossatlas.geometry import CURVATURES, Curvature
+from lossatlas.geometry._layer_moments import paths_by_use
+from lossatlas.geometry._spectrum import MAX_EXACT
 from lossatlas.geometry._stationary import gradient_warning
 from lossatlas.workbench._instrument import (
     BatchSize,
     Measured,
     Picture,
     Section,
+    check_least,
     command_words,
+    cost_line,
     facts_table,
     instrument_folder,
     open_point,
     rows_table,
     write_measured,
 )
-from lossatlas.workbench._layers import layer_names, layers_section
+from lossatlas.workbench._layers import layer_products, layers_section
 from lossatlas.workbench._model import Model
+from lossatlas.workbench._spectrum_blocks import TRACE_PROBES, array_blocks, block_products, trace_of
 
 
 KIND = "spectrum"
-_LAYER_PRODUCTS = 15  # that the largest eigenvalue of a layer takes
 _PAIR_PRODUCTS = 4  # that an eigenpair takes, as a rule, its verification included
 _DENSITY: dict[str, Any] = {"num_probes": 5, "num_steps": 60}
-_TRACE_PROBES = 60
-_DENSE = 100  # parameters of a block whose Hessian is formed
+_ROUNDING = 4  # eps of the largest eigenvalue times the root of their number: what is smaller is 0 in a headline
 _TERMS = {
     "Hessian": "The matrix of second derivatives of the mean loss in the parameters. Its eigenvalues are the "
     "curvatures of the landscape here: large ones are steep walls, those near zero flat directions, negative ones "
@@ -101,6 +105,12 @@ def spectrum(
     if per_array and only is not None:
         msg = "per_array (--per-array) measures every array by itself and only (--only) a selection; give one of them."
         raise InputError(msg)
+    check_least("num_top", num_top, 0, option="top")
+    check_least("num_bottom", num_bottom, 0, option="bottom")
+    check_least("rtol", rtol, 0, is_above=True)
+    if num_top + num_bottom == 0:
+        msg = "num_top (--top) and num_bottom (--bottom) are both 0; ask for at least one pair."
+        raise InputError(msg)
     folder = instrument_folder(KIND, out)
     with jax.enable_x64(True):
         point = open_point(
@@ -116,15 +126,16 @@ def spectrum(
         )
         net, landscape = point.network, point.landscape
         size = num_parameters(net, only)
-        blocks = list(named_parameters(net)) if per_array else []
-        expected = _PAIR_PRODUCTS * (num_top + num_bottom) + _TRACE_PROBES
-        expected += _DENSITY["num_probes"] * _DENSITY["num_steps"] if has_density else 0
-        expected += _LAYER_PRODUCTS * len(layer_names(net, only)) if per_layer else 0
+        blocks = paths_by_use(net, landscape) if per_array else []
         cost = geometry.product_cost(net, landscape, only=only)
         if announce is not None:
-            announce(f"about {cost.words(expected)}{' for the whole, as much again for each array' if blocks else ''}")
+            num = _expected_products(
+                net, landscape, only, num_top + num_bottom, blocks, has_density=has_density, per_layer=per_layer
+            )
+            work = f"about {num:,} products of {1e3 * cost.seconds:.3g} ms"
+            announce(cost_line(work, num * cost.seconds, cost.memory_bytes))
         keys = jax.random.split(jax.random.key(seed), 3)
-        with as_meter(progress).task("spectrum", 4 + len(blocks)) as task:
+        with as_meter(progress).task("spectrum", 5) as task:
             found = geometry.spectrum(
                 net,
                 landscape,
@@ -137,7 +148,7 @@ def spectrum(
             )
             task.update(1, "trace")
             measured: dict[str, Any] = {"only": only, "curvature": curvature}
-            trace = geometry.trace(keys[1], net, landscape, num_probes=_TRACE_PROBES, **measured)
+            trace = trace_of(keys[1], net, landscape, found, **measured)
             task.update(2, "density" if has_density else "")
             density = (
                 geometry.spectral_density(keys[2], net, landscape, **measured, **_DENSITY) if has_density else None
@@ -146,28 +157,37 @@ def spectrum(
             if per_layer:
                 task.update(3, "layers")
                 layers = geometry.layer_curvature(net, landscape, only=only, key=keys[0], rtol=10 * rtol)
-            rows = []
-            for i, name in enumerate(blocks):
-                task.update(4 + i, name)
-                rows.append(_block(keys[1], net, landscape, name, curvature, 10 * rtol))
-            task.update(4 + len(blocks))
+            rows, used = [], 0
+            if blocks:
+                task.update(4, "arrays")
+                rows, used = array_blocks(keys[0], net, landscape, blocks, curvature, 10 * rtol)
+            task.update(5)
         standing = _standing(net, landscape, only)
     values, sharpness = np.asarray(found.values, float), float(found.sharpness)
+    rounding = _ROUNDING * float(np.finfo(precision).eps) * math.sqrt(size) * float(np.abs(values).max())
     facts = {
         "loss": standing["loss"],
         "gradient_norm": standing["gradient_norm"],
         "sharpness": sharpness,
         "lowest": float(values[-1]),
-        "largest_stable_step": 2 / sharpness if curvature == "hessian" and sharpness > 0 else None,
-        "trace": float(trace.value),
-        "trace_standard_error": float(trace.standard_error),
+        "largest_stable_step": 2 / sharpness if curvature == "hessian" and sharpness > rounding else None,
+        "trace": trace.value,
+        "trace_standard_error": trace.standard_error,
         "complete": str(found.complete),
         "eigenvalues": _pairs(found),
         "layers": [] if layers is None else layers.rows,
         "verdict": None if layers is None else layers.verdict,
         "best_step": layers.best_step if layers is not None and np.isfinite(layers.best_step) else None,
         "blocks": rows,
-        "products": found.stats["products"] + trace.num_products + (density.num_products if density else 0),
+        "products": sum(
+            (
+                found.stats["products"],
+                trace.num_products,
+                density.num_products if density else 0,
+                layers.stats["products"] if layers else 0,
+                used,
+            )
+        ),
         "seconds_per_product": cost.seconds,
         "memory_bytes": cost.memory_bytes,
     }
@@ -205,7 +225,7 @@ def spectrum(
         KIND,
         found,
         title="The curvature of the loss",
-        headline=_headline(facts, size, only, CURVATURES[curvature]),
+        headline=_headline(facts, size, only, CURVATURES[curvature], rounding),
         point=point,
         sections=[*_sections(facts, rows, picture), *([] if layers is None else [layers_section(layers)])],
         facts=facts,
@@ -230,33 +250,16 @@ _OPTIONS = {"num_top": "top", "num_bottom": "bottom"}
 _DEFAULTS = {"num_top": 10, "num_bottom": 10, "rtol": 1e-4, "curvature": "hessian", "seed": 0}
 
 
-def _block(key, network: Network, landscape, name: str, curvature: Curvature, rtol: float) -> dict[str, Any]:
-    """The ends and the trace of the block of one parameter array."""
-    from lossatlas import geometry
-
-    size = num_parameters(network, name)
-    method = "exact" if size <= _DENSE else "lanczos"
-    ends = geometry.spectrum(
-        network,
-        landscape,
-        num_top=1,
-        num_bottom=1 if size > 1 else 0,
-        only=name,
-        key=key,
-        curvature=curvature,
-        method=method,
-        rtol=rtol,
-    )
-    num_probes = min(_TRACE_PROBES, 3 * size + 3)
-    trace = geometry.trace(key, network, landscape, only=name, curvature=curvature, num_probes=num_probes)
-    return {
-        "parameters": name,
-        "size": size,
-        "largest": float(ends.values[0]),
-        "smallest": float(ends.values[-1]),
-        "trace": float(trace.value),
-        "its error": float(trace.standard_error),
-    }
+def _expected_products(
+    network: Network, landscape, only: Only, num_pairs: int, blocks: list[str], *, has_density: bool, per_layer: bool
+) -> int:
+    """How many products of the whole matrix everything takes together, the kernel of the layers turned into such."""
+    size = num_parameters(network, only)
+    count = size if size <= MAX_EXACT else _PAIR_PRODUCTS * num_pairs + TRACE_PROBES
+    if has_density:
+        count += _DENSITY["num_probes"] * min(_DENSITY["num_steps"], size)
+    count += layer_products(network, landscape, only) if per_layer else 0
+    return count + block_products(network, blocks)
 
 
 def _standing(network: Network, landscape, only: Only) -> dict[str, float]:
@@ -281,9 +284,10 @@ def _pairs(found) -> list[dict[str, Any]]:
     return rows
 
 
-def _headline(facts: dict[str, Any], size: int, only: str | None, matrix: str) -> str:
+def _headline(facts: dict[str, Any], size: int, only: str | None, matrix: str, rounding: float) -> str:
     where = "" if only is None else f" in {only}"
-    low, high, trace = (format_number(facts[name]) for name in ("lowest", "sharpness", "trace"))
+    limits = {"lowest": rounding, "sharpness": rounding, "trace": math.sqrt(size) * rounding}
+    low, high, trace = (format_number(facts[name] if abs(facts[name]) > limit else 0) for name, limit in limits.items())
     text = f"The eigenvalues of the {matrix}{where} lie between {low} and {high}; the trace is {trace}"
     error = facts["trace_standard_error"]
     text += f" ± {format_number(error, 2)} (standard error)" if error else " (exact)"
