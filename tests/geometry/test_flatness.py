@@ -290,7 +290,10 @@ def test_a_network_without_scale_symmetry_is_audited_by_what_it_has():
 def test_sigmoids_are_audited_by_reflections_which_show_what_belongs_to_the_weights():
     network, landscape = classifier("sigmoid")
     report: Any = flatness_report(KEY, network, landscape, measures=["sharpness", "hessian"], **FEW)
-    assert (report.audit.kind, report.audit.reason) == ("reflection", "the network has no scale symmetry")
+    assert (report.audit.kind, report.audit.reason) == (
+        "reflection",
+        "the network has no scale symmetry; it was written anew by reflections, which measures of the weights see, too",
+    )
     assert report.audit.output_change < 1e-13
     assert {row.verdict for row in report.audit.rows} == {"changed"}
 
@@ -426,6 +429,8 @@ def test_the_audit_calls_invariants_unchanged_in_single_precision():
         (1.0005, 0.0, 0.0, 2.0, "unchanged"),
         (1.0005, 0.0, 0.0, 0.95, "not decided"),  # of scales that hardly matter
         (1.0005, 0.0, 0.0, 0.5, "unchanged"),
+        (1.0005, 0.9, 0.0, 2.0, "unchanged"),  # by the same random numbers, whatever its error
+        (-1.0, 0.9, 0.0, 2.0, "not decided"),
         (1.03, 0.0, 0.0, 1.0, "scale dependent"),
         (1.03, 0.0, 0.02, 2.0, "unchanged within its error"),  # such as the residuals of two eigenvalues
         (1.05, 0.0, 0.02, 2.0, "scale dependent"),

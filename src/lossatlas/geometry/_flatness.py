@@ -39,8 +39,7 @@ Verdict = Literal["unchanged", "unchanged within its error", "not decided", "sca
 _SIGNIFICANT = 3.0  # standard errors
 # By bytes of a number: relative changes up to these are rounding, of differences of losses and of searches.
 _ROUNDING = {8: 1e-6, 4: 1e-3}
-_LEAST_REACH = 0.1  # by which scales have to move the response of the outputs for an audit to say that something stays
-_MOST_UNSEEN = 0.5  # of a value: where only larger changes would show, nothing is said
+_SHOWN = 0.5  # what stays under scales is called unchanged where they would change the response, and it, by so much
 _FEW, _PROBES = 64, 16  # examples and directions of that response
 _INSTEAD = {
     "reflection": "it was written anew by reflections, which measures of the weights see, too",
@@ -76,9 +75,9 @@ class Audit(eqx.Module):
     - `reason`: why not by scales, or not at all; else None.
     - `done`: what was done, by unit space; `factors`: the factors c of scales there, of each unit.
     - `response`: how far the scales reach: by what they multiply the mean square change of the outputs under small
-      noise on the parameters. A measure that depends on the scale as the noise does changes as much; so what stays is
-      called unchanged only where that is a tenth at least, and where less than that, and than half the value, would
-      have been seen.
+      noise on the parameters. A measure that depends on the scale as the noise does changes as much. What stays is
+      called unchanged only where that is a half at least; what stays within its error, only where half its value
+      would have been seen.
       NaN for other kinds: signs and permutations are isometries of the parameters.
     - `output_change`: how well the function was kept, relative.
     - `rows`: the measures.
@@ -322,13 +321,14 @@ def _audit_row(
         slack = _SIGNIFICANT * float(pairs.std(ddof=1) / np.sqrt(len(pairs)))
     seen = max(tolerance, slack / size) if size else math.inf
     reach = max(response, 1 / response) - 1 if response > 0 else 0.0
-    if abs(difference) > seen * size:
+    stayed = abs(difference) <= tolerance * size
+    # The random numbers are the same, so what stays to rounding has no error of its own to hide behind.
+    would_show = size > 0 and reach >= _SHOWN and (stayed or seen <= _SHOWN)
+    if size > 0 and abs(difference) > seen * size:
         verdict = "scale dependent" if kind == "scale" else "changed"
-    elif kind == "scale" and not (reach >= _LEAST_REACH and seen <= min(reach, _MOST_UNSEEN)):
+    elif kind == "scale" and not would_show:
         verdict = "not decided"
-    elif abs(difference) <= tolerance * size:
-        verdict = "unchanged"
     else:
-        verdict = "unchanged within its error"
+        verdict = "unchanged" if stayed else "unchanged within its error"
     change = difference / before.value if before.value else 0.0 if difference == 0 else float("inf")
     return AuditRow(name, before.value, after.value, change, seen, verdict)

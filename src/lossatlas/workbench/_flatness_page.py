@@ -67,7 +67,7 @@ def _pairs_section(rows: list[dict[str, Any]], level: float) -> Section:
     heads |= {"difference": "second minus first", "its error": "standard error; 0 where nothing is random"}
     heads |= {"p": "of no difference", "flatter": f"where p is below {level:g}"}
     sentence = "Each pair by itself: local energies in pairs of draws with the same noise, all else with both errors."
-    return Section("Pair by pair", (sentence,), (), (rows_table("Pairs", rows, heads),))
+    return Section("Pair by pair", (sentence,), (), (rows_table("Pairs", rows, heads, digits=3),))
 
 
 def _missing_sentences(reports: Mapping[str, Any]) -> list[str]:
