@@ -117,6 +117,7 @@ def test_a_stable_step_is_told_of_the_hessian_and_of_what_moves(lossatlas, files
     assert [row["end"] for row in facts["eigenvalues"]] == 17 * ["largest"]  # not more than there are
     facts = json.loads(lossatlas(*base, "--only", "layers[0].*", "--top", "1", "--bottom", "0")[1])
     assert facts["largest_stable_step"] == 2 / facts["sharpness"]
+    assert (facts["products"], facts["trace_standard_error"]) == (9, 0.0)  # the matrix, and its trace for nothing
     assert "Gradient descent of these parameters alone is stable" in facts["headline"]
 
 
