@@ -71,9 +71,10 @@ class MergeTree(eqx.Module):
 def merge_tree(found: Slice, *, quantity: str = "loss", min_persistence: float | None = None) -> MergeTree:
     """The merge tree of the sublevel sets of a slice, with saddle-minimum gaps.
 
-    Cells are added from the lowest up; neighbours along the directions are joined (4 in a plane). Where two basins
-    meet, the one with the higher minimum ends (the elder rule), so the gaps are the persistence of dimension 0. Cost:
-    sorting the cells.
+    Cells are added from the lowest up, and each is joined with all its neighbours, diagonal ones included: 8 in a plane,
+    $3^k - 1$ in k dimensions. So a minimum is lower than all of them, and a valley that runs along a diagonal is one
+    valley. Where two basins meet, the one with the higher minimum ends (the elder rule), so the gaps are the
+    persistence of dimension 0. Cost: sorting the cells.
 
     **Arguments:**
     - `found`: a slice on a grid; for a refined one, its `on_grid`.
@@ -147,14 +148,12 @@ def _merge(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.n
 
 
 def _neighbours(cell: int, shape: tuple[int, ...]) -> list[int]:
-    """The flat indices beside a cell, along each axis."""
-    found, stride, rest = [], 1, cell
+    """The flat indices around a cell, diagonal ones included; the cell itself among them."""
+    found, stride, rest = [cell], 1, cell
     for size in reversed(shape):
         place, rest = rest % size, rest // size
-        if place > 0:
-            found.append(cell - stride)
-        if place < size - 1:
-            found.append(cell + stride)
+        steps = [0] + [-stride] * (place > 0) + [stride] * (place < size - 1)
+        found = [near + step for near in found for step in steps]
         stride *= size
     return found
 
@@ -194,7 +193,9 @@ class Persistence(eqx.Module):
 def persistence(found: Slice, *, quantity: str = "loss", min_persistence: float | None = None) -> Persistence:
     """The persistence of the sublevel sets of a slice in every dimension, by gudhi.
 
-    The grid is a cubical complex whose vertices are the points; an edge or a square is reached with its highest vertex.
+    Each point of the grid is a cube of a cubical complex, and a face is reached with the lowest cube that it belongs to.
+    So cubes that share no more than a corner are connected, as in [`lossatlas.geometry.merge_tree`][], and a closed
+    ridge is one whose cubes share faces.
 
     **Arguments:**
     - `found`, `quantity`, `min_persistence`: as for [`lossatlas.geometry.merge_tree`][].
@@ -211,9 +212,10 @@ def persistence(found: Slice, *, quantity: str = "loss", min_persistence: float 
         msg = "persistence needs gudhi: pip install 'lossatlas[topology]' (or gudhi). merge_tree works without."
         raise InputError(msg) from error
     finite = np.isfinite(values)
-    complex_ = CubicalComplex(vertices=np.where(finite, values, np.inf).T)  # it counts vertices first axis fastest
+    cubes = np.where(finite, values, np.inf).T  # it counts cubes first axis fastest
+    complex_ = CubicalComplex(top_dimensional_cells=cubes)
     complex_.compute_persistence(min_persistence=min_persistence)  # pyright: ignore[reportArgumentType]
-    pairs, stays = complex_.vertices_of_persistence_pairs()
+    pairs, stays = complex_.cofaces_of_persistence_pairs()
     births: dict[int, np.ndarray] = {}
     deaths: dict[int, np.ndarray] = {}
     born: dict[int, np.ndarray] = {}
