@@ -29,6 +29,8 @@ def test_a_line_has_the_minima_saddles_and_gaps_that_one_reads_off():
     assert found.persistence.tolist() == [np.inf, 1, 1]
     assert found.parents.tolist() == [-1, 0, 0]
     assert found.num_cells.tolist() == [7, 1, 1]
+    assert found.basins.tolist() == [0, 1, 0, 0, 0, 2, 0]
+    assert merge_tree(surface([3, 1, 2, 0, np.nan, 4, 6]), min_persistence=1.0).basins.tolist() == [0] * 4 + [-1, 1, 1]
 
 
 def test_the_gaps_are_the_persistence_of_gudhi_on_random_surfaces_with_masked_cells():

@@ -8,6 +8,7 @@ from jaxtyping import Float, Int
 
 from lossatlas._errors import InputError, unknown_name
 from lossatlas._show import shown
+from lossatlas.geometry._basins import find_basins
 from lossatlas.geometry._slice import Slice
 
 
@@ -25,7 +26,8 @@ class MergeTree(eqx.Module):
     - `saddles`, `saddle_losses`: the lowest pass to a basin with a lower minimum; NaN and infinity for a minimum that
       has none: the lowest of all, or of a part that masked cells cut off.
     - `parents`: the minimum with which each merges there, -1 where it does not.
-    - `num_cells`: the size of the basin below its saddle.
+    - `num_cells`: the size of the basin below its saddle. `basins`: by cell of the slice, the minimum in whose basin it
+      is, below the saddle of that; -1 where masked.
     - `min_persistence`: gaps up to this were merged away; `num_dropped` minima had such.
     - `quantity`: which values; `num_masked` cells of it are not finite and belong to no basin.
     """
@@ -36,6 +38,7 @@ class MergeTree(eqx.Module):
     saddle_losses: Float[np.ndarray, " m"]
     parents: Int[np.ndarray, " m"]
     num_cells: Int[np.ndarray, " m"]
+    basins: Int[np.ndarray, "..."]
     min_persistence: float
     num_dropped: int
     num_masked: int
@@ -88,12 +91,13 @@ def merge_tree(found: Slice, *, quantity: str = "loss", min_persistence: float |
         Edelsbrunner, Letscher and Zomorodian 2002, Discrete Comput. Geom. 28 (persistence).
     """
     values, min_persistence = _checked(found, quantity, min_persistence)
-    births, deaths, sizes, joined = _merge(values)
+    births, deaths, joined, sizes, cells = find_basins(values)
     persistence = np.where(deaths >= 0, values.ravel()[deaths] - values.ravel()[births], np.inf)
     kept = np.flatnonzero(persistence > min_persistence)
     kept = kept[np.lexsort((values.ravel()[births[kept]], -persistence[kept]))]
     place = {int(old): new for new, old in enumerate(kept)}
     parents = np.array([_kept_parent(int(i), joined, place) for i in kept], int)
+    into = np.array([place[i] if i in place else _kept_parent(i, joined, place) for i in range(len(joined))] + [-1], int)
     births, deaths = births[kept], deaths[kept]
     merges = deaths >= 0
     return MergeTree(
@@ -103,59 +107,12 @@ def merge_tree(found: Slice, *, quantity: str = "loss", min_persistence: float |
         saddle_losses=np.where(merges, values.ravel()[deaths], np.inf),
         parents=parents,
         num_cells=sizes[kept],
+        basins=into[cells].reshape(values.shape),
         min_persistence=min_persistence,
         num_dropped=len(persistence) - len(kept),
         num_masked=int((~np.isfinite(values)).sum()),
         quantity=quantity,
     )
-
-
-def _merge(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """For each basin the flat index of its minimum, of its saddle (-1), its cells, and the basin it joined (-1)."""
-    flat, shape = values.ravel(), values.shape
-    order = np.argsort(flat, kind="stable")
-    order = order[np.isfinite(flat[order])]
-    owner = np.full(flat.size, -1)  # the basin that a cell was put into
-    leader: list[int] = []  # the basin that a basin has become part of; itself while it lasts
-    births: list[int] = []
-    deaths: list[int] = []
-    joined: list[int] = []
-    sizes: list[int] = []
-
-    def alive(basin: int) -> int:
-        while leader[basin] != basin:
-            leader[basin] = leader[leader[basin]]
-            basin = leader[basin]
-        return basin
-
-    for cell in order.tolist():
-        around = [owner[near] for near in _neighbours(cell, shape) if owner[near] >= 0]
-        basins = sorted({alive(int(basin)) for basin in around}, key=lambda basin: (flat[births[basin]], basin))
-        if not basins:
-            basins = [len(births)]
-            births.append(cell)
-            deaths.append(-1)
-            joined.append(-1)
-            sizes.append(0)
-            leader.append(basins[0])
-        elder = basins[0]
-        for younger in basins[1:]:
-            leader[younger], deaths[younger], joined[younger] = elder, cell, elder
-            sizes[elder] += sizes[younger]
-        owner[cell] = elder
-        sizes[elder] += 1
-    return np.array(births, int), np.array(deaths, int), np.array(sizes, int), np.array(joined, int)
-
-
-def _neighbours(cell: int, shape: tuple[int, ...]) -> list[int]:
-    """The flat indices around a cell, diagonal ones included; the cell itself among them."""
-    found, stride, rest = [cell], 1, cell
-    for size in reversed(shape):
-        place, rest = rest % size, rest // size
-        steps = [0] + [-stride] * (place > 0) + [stride] * (place < size - 1)
-        found = [near + step for near in found for step in steps]
-        stride *= size
-    return found
 
 
 def _kept_parent(basin: int, joined: np.ndarray, place: dict[int, int]) -> int:
