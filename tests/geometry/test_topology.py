@@ -69,11 +69,7 @@ def test_a_minimum_is_lower_than_all_around_it_diagonal_ones_included():
     values = np.random.default_rng(4).normal(size=(12, 13))
     padded = np.pad(values, 1, constant_values=np.inf)
     around = np.stack(
-        [
-            padded[1 + i : 13 + i, 1 + j : 14 + j]
-            for i, j in itertools.product((-1, 0, 1), repeat=2)
-            if (i, j) != (0, 0)
-        ]
+        [padded[1 + i : 13 + i, 1 + j : 14 + j] for i, j in itertools.product((-1, 0, 1), repeat=2) if (i, j) != (0, 0)]
     )
     wanted = {tuple(place) for place in np.argwhere(values < around.min(axis=0)).tolist()}
     assert {tuple(map(int, row)) for row in merge_tree(surface(values)).minima} == wanted

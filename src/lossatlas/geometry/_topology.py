@@ -74,8 +74,8 @@ class MergeTree(eqx.Module):
 def merge_tree(found: Slice, *, quantity: str = "loss", min_persistence: float | None = None) -> MergeTree:
     """The merge tree of the sublevel sets of a slice, with saddle-minimum gaps.
 
-    Cells are added from the lowest up, and each is joined with all its neighbours, diagonal ones included: 8 in a plane,
-    $3^k - 1$ in k dimensions. So a minimum is lower than all of them, and a valley that runs along a diagonal is one
+    Cells are added from the lowest up, and each is joined with all its neighbours, diagonal ones included: 8 in a
+    plane, $3^k - 1$ in k dimensions. So a minimum is lower than all of them, and a valley that runs along a diagonal is one
     valley. Where two basins meet, the one with the higher minimum ends (the elder rule), so the gaps are the
     persistence of dimension 0. Cost: sorting the cells.
 
@@ -97,7 +97,9 @@ def merge_tree(found: Slice, *, quantity: str = "loss", min_persistence: float |
     kept = kept[np.lexsort((values.ravel()[births[kept]], -persistence[kept]))]
     place = {int(old): new for new, old in enumerate(kept)}
     parents = np.array([_kept_parent(int(i), joined, place) for i in kept], int)
-    into = np.array([place[i] if i in place else _kept_parent(i, joined, place) for i in range(len(joined))] + [-1], int)
+    into = np.array(
+        [place[i] if i in place else _kept_parent(i, joined, place) for i in range(len(joined))] + [-1], int
+    )
     births, deaths = births[kept], deaths[kept]
     merges = deaths >= 0
     return MergeTree(
@@ -150,8 +152,8 @@ class Persistence(eqx.Module):
 def persistence(found: Slice, *, quantity: str = "loss", min_persistence: float | None = None) -> Persistence:
     """The persistence of the sublevel sets of a slice in every dimension, by gudhi.
 
-    Each point of the grid is a cube of a cubical complex, and a face is reached with the lowest cube that it belongs to.
-    So cubes that share no more than a corner are connected, as in [`lossatlas.geometry.merge_tree`][], and a closed
+    Each point of the grid is a cube of a cubical complex, and a face is reached with the lowest cube that it belongs
+    to. So cubes that share no more than a corner are connected, as in [`lossatlas.geometry.merge_tree`][], and a closed
     ridge is one whose cubes share faces.
 
     **Arguments:**
