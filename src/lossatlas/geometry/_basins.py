@@ -9,8 +9,8 @@ from jaxtyping import Float, Int
 class Basins(NamedTuple):
     """The basins of a surface.
 
-    - `minima`, `saddles`: by basin the flat index of its lowest cell, and of that over which it joins a deeper basin, -1
-      where it does not. `parents`: the basin that it joins there, -1 where it does not.
+    - `minima`, `saddles`: by basin the flat index of its lowest cell, and of that over which it joins a deeper basin,
+      -1 where it does not. `parents`: the basin that it joins there, -1 where it does not.
     - `sizes`: the number of cells, those of basins that joined it included.
     - `cells`: by cell the basin that it was put into, below the saddle of that; -1 where it is not finite.
     """
@@ -56,7 +56,7 @@ def find_basins(values: Float[np.ndarray, "..."]) -> Basins:
             sizes[elder] += sizes[younger]
         owner[cell] = elder
         sizes[elder] += 1
-    return Basins(*(np.array(column, int) for column in (births, deaths, joined, sizes)), owner)
+    return Basins(np.array(births, int), np.array(deaths, int), np.array(joined, int), np.array(sizes, int), owner)
 
 
 def _neighbours(cell: int, shape: tuple[int, ...]) -> list[int]:

@@ -138,9 +138,9 @@ def refine(
     samples = Samples(compute, len(extents), len(manners))
     low, high = (tuple(ends) for ends in zip(*extents, strict=True))
     depth, counts = (0,) * len(extents), (COUNTS[0],) * len(extents)
-    boxes = [tuple(zip(*pieces, strict=True)) for pieces in itertools.product(*cut_axes(extents, places))]
-    samples.add(np.concatenate([box_grid(*box, counts) for box in boxes]))
-    cells = [_cell(samples, *box, depth, counts) for box in boxes]
+    boxes = [np.transpose(pieces).tolist() for pieces in itertools.product(*cut_axes(extents, places))]
+    samples.add(np.concatenate([box_grid(tuple(first), tuple(last), counts) for first, last in boxes]))
+    cells = [_cell(samples, tuple(first), tuple(last), depth, counts) for first, last in boxes]
     axes = picture_axes(extents, places, picture_size(len(extents)))
     checks, check_values = np.zeros((0, len(extents))), np.zeros((0, len(manners)))
     active, waiting, budget, round_ = list(judged[:1]), list(judged[1:]), max_points, 0
@@ -182,7 +182,7 @@ def refine(
 
 @dataclasses.dataclass(frozen=True)
 class _Check:
-    """The interpolation at some points: its errors, whether each point is excused, and which fail, by what is judged."""
+    """The interpolation at some points: its errors, which points are excused, and which fail, by what is judged."""
 
     errors: np.ndarray
     excused: np.ndarray

@@ -85,7 +85,7 @@ class RefinedSlice(eqx.Module):
         """What was computed, how it is interpolated, and the least of each quantity."""
         values = np.stack(list(self.values.values()), axis=1)
         least = np.min(values, axis=0, where=np.isfinite(values), initial=np.inf)
-        manners = tuple(_MANNERS.get(name, "smooth") for name in self.values)
+        manners: tuple[Manner, ...] = tuple(_MANNERS.get(name, "smooth") for name in self.values)
         return values, manners, np.where(np.isfinite(least), least, -np.inf)
 
     def on_grid(self, num: int = 101) -> Slice:

@@ -75,8 +75,8 @@ def merge_tree(found: Slice, *, quantity: str = "loss", min_persistence: float |
     """The merge tree of the sublevel sets of a slice, with saddle-minimum gaps.
 
     Cells are added from the lowest up, and each is joined with all its neighbours, diagonal ones included: 8 in a
-    plane, $3^k - 1$ in k dimensions. So a minimum is lower than all of them, and a valley that runs along a diagonal is one
-    valley. Where two basins meet, the one with the higher minimum ends (the elder rule), so the gaps are the
+    plane, $3^k - 1$ in k dimensions. So a minimum is lower than all of them, and a valley that runs along a diagonal is
+    one valley. Where two basins meet, the one with the higher minimum ends (the elder rule), so the gaps are the
     persistence of dimension 0. Cost: sorting the cells.
 
     **Arguments:**
