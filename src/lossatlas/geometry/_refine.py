@@ -88,7 +88,8 @@ class Samples:
 class Refined:
     """Cells that fill the box, their samples, and the last check.
 
-    - `errors`: at the points of the last check, a column for each quantity; NaN where either side is not finite.
+    - `errors`, `truth`: at the points of the last check, a column for each quantity; errors are NaN where either side
+      is not finite.
     - `checks`, `check_values`: the points of all checks, and what was computed there.
     - `num_at_edge`: points of the last check in cells that an edge of what is finite cuts and that are not halved
       further; they are excused.
@@ -97,6 +98,7 @@ class Refined:
     cells: list[Cell]
     samples: Samples
     errors: Float[np.ndarray, "m q"]
+    truth: Float[np.ndarray, "m q"]
     checks: Float[np.ndarray, "c k"]
     check_values: Float[np.ndarray, "c q"]
     num_at_edge: int
@@ -177,7 +179,9 @@ def refine(
             continue
         done = Status.CONVERGED if passed else Status.MAX_STEPS
         spread = _spread(samples.values[:, list(judged[0].columns)])
-        return Refined(cells, samples, check.errors, checks, check_values, int(check.excused.sum()), spread, done)
+        return Refined(
+            cells, samples, check.errors, truth, checks, check_values, int(check.excused.sum()), spread, done
+        )
 
 
 @dataclasses.dataclass(frozen=True)

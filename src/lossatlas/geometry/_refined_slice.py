@@ -206,12 +206,14 @@ def refined_slice(
     if not np.isfinite(values[:, 0]).any():
         msg = "The loss is not finite at any sample of this slice; look at a smaller extent, or check the network."
         raise InputError(msg)
-    largest = np.max(np.nan_to_num(found.errors, nan=0.0), axis=0)
+    errors = np.nan_to_num(found.errors, nan=0.0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        shares = np.max(np.nan_to_num(errors / np.abs(found.truth), nan=0.0), axis=0)
     return RefinedSlice(
         points=points,
         values={name: values[:, i] for i, name in enumerate(at.names)},
         cells=tuple(found.cells),
-        error={name: float(size) for name, size in zip(at.names, largest, strict=True)},
+        error={name: float(size) for name, size in zip(at.names, np.max(errors, axis=0), strict=True)},
         coverage=coverage,
         confidence=confidence,
         num_at_edge=found.num_at_edge,
@@ -239,6 +241,7 @@ def refined_slice(
                 "seed": np.asarray(jax.random.key_data(key)).tolist(),
                 "max_error": max_error,
                 "relative_to": relative_to,
+                "relative_error": {at.names[i]: float(shares[i]) for i in losses} if relative_to == "value" else {},
                 "allowed": max_error * (found.spread if relative_to == "range" else 1.0),
                 "coverage": coverage,
                 "confidence": confidence,

@@ -9,6 +9,8 @@ from jaxtyping import Float, Int
 from lossatlas._errors import InputError, unknown_name
 from lossatlas._show import shown
 from lossatlas.geometry._basins import find_basins
+from lossatlas.geometry._refine import picture_size
+from lossatlas.geometry._refined_slice import RefinedSlice
 from lossatlas.geometry._slice import Slice
 
 
@@ -28,7 +30,8 @@ class MergeTree(eqx.Module):
     - `parents`: the minimum with which each merges there, -1 where it does not.
     - `num_cells`: the size of the basin below its saddle. `basins`: by cell of the slice, the minimum in whose basin it
       is, below the saddle of that; -1 where masked.
-    - `min_persistence`: gaps up to this were merged away; `num_dropped` minima had such.
+    - `min_persistence`: gaps up to this were merged away, or fewer where the error is relative to the loss;
+      `num_dropped` minima had such.
     - `quantity`: which values; `num_masked` cells of it are not finite and belong to no basin.
     """
 
@@ -71,29 +74,61 @@ class MergeTree(eqx.Module):
         return merge_tree_figure(self.to_xarray())
 
 
-def merge_tree(found: Slice, *, quantity: str = "loss", min_persistence: float | None = None) -> MergeTree:
-    """The merge tree of the sublevel sets of a slice, with saddle-minimum gaps.
+def merge_tree(
+    found: Slice | RefinedSlice, *, quantity: str = "loss", min_persistence: float | None = None
+) -> MergeTree:
+    r"""The merge tree of the sublevel sets of a slice, with saddle-minimum gaps.
 
     Cells are added from the lowest up, and each is joined with all its neighbours, diagonal ones included: 8 in a
     plane, $3^k - 1$ in k dimensions. So a minimum is lower than all of them, and a valley that runs along a diagonal is
     one valley. Where two basins meet, the one with the higher minimum ends (the elder rule), so the gaps are the
     persistence of dimension 0. Cost: sorting the cells.
 
+    Of a refined slice the minima are points that were computed: in each basin of its picture the lowest such point,
+    and the bottom below that, which only the interpolation has, is filled up to it. Saddles are interpolated.
+
     **Arguments:**
-    - `found`: a slice on a grid; for a refined one, its `on_grid`.
+    - `found`: a slice on a grid, or a refined one.
     - `quantity`: which of its values.
-    - `min_persistence`: minima whose gap is at most this are merged away. Default 0 for computed values, and twice the
-      measured interpolation error for interpolated ones, below which a gap may come from interpolation.
+    - `min_persistence`: minima whose gap is at most this are merged away. Default 0 for computed values, and for
+      interpolated ones twice the measured error (at the saddle, where it is relative to the value), below which a gap
+      may come from interpolation.
+
+    **Returns:** [`lossatlas.geometry.MergeTree`][]; its cells are those of the slice, for a refined one those of
+    `on_grid` with 301 points on a line and 81 by 81 on a plane.
 
     **Raises:** `InputError` for a quantity that the slice lacks, a negative gap, and a slice that is masked all over.
 
     !!! cite
         Edelsbrunner, Letscher and Zomorodian 2002, Discrete Comput. Geom. 28 (persistence).
     """
-    values, min_persistence = _checked(found, quantity, min_persistence)
+    picture = found.on_grid(picture_size(len(found.extents))) if isinstance(found, RefinedSlice) else found
+    values = _checked(picture, quantity, min_persistence)
+    tree = _tree(picture, values, quantity, min_persistence)
+    if not isinstance(found, RefinedSlice):
+        return tree
+    lowest, _ = _lowest_computed(found, picture, tree)
+    bottoms = np.minimum(lowest, tree.saddle_losses)
+    bottoms = np.append(np.where(np.isfinite(bottoms), bottoms, -np.inf), -np.inf)  # the last for masked cells
+    tree = _tree(picture, np.maximum(values, bottoms[tree.basins]), quantity, min_persistence)
+    lowest, points = _lowest_computed(found, picture, tree)
+    known = np.isfinite(lowest)
+    return eqx.tree_at(
+        lambda tree: (tree.losses, tree.minima),
+        tree,
+        (np.where(known, lowest, tree.losses), np.where(known[:, None], points, tree.minima)),
+    )
+
+
+def _tree(picture: Slice, values: np.ndarray, quantity: str, min_persistence: float | None) -> MergeTree:
+    """The merge tree of some values on the grid of a slice."""
     births, deaths, joined, sizes, cells = find_basins(values)
     persistence = np.where(deaths >= 0, values.ravel()[deaths] - values.ravel()[births], np.inf)
-    kept = np.flatnonzero(persistence > min_persistence)
+    at_saddles = np.where(deaths >= 0, values.ravel()[deaths], 0.0)
+    least = (
+        2 * picture.error_at(quantity, at_saddles) if min_persistence is None else np.full(len(deaths), min_persistence)
+    )
+    kept = np.flatnonzero(persistence > least)
     kept = kept[np.lexsort((values.ravel()[births[kept]], -persistence[kept]))]
     place = {int(old): new for new, old in enumerate(kept)}
     parents = np.array([_kept_parent(int(i), joined, place) for i in kept], int)
@@ -103,18 +138,31 @@ def merge_tree(found: Slice, *, quantity: str = "loss", min_persistence: float |
     births, deaths = births[kept], deaths[kept]
     merges = deaths >= 0
     return MergeTree(
-        minima=_coordinates(found, births),
+        minima=_coordinates(picture, births),
         losses=values.ravel()[births],
-        saddles=np.where(merges[:, None], _coordinates(found, np.maximum(deaths, 0)), np.nan),
+        saddles=np.where(merges[:, None], _coordinates(picture, np.maximum(deaths, 0)), np.nan),
         saddle_losses=np.where(merges, values.ravel()[deaths], np.inf),
         parents=parents,
         num_cells=sizes[kept],
         basins=into[cells].reshape(values.shape),
-        min_persistence=min_persistence,
+        min_persistence=float(least.max()),
         num_dropped=len(persistence) - len(kept),
         num_masked=int((~np.isfinite(values)).sum()),
         quantity=quantity,
     )
+
+
+def _lowest_computed(found: RefinedSlice, picture: Slice, tree: MergeTree) -> tuple[np.ndarray, np.ndarray]:
+    """For each minimum the least value that was computed in its basin, infinity without one, and where."""
+    values = found.values[tree.quantity]
+    axes = zip(picture.coordinates, found.points.T, strict=True)
+    cells = tuple(np.abs(axis[:, None] - at).argmin(axis=0) for axis, at in axes)
+    basins = np.where(np.isfinite(values), tree.basins[cells], -1)
+    lowest, points = np.full(len(tree.losses), np.inf), np.full(tree.minima.shape, np.nan)
+    for i in np.argsort(values, kind="stable")[::-1]:  # the least comes last, and stays
+        if basins[i] >= 0:
+            lowest[basins[i]], points[basins[i]] = values[i], found.points[i]
+    return lowest, points
 
 
 def _kept_parent(basin: int, joined: np.ndarray, place: dict[int, int]) -> int:
@@ -157,14 +205,17 @@ def persistence(found: Slice, *, quantity: str = "loss", min_persistence: float 
     ridge is one whose cubes share faces.
 
     **Arguments:**
-    - `found`, `quantity`, `min_persistence`: as for [`lossatlas.geometry.merge_tree`][].
+    - `found`: a slice on a grid; for a refined one, its `on_grid`.
+    - `quantity`, `min_persistence`: as for [`lossatlas.geometry.merge_tree`][].
 
     **Raises:** `InputError` as there, and where gudhi is missing.
 
     !!! cite
         Wagner, Chen and Vucini 2012 (cubical complexes); Edelsbrunner, Letscher and Zomorodian 2002.
     """
-    values, min_persistence = _checked(found, quantity, min_persistence)
+    values = _checked(found, quantity, min_persistence)
+    if min_persistence is None:
+        min_persistence = 0.0 if found.error is None else 2 * found.error[quantity]
     try:
         from gudhi import CubicalComplex
     except ImportError as error:
@@ -195,19 +246,17 @@ def persistence(found: Slice, *, quantity: str = "loss", min_persistence: float 
     return Persistence(births, deaths, born, dead, int((~finite).sum()), quantity)
 
 
-def _checked(found: Slice, quantity: str, min_persistence: float | None) -> tuple[np.ndarray, float]:
+def _checked(found: Slice, quantity: str, min_persistence: float | None) -> np.ndarray:
     if quantity not in found.values:
         raise unknown_name("quantity", quantity, found.values)
     values = np.asarray(found.values[quantity], float)
     if not np.isfinite(values).any():
         msg = f"Every cell of {quantity} is masked: there is no finite value. Look at a smaller extent."
         raise InputError(msg)
-    if min_persistence is None:
-        min_persistence = 0.0 if found.error is None else 2 * found.error[quantity]
-    if not min_persistence >= 0:
+    if min_persistence is not None and not min_persistence >= 0:
         msg = f"min_persistence must be at least 0, got {min_persistence}."
         raise InputError(msg)
-    return values, min_persistence
+    return values
 
 
 def _coordinates(found: Slice, cells: np.ndarray) -> np.ndarray:
