@@ -1,5 +1,6 @@
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -225,6 +226,7 @@ def test_nothing_is_drawn_below_the_least_that_was_computed_and_the_lowest_was(k
     raw = interpolate_grid(list(found.cells), found.values["loss"][:, None], picture.coordinates, ("smooth",))
     assert raw.min() < 0 < least
     assert picture.values["loss"].min() == least
+    assert merge_tree(found).losses.tolist() == [least]
     assert found(np.array(np.meshgrid(*picture.coordinates)).reshape(2, -1).T)["loss"].min() == least
     assert not found.to_xarray()["checked"][0]
     assert found.to_xarray()["checked"].sum() == found.stats["checked"]
@@ -271,6 +273,41 @@ def test_a_refined_slice_of_a_network_is_the_grid_to_the_stated_error(small):
     assert merge_tree(picture).min_persistence == 2 * found.error["loss"]  # a gap below may come from interpolation
     assert found.to_xarray().attrs["status"] == "converged"
     assert found.to_xarray().sizes["sample"] == len(found.points)
+
+
+def test_the_minima_of_a_refined_slice_were_computed_and_are_deeper_than_the_error(key):
+    def wells(p, batch):
+        well = lambda x, y, depth: depth * jnp.exp(-20 * ((p[0] - x) ** 2 + (p[1] - y) ** 2))  # noqa: E731
+        return batch * (1.0 - well(-0.55, 0, 0.7) - well(0.45, 0, 0.5) - well(0, 0.7, 0.02))
+
+    landscape = Landscape.from_function(wells, jnp.ones(1))
+    found = refined_slice(key, jnp.zeros(2), landscape, as_directions(jnp.zeros(2), list(np.eye(2))), max_error=0.002)
+    assert len(merge_tree(found).losses) == 3
+    coarse = eqx.tree_at(lambda f: f.error["loss"], found, 0.011)  # the third is 0.02 deep: twice the error
+    tree = merge_tree(coarse)
+    assert len(tree.losses) == 2
+    for loss, place in zip(tree.losses, tree.minima, strict=True):
+        row = np.flatnonzero((found.points == place).all(axis=1))[0]
+        assert found.values["loss"][row] == loss == pytest.approx(float(landscape(jnp.asarray(place))), rel=1e-12)
+    assert tree.losses[0] == found.lowest[1]
+    np.testing.assert_allclose(tree.minima, [[-0.55, 0], [0.45, 0]], atol=0.1)
+    assert merge_tree(found, min_persistence=0.6).losses.tolist() == [found.lowest[1]]
+
+
+def test_an_error_relative_to_the_value_is_small_where_the_loss_is(key):
+    landscape = Landscape.from_function(lambda p, batch: batch * jnp.exp(5.0 * p[0]), jnp.ones(1))
+    line = as_directions(jnp.zeros(1), [np.ones(1)])
+    found = refined_slice(key, jnp.zeros(1), landscape, line, max_error=0.05, relative_to="value")
+    picture = found.on_grid(101)
+    least = picture.values["loss"].min()
+    assert 0 < picture.error_at("loss", least) <= 0.05 * least
+    assert picture.error_at("loss", least) < 0.5 * picture.error["loss"]
+    assert picture.to_xarray()["loss"].attrs["error"] == picture.error_at("loss", least)
+    by_range = refined_slice(key, jnp.zeros(1), landscape, line, max_error=0.05).on_grid(101)
+    assert by_range.error_at("loss", least) == by_range.error["loss"] == by_range.to_xarray()["loss"].attrs["error"]
+    computed = loss_slice(jnp.zeros(1), landscape, line, num=3)
+    assert computed.error_at("loss", least) == 0
+    assert "error" not in computed.to_xarray()["loss"].attrs
 
 
 def test_networks_that_directions_lead_to_are_exact_on_a_refined_slice(small, key):

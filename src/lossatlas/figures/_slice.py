@@ -60,15 +60,7 @@ def line_figure(
     )
     least = float(np.nanmin(np.where(np.isfinite(values), values, np.nan), initial=np.inf))
     if scale == "log" and error > least:
-        figure.add_hrect(
-            y0=least / 2,
-            y1=error,
-            line_width=0,
-            fillcolor=MUTED,
-            opacity=0.15,
-            annotation={"text": "less than the interpolation may be off", "font": {"color": MUTED, "size": 11}},
-            annotation_position="top left",
-        )
+        figure.add_hrect(y0=least / 2, y1=error, line_width=0, fillcolor=MUTED, opacity=0.15)
     marks = {name: place[0] for name, place in _networks(dataset, 1).items() if x[0] <= place[0] <= x[-1]}
     first = np.where(np.isfinite(columns[chosen[0]]), columns[chosen[0]], np.nan)
     for (name, at), symbol in zip(marks.items(), _SYMBOLS, strict=False):
@@ -341,10 +333,10 @@ def _colours(values: np.ndarray, name: str, scale: ColourScale, error: float, *,
     high = limit if is_clipped else high
     high = high if high > low else low + (abs(low) * 1e-3 or 1.0)
     words = [name] + ["log scale"] * is_log
-    if is_cut:
-        words.append(f"below {format_number(error, 2)} (interpolation error) alike")
-    if is_clipped:
-        words.append(f"above {format_number(10**high if is_log else high, 2)} alike")
+    alike = [f"below {format_number(error, 2)}"] * is_cut
+    alike += [f"above {format_number(10**high if is_log else high, 2)}"] * is_clipped
+    if alike:
+        words.append(" and ".join(alike) + " alike")
     bar: dict[str, Any] = {"title": {"text": ", ".join(words), "side": "right"}, "thickness": 12, "len": 1.0}
     if is_log:
         ticks = log_ticks(10**low, 10**high)

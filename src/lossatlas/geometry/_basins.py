@@ -24,14 +24,18 @@ class Basins(NamedTuple):
 
 def find_basins(values: Float[np.ndarray, "..."]) -> Basins:
     """Add the finite cells from the lowest up, each joined with all its neighbours; the elder basin goes on."""
-    flat, shape = values.ravel(), values.shape
+    flat = values.ravel()
     order = np.argsort(flat, kind="stable")
     order = order[np.isfinite(flat[order])]
-    owner = np.full(flat.size, -1)  # the basin that a cell was put into
+    # A frame around the grid, in which every cell has all its neighbours, at the same distances.
+    framed = np.arange(np.prod([size + 2 for size in values.shape])).reshape([size + 2 for size in values.shape])
+    inside = framed[(slice(1, -1),) * values.ndim].ravel()
+    around = (framed[(slice(3),) * values.ndim].ravel() - framed[(1,) * values.ndim]).tolist()
+    owner = [-1] * framed.size  # the basin that a cell was put into
     leader: list[int] = []  # the basin that a basin has become part of; itself while it lasts
-    births: list[int] = []
-    deaths: list[int] = []
-    joined: list[int] = []
+    minima: list[int] = []
+    saddles: list[int] = []
+    parents: list[int] = []
     sizes: list[int] = []
 
     def alive(basin: int) -> int:
@@ -40,31 +44,21 @@ def find_basins(values: Float[np.ndarray, "..."]) -> Basins:
             basin = leader[basin]
         return basin
 
-    for cell in order.tolist():
-        around = [owner[near] for near in _neighbours(cell, shape) if owner[near] >= 0]
-        basins = sorted({alive(int(basin)) for basin in around}, key=lambda basin: (flat[births[basin]], basin))
+    for cell, at in zip(order.tolist(), inside[order].tolist(), strict=True):
+        beside = {owner[at + step] for step in around} - {-1}
+        basins = sorted({alive(basin) for basin in beside})  # the lower one was found first
         if not basins:
-            basins = [len(births)]
-            births.append(cell)
-            deaths.append(-1)
-            joined.append(-1)
+            basins = [len(minima)]
+            minima.append(cell)
+            saddles.append(-1)
+            parents.append(-1)
             sizes.append(0)
             leader.append(basins[0])
         elder = basins[0]
         for younger in basins[1:]:
-            leader[younger], deaths[younger], joined[younger] = elder, cell, elder
+            leader[younger], saddles[younger], parents[younger] = elder, cell, elder
             sizes[elder] += sizes[younger]
-        owner[cell] = elder
+        owner[at] = elder
         sizes[elder] += 1
-    return Basins(np.array(births, int), np.array(deaths, int), np.array(joined, int), np.array(sizes, int), owner)
-
-
-def _neighbours(cell: int, shape: tuple[int, ...]) -> list[int]:
-    """The flat indices around a cell, diagonal ones included; the cell itself among them."""
-    found, stride, rest = [cell], 1, cell
-    for size in reversed(shape):
-        place, rest = rest % size, rest // size
-        steps = [0] + [-stride] * (place > 0) + [stride] * (place < size - 1)
-        found = [near + step for near in found for step in steps]
-        stride *= size
-    return found
+    cells = np.array(owner)[inside]
+    return Basins(np.array(minima, int), np.array(saddles, int), np.array(parents, int), np.array(sizes, int), cells)

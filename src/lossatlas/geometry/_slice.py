@@ -88,7 +88,7 @@ class Slice(eqx.Module):
         if self.error is None:
             return np.zeros_like(values)
         share = self.settings.get("refined", {}).get("relative_error", {}).get(quantity)
-        return np.full_like(values, self.error[quantity]) if share is None else share * np.abs(values)
+        return np.full_like(values, self.error[quantity]) if share is None else np.asarray(share * np.abs(values))
 
     def to_xarray(self) -> "xr.Dataset":
         """Everything as one data set, which `from_xarray` reads: values, directions, origin, settings.

@@ -107,10 +107,13 @@ def merge_tree(
     tree = _tree(picture, values, quantity, min_persistence)
     if not isinstance(found, RefinedSlice):
         return tree
-    lowest, _ = _lowest_computed(found, picture, tree)
+    lowest, points = _lowest_computed(found, picture, tree)
     bottoms = np.minimum(lowest, tree.saddle_losses)
     bottoms = np.append(np.where(np.isfinite(bottoms), bottoms, -np.inf), -np.inf)  # the last for masked cells
-    tree = _tree(picture, np.maximum(values, bottoms[tree.basins]), quantity, min_persistence)
+    values = np.maximum(values, bottoms[tree.basins])
+    known = np.isfinite(lowest)
+    values[_cells(picture, points[known])] = lowest[known]
+    tree = _tree(picture, values, quantity, min_persistence)
     lowest, points = _lowest_computed(found, picture, tree)
     known = np.isfinite(lowest)
     return eqx.tree_at(
@@ -155,14 +158,18 @@ def _tree(picture: Slice, values: np.ndarray, quantity: str, min_persistence: fl
 def _lowest_computed(found: RefinedSlice, picture: Slice, tree: MergeTree) -> tuple[np.ndarray, np.ndarray]:
     """For each minimum the least value that was computed in its basin, infinity without one, and where."""
     values = found.values[tree.quantity]
-    axes = zip(picture.coordinates, found.points.T, strict=True)
-    cells = tuple(np.abs(axis[:, None] - at).argmin(axis=0) for axis, at in axes)
-    basins = np.where(np.isfinite(values), tree.basins[cells], -1)
+    basins = np.where(np.isfinite(values), tree.basins[_cells(picture, found.points)], -1)
     lowest, points = np.full(len(tree.losses), np.inf), np.full(tree.minima.shape, np.nan)
     for i in np.argsort(values, kind="stable")[::-1]:  # the least comes last, and stays
         if basins[i] >= 0:
             lowest[basins[i]], points[basins[i]] = values[i], found.points[i]
     return lowest, points
+
+
+def _cells(picture: Slice, points: np.ndarray) -> tuple[np.ndarray, ...]:
+    """The indices of the cells next to some points."""
+    axes = zip(picture.coordinates, points.T, strict=True)
+    return tuple(np.abs(axis[:, None] - at).argmin(axis=0) for axis, at in axes)
 
 
 def _kept_parent(basin: int, joined: np.ndarray, place: dict[int, int]) -> int:

@@ -38,8 +38,10 @@ if TYPE_CHECKING:
 
 KIND = "plane"
 Kind = Literal["filter", "layer", "model", "none", "hessian"]
-_PICTURE = {1: 301, 2: 81}  # points along each direction of the picture of a refined slice
+_PICTURE = {1: 301, 2: 81}  # points along each direction of the picture of a refined slice, as in its merge tree
 _USUAL_POINTS = {1: 100, 2: 300}
+_POINTS_THROUGH_THREE = 500  # of a plane that has three networks on the grids of its cells
+_USUAL_ERROR = 0.01
 
 
 def plane(
@@ -112,8 +114,14 @@ def plane(
         options: dict[str, Any] = {"test": tested, "gradient_norm": gradient_norm}
         cost = geometry.slice_cost(point.network, point.landscape, spanned, num=grid or 2, **options)
         if announce is not None:
-            points = cost.points if grid else _USUAL_POINTS[len(spanned)]
-            announce(_cost(point, cost, points, usually="" if grid else "usually ", gradient_norm=gradient_norm))
+            usual = _POINTS_THROUGH_THREE if len(to) == 2 else _USUAL_POINTS[len(spanned)]
+            points = cost.points if grid else usual
+            usually = "" if grid else "usually "
+            if not grid and (relative_to == "value" or max_error < _USUAL_ERROR or gradient_norm):
+                usually = "at least "
+            line = _cost(point, cost, points, usually=usually, gradient_norm=gradient_norm)
+            often = "; relative to the value often thousands of points" if not grid and relative_to == "value" else ""
+            announce(line + often)
         options |= {"extents": extents, "progress": progress}
         if grid is None:
             found = geometry.refined_slice(
@@ -128,15 +136,20 @@ def plane(
             picture = found.on_grid(_PICTURE[len(spanned)])
         else:
             found = picture = geometry.loss_slice(point.network, point.landscape, spanned, num=grid, **options)
-        tree = geometry.merge_tree(picture)
+        tree = geometry.merge_tree(found)
         trajectory = None
         if rows is not None:
             losses = _losses(point, rows)
             trajectory = geometry.project_trajectory(point.network, spanned, rows)
             trajectory = eqx.tree_at(lambda t: t.loss, trajectory, losses)
+        networks = [
+            {"network": name, "at": list(place), "loss": _loss_at(point, spanned, place)}
+            for name, place in spanned.networks.items()
+            if all(axis[0] <= at <= axis[-1] for at, axis in zip(place, picture.coordinates, strict=True))
+        ]
         here = float(_loss(point.network, point.landscape))
     view = View(found, picture, tree, trajectory)
-    facts = plane_facts(view, here)
+    facts = plane_facts(view, here, networks)
     words = {
         "directions": None if to or snapshots else directions,
         "extent": extent,
@@ -270,6 +283,12 @@ def _cost(point: Point, cost: "SliceCost", points: int, *, usually: str, gradien
 @eqx.filter_jit
 def _loss(network: Network, landscape: Landscape) -> jax.Array:
     return landscape(network)
+
+
+def _loss_at(point: Point, directions: "Directions", place: Sequence[float]) -> float:
+    from lossatlas.geometry import moved_along
+
+    return float(_loss(moved_along(point.network, directions, place), point.landscape))
 
 
 def _losses(point: Point, rows: np.ndarray) -> np.ndarray:
