@@ -71,6 +71,10 @@ def test_logarithmic_colours_end_at_the_interpolation_error_and_say_so():
     assert traces(figures.plane_figure(dataset))[0].colorbar.title.text == "training loss"
     dataset["loss"].attrs["error"] = 1e-5
     assert traces(figures.plane_figure(dataset))[0].zmin == pytest.approx(-4)
+    zero = plane(np.array([[0.0, 1e-3], [0.5, 1.0]]))
+    assert traces(figures.plane_figure(zero))[0].colorbar.title.text == "training loss"
+    zero["loss"].attrs["error"] = 0.01
+    assert traces(figures.plane_figure(zero))[0].zmin == pytest.approx(-2)
 
 
 def test_all_networks_are_marked_and_named_on_planes_and_lines():

@@ -313,7 +313,10 @@ def _error(dataset: "xr.Dataset", quantity: str) -> float:
 def _is_wide(values: np.ndarray, error: float = 0.0) -> bool:
     """Whether what is known of values spans so much that it is drawn on a logarithmic scale."""
     finite = values[np.isfinite(values)]
-    return bool(finite.size and finite.min() > 0 and finite.max() > _LOG_RATIO * max(finite.min(), error))
+    if not finite.size or finite.min() < 0:
+        return False
+    least = max(float(finite.min()), error)
+    return least > 0 and bool(finite.max() > _LOG_RATIO * least)
 
 
 def _colours(values: np.ndarray, name: str, scale: ColourScale, error: float, *, is_share: bool) -> dict[str, Any]:

@@ -132,7 +132,7 @@ def cautions(facts: dict[str, Any]) -> list[str]:
             "The interpolation did not reach its tolerance: the loss is rough here. Ask for a larger --max-error, a "
             "smaller --extent, or a --grid."
         )
-    is_log = facts["lowest"] > 0 and facts["highest"] > 20 * facts["lowest"]
+    is_log = facts["lowest"] >= 0 and facts["highest"] > 20 * facts["lowest"]
     if is_log and facts["error_at_lowest"] > _LOG_ERROR * facts["lowest"]:
         said.append(
             "Colours are logarithmic, and where the loss is lowest the interpolation may be off by as much: ask for "
