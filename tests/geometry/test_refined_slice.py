@@ -196,6 +196,19 @@ def test_places_are_samples_of_all_cells_around_them_and_lines_of_the_picture():
     assert len(refined(fn, 0.5, places=[(0.0, 0.0)]).cells) == 1  # the middle is a sample without a cut
 
 
+def test_there_is_no_step_between_the_pieces_of_a_box_that_was_cut():
+    fn = lambda p: np.exp(-p[:, 1]) * np.sin(5 * p[:, 0] * (1 - p[:, 1]))  # noqa: E731  # the lower half needs more
+    found = refined(fn, 0.05, places=[(0.1, 0.3)])
+    assert {cell.index.shape[0] for cell in found.cells} != {COUNTS[0]}
+    assert all(not any(cell.depth) for cell in found.cells)
+    x = np.linspace(-1, 1, 201)
+    below, above = (
+        interpolate(found.cells, found.samples.values, np.stack([x, np.full(201, y)], axis=1), ("smooth",))
+        for y in (0.3 - 1e-12, 0.3 + 1e-12)
+    )
+    np.testing.assert_allclose(below, above, atol=1e-9)
+
+
 def test_a_basin_that_only_the_interpolation_has_is_computed_and_mended():
     # The polynomial through a wall beside a plateau swings below it, by less than the tolerance: no random point fails.
     fn = lambda p: 1e-4 + 1 / (1 + np.exp(-14 * p[:, 0]))  # noqa: E731

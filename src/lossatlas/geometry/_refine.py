@@ -305,7 +305,7 @@ def _is_edge(cell: Cell, samples: Samples) -> bool:
 
 def _refined(wanted: list[tuple[Cell, Wish]], samples: Samples, budget: int) -> tuple[list[Cell], Status | None]:
     """The cells after all wishes; with `MAX_STEPS`, and the cells as they were, when the points would run out."""
-    plans = [(cell, _plan(cell, wish, samples)) for cell, wish in wanted]
+    plans = [(cell, _plan(cell, wish, samples)) for cell, wish in _levelled(wanted)]
     points = [box_grid(low, high, counts) for _, plan in plans for low, high, _, counts in plan]
     if not points:
         return [cell for cell, _ in wanted], None
@@ -313,6 +313,26 @@ def _refined(wanted: list[tuple[Cell, Wish]], samples: Samples, budget: int) -> 
         return [cell for cell, _ in wanted], Status.MAX_STEPS
     samples.add(np.concatenate(points))
     return [made for cell, plan in plans for made in ([_cell(samples, *p) for p in plan] if plan else [cell])], None
+
+
+def _levelled(wanted: list[tuple[Cell, Wish]]) -> list[tuple[Cell, Wish]]:
+    """The wishes, and for whole cells in one column the same points along it, so that there is no step between them."""
+    span = lambda cell, axis: (axis, cell.low[axis], cell.high[axis], cell.index.shape[axis])  # noqa: E731
+    whole = [not any(cell.depth) for cell, _ in wanted]
+    raised = {
+        span(cell, axis)
+        for (cell, wish), is_whole in zip(wanted, whole, strict=True)
+        for what, axis in wish
+        if what == "raise" and is_whole
+    }
+    found = []
+    for (cell, wish), is_whole in zip(wanted, whole, strict=True):
+        asked = {axis for _, axis in wish}
+        more = [
+            axis for axis in range(len(cell.depth)) if is_whole and axis not in asked and span(cell, axis) in raised
+        ]
+        found.append((cell, (*wish, *(("raise", axis) for axis in more))))
+    return found
 
 
 def _plan(cell: Cell, wish: Wish, samples: Samples) -> list[tuple]:
