@@ -307,6 +307,26 @@ def test_the_minima_of_a_refined_slice_were_computed_and_are_deeper_than_the_err
     assert merge_tree(found, min_persistence=0.6).losses.tolist() == [found.lowest[1]]
 
 
+def test_the_deepest_basin_is_the_one_that_was_computed_so(key):
+    flat = Landscape.from_function(lambda p, batch: batch + 0.0 * p[0], jnp.ones(1))
+    found = refined_slice(key, jnp.zeros(1), flat, as_directions(jnp.zeros(1), [np.ones(1)]))
+    # Two samples of 0.1 on the left, between which the polynomial swings below zero; on the right a check found 0.02.
+    order = np.argsort(found.points[:7, 0])
+    values = np.ones(len(found.points))
+    values[order] = [1.0, 0.1, 0.1, 1.0, 0.3, 0.6, 1.0]
+    check = 7 + int(np.argmin(np.abs(found.points[7:, 0] - 0.5)))
+    values[check] = 0.02
+    found = eqx.tree_at(lambda f: (f.values["loss"], f.error["loss"]), found, (values, 0.01))
+    raw = interpolate(list(found.cells), values[:, None], np.array([[-0.7]]), ("smooth",))
+    assert raw.item() < 0.02
+    tree = merge_tree(found)
+    assert tree.losses.tolist() == [0.02, 0.1]
+    assert tree.minima[0, 0] == found.points[check, 0]
+    assert tree.minima[1, 0] < 0
+    assert tree.parents.tolist() == [-1, 0]
+    assert tree.saddle_losses[1] > 0.9
+
+
 def test_an_error_relative_to_the_value_is_small_where_the_loss_is(key):
     landscape = Landscape.from_function(lambda p, batch: batch * jnp.exp(5.0 * p[0]), jnp.ones(1))
     line = as_directions(jnp.zeros(1), [np.ones(1)])
