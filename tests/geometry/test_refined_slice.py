@@ -309,7 +309,8 @@ def test_the_minima_of_a_refined_slice_were_computed_and_are_deeper_than_the_err
 
 def test_the_deepest_basin_is_the_one_that_was_computed_so(key):
     flat = Landscape.from_function(lambda p, batch: batch + 0.0 * p[0], jnp.ones(1))
-    found = refined_slice(key, jnp.zeros(1), flat, as_directions(jnp.zeros(1), [np.ones(1)]))
+    line = as_directions(jnp.zeros(1), [np.ones(1)])
+    found = refined_slice(key, jnp.zeros(1), flat, line, max_error=1.0, relative_to="absolute")  # 7 samples
     # Two samples of 0.1 on the left, between which the polynomial swings below zero; on the right a check found 0.02.
     order = np.argsort(found.points[:7, 0])
     values = np.ones(len(found.points))
