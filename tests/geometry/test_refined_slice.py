@@ -317,7 +317,7 @@ def test_the_deepest_basin_is_the_one_that_was_computed_so(key):
     values[order] = [1.0, 0.1, 0.1, 1.0, 0.3, 0.6, 1.0]
     check = 7 + int(np.argmin(np.abs(found.points[7:, 0] - 0.5)))
     values[check] = 0.02
-    found = eqx.tree_at(lambda f: (f.values["loss"], f.error["loss"]), found, (values, 0.01))
+    found = eqx.tree_at(lambda f: (f.values["loss"], f.error["loss"]), found, (values, 0.2))
     raw = interpolate(list(found.cells), values[:, None], np.array([[-0.7]]), ("smooth",))
     assert raw.item() < 0.02
     tree = merge_tree(found)
