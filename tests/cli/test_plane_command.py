@@ -15,6 +15,7 @@ import pytest
 import lossatlas.workbench._plane as plane_module
 from lossatlas.figures import format_number
 from lossatlas.geometry import Slice, as_directions, loss_slice, merge_tree, moved_along, refined_slice
+from lossatlas.geometry._refine import ErrorScale
 from lossatlas.landscape import Landscape
 from lossatlas.networks import Dense
 from lossatlas.workbench import Model, save_model
@@ -138,7 +139,8 @@ def test_what_is_lower_and_what_is_known_is_judged_by_the_error_that_holds_there
     # From 5e-4 to 1: a hundredth of the spread is above the lowest losses, a hundredth of the loss is not.
     landscape = Landscape.from_function(lambda p, batch: batch * (5e-4 + (p[0] - 0.3) ** 2), jnp.ones(1))
     line = as_directions(jnp.zeros(1), [np.ones(1)])
-    for relative_to, is_cautioned in (("range", True), ("value", False)):
+    scales: tuple[tuple[ErrorScale, bool], ...] = (("range", True), ("value", False))
+    for relative_to, is_cautioned in scales:
         found = refined_slice(jax.random.key(0), jnp.zeros(1), landscape, line, relative_to=relative_to)
         # The polynomial is exact: put the error to what was allowed.
         refined = found.settings["refined"]

@@ -87,8 +87,8 @@ def plane(
     - `grid`: points along each direction, all computed; by default the loss is computed where needed, until its
       interpolation is within `max_error` of the spread of the losses (`relative_to="range"`), or of the loss itself
       (`"value"`).
-    - `gradient_norm`: its picture too, interpolated to `max_error` of its own spread as far as as many points again and
-      500 more allow. `test`: other data, for the test loss on the same points.
+    - `gradient_norm`: its picture too, interpolated to `max_error` of its own spread, for at most as many points again
+      and 500 more. `test`: other data, for the test loss on the same points.
     - `seed`: of random directions and checks. `out`: the folder to write into; default `plane` in the folder of runs.
     - `progress`: a meter. `announce`: takes a line that says what it will cost, before it begins.
 
