@@ -123,7 +123,8 @@ def grid_size(
     sizes = {"linear": 0, "cubic": 0}
     for steps in range(4, _MOST_STEPS):
         axis = np.linspace(-1, 1, steps)
-        values = fine.on_grid(steps).values["loss"]
+        points = np.stack(np.meshgrid(axis, axis, indexing="ij"), axis=-1).reshape(-1, 2)
+        values = fine(points)["loss"].reshape(steps, steps)
         if not sizes["linear"]:
             linear = RegularGridInterpolator((axis, axis), values)(seen)
             sizes["linear"] = steps if np.abs(linear - truth).max() <= error else 0

@@ -6,17 +6,22 @@ import pathlib
 import re
 import sys
 
+import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import lossatlas.workbench._plane as plane_module
-from lossatlas.geometry import Slice, moved_along
+from lossatlas.figures import format_number
+from lossatlas.geometry import Slice, as_directions, loss_slice, merge_tree, moved_along, refined_slice
+from lossatlas.geometry._refine import ErrorScale
 from lossatlas.landscape import Landscape
 from lossatlas.networks import Dense
 from lossatlas.workbench import Model, save_model
 from lossatlas.workbench._arrays import read_arrays
 from lossatlas.workbench._page import read_page_figures
+from lossatlas.workbench._plane_page import View, cautions, headline, plane_facts
 
 
 TORCH = """
@@ -65,6 +70,9 @@ def test_a_plane_is_computed_where_it_is_needed_and_leaves_its_files(lossatlas, 
         there = moved_along(networks[0], picture.directions, [picture.coordinates[0][i], picture.coordinates[1][j]])
         assert abs(loss[i, j] - float(landscape(there))) <= facts["interpolation"]["allowed"]
     assert facts["points"] < 400
+    lowest = float(landscape(moved_along(networks[0], picture.directions, facts["lowest_at"])))
+    assert facts["lowest"] == pytest.approx(lowest, rel=1e-12)  # computed
+    assert facts["minima"][0]["minimum"] == facts["lowest"] <= loss.min()
     assert "within" in facts["headline"]
     assert facts["regenerate"] == "lossatlas plane net0.safetensors --data data.npz --network recommended"
     shown, _ = read_page_figures(pathlib.Path(facts["files"]["page"]))
@@ -106,10 +114,53 @@ def test_two_others_span_a_plane_and_are_loaded_as_the_model(lossatlas, files, m
     facts, _ = ask(lossatlas, "--to", "net1.safetensors", "net2.safetensors", "--grid", "3", "--network", "big")
     assert asked == [(pathlib.Path(f"net{i}.safetensors"), "big") for i in (1, 2)]
     assert len(facts["directions"]) == 2
+    losses = [float(landscape(each)) for each in networks]
+    assert [row["loss"] for row in facts["networks"]] == pytest.approx(losses)  # which lie between the three points
+    assert [row["network"] for row in facts["networks"]] == ["the network", "network 2", "network 3"]
+    assert facts["lowest"] <= min(losses) * (1 + 1e-12)
+    assert f"{format_number(losses[2])} at network 3 and up to" in facts["headline"]
+    shown, _ = read_page_figures(pathlib.Path(facts["files"]["page"]))
+    assert {"the network", "network 2", "network 3"} <= {trace.get("name") for trace in shown["loss"]["wide"]["data"]}
     assert facts["regenerate"].endswith("--network big --grid 3 --to net1.safetensors net2.safetensors")
     again, _ = ask(lossatlas, "--to", "net1.safetensors", "--to", "net2.safetensors", "--grid", "3", "--network", "big")
     assert again["regenerate"] == facts["regenerate"]
     assert facts["loss"] == pytest.approx(float(landscape(networks[0])))
+
+
+def test_a_tolerance_relative_to_the_value_is_said_so(lossatlas, files):
+    del files
+    facts, err = ask(lossatlas, "--line", "--relative-to", "value")
+    assert err.startswith("at least 100 points, 100 evaluations of the loss")
+    assert "relative to the value often thousands of points" in err
+    assert "between them the loss is within 1 % of itself on 95 % of the line" in facts["headline"]
+
+
+def test_what_is_lower_and_what_is_known_is_judged_by_the_error_that_holds_there():
+    # From 5e-4 to 1: a hundredth of the spread is above the lowest losses, a hundredth of the loss is not.
+    landscape = Landscape.from_function(lambda p, batch: batch * (5e-4 + (p[0] - 0.3) ** 2), jnp.ones(1))
+    line = as_directions(jnp.zeros(1), [np.ones(1)])
+    scales: tuple[tuple[ErrorScale, bool], ...] = (("range", True), ("value", False))
+    for relative_to, is_cautioned in scales:
+        found = refined_slice(jax.random.key(0), jnp.zeros(1), landscape, line, relative_to=relative_to)
+        # The polynomial is exact: put the error to what was allowed.
+        refined = found.settings["refined"]
+        shares = {"loss": 0.01} if relative_to == "value" else {}
+        settings = {**found.settings, "refined": {**refined, "relative_error": shares}}
+        found = eqx.tree_at(lambda f: (f.error["loss"], f.settings), found, (0.01, settings))
+        view = View(found, found.on_grid(301), merge_tree(found), None)
+        facts = plane_facts(view, 0.0905, [{"network": "the network", "at": [0.0], "loss": 0.0905}])
+        assert any("--relative-to" in caution for caution in cautions(facts)) == is_cautioned
+        assert "the lowest that was computed, 0.0005, is at (0.3)" in headline(facts, 1)
+        assert facts["lowest"] in found.values["loss"]
+        assert "no point that was computed is clearly lower" in headline({**facts, "loss": facts["lowest"]}, 1)
+
+
+def test_directions_that_are_orthogonal_to_rounding_have_the_cosine_zero():
+    landscape = Landscape.from_function(lambda p, batch: batch + jnp.sum(p**2), jnp.zeros(1))
+    plane = as_directions(jnp.zeros(2), [np.array([1.0, -2e-16]), np.array([0.0, 1.0])])
+    found = loss_slice(jnp.zeros(2), landscape, plane, num=3)
+    assert found.directions.cosines[0, 1] != 0
+    assert repr(plane_facts(View(found, found, merge_tree(found), None), 0.0, [])["cosine"]) == "0.0"
 
 
 @pytest.mark.slow

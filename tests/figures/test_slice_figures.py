@@ -60,6 +60,41 @@ def test_colours_are_logarithmic_where_the_loss_spans_much_and_their_ticks_are_l
     assert narrow.colorbar.title.text == "training loss"
 
 
+def test_logarithmic_colours_end_at_the_interpolation_error_and_say_so():
+    dataset = plane(np.geomspace(1e-4, 10, 16).reshape(4, 4))
+    dataset["loss"].attrs["error"] = 0.02
+    contour = traces(figures.plane_figure(dataset))[0]
+    np.testing.assert_allclose((contour.zmin, contour.zmax), (np.log10(0.02), 1))
+    assert contour.colorbar.title.text == "training loss, log scale, below 0.02 alike"
+    np.testing.assert_allclose(np.min(contour.customdata), 1e-4)  # under the pointer is what was drawn
+    dataset["loss"].attrs["error"] = 1.0  # less than a factor of 20 is left: that is no reason for a logarithm
+    assert traces(figures.plane_figure(dataset))[0].colorbar.title.text == "training loss"
+    dataset["loss"].attrs["error"] = 1e-5
+    assert traces(figures.plane_figure(dataset))[0].zmin == pytest.approx(-4)
+    zero = plane(np.array([[0.0, 1e-3], [0.5, 1.0]]))
+    assert traces(figures.plane_figure(zero))[0].colorbar.title.text == "training loss"
+    zero["loss"].attrs["error"] = 0.01
+    assert traces(figures.plane_figure(zero))[0].zmin == pytest.approx(-2)
+
+
+def test_all_networks_are_marked_and_named_on_planes_and_lines():
+    places = {"the network": [0.0, 0.0], "network 2": [1.0, 0.0], "network 3": [0.0, 1.0]}
+    dataset = plane(np.eye(3)).assign_attrs(networks=json.dumps(places))
+    found = named(figures.plane_figure(dataset))
+    assert {name: [*found[name].x, *found[name].y] for name in places} == places
+    assert len({found[name].marker.symbol for name in places}) == 3
+    axis = ("direction_1", np.linspace(-0.5, 1.5, 5), {"long_name": "along it"})
+    line = xr.Dataset({"loss": ("direction_1", [100.0, 1.0, 5.0, 3.0, 9.0])}, coords={"direction_1": axis})
+    line.attrs["networks"] = json.dumps({"the network": [0.0], "the other network": [1.0]})
+    line["loss"].attrs["error"] = 2.0
+    drawn: Any = figures.line_figure(line)
+    found = named(drawn)
+    assert (tuple(found["the network"].y), tuple(found["the other network"].y)) == ((1.0,), (3.0,))
+    assert tuple(found["the other network"].x) == (1.0,)
+    (band,) = [shape for shape in drawn.layout.shapes if shape.type == "rect"]
+    assert (band.y0 < 1.0, band.y1) == (True, 2.0)
+
+
 def test_a_few_cells_far_above_do_not_take_the_colours_and_the_bar_says_so():
     values = np.linspace(-1, 1, 121).reshape(11, 11)
     values[0, 0] = 1e6

@@ -1,3 +1,5 @@
+import importlib.util
+import itertools
 import sys
 
 import jax.numpy as jnp
@@ -27,6 +29,8 @@ def test_a_line_has_the_minima_saddles_and_gaps_that_one_reads_off():
     assert found.persistence.tolist() == [np.inf, 1, 1]
     assert found.parents.tolist() == [-1, 0, 0]
     assert found.num_cells.tolist() == [7, 1, 1]
+    assert found.basins.tolist() == [0, 1, 0, 0, 0, 2, 0]
+    assert merge_tree(surface([3, 1, 2, 0, np.nan, 4, 6]), min_persistence=1.0).basins.tolist() == [0] * 4 + [-1, 1, 1]
 
 
 def test_the_gaps_are_the_persistence_of_gudhi_on_random_surfaces_with_masked_cells():
@@ -46,6 +50,29 @@ def test_the_gaps_are_the_persistence_of_gudhi_on_random_surfaces_with_masked_ce
             assert minima == {tuple(row) for row in pairs.birth_points[0].tolist()}
             place = tuple(pairs.birth_points[0].astype(int).T)
             np.testing.assert_array_equal(values[place], pairs.births[0])
+
+
+def test_a_valley_along_the_diagonal_is_one_valley():
+    # The valley (a - b)^2 + c^2 falls along a + b: its floor touches itself in corners alone.
+    for k in (2, 3):
+        along = np.indices((9,) * k)
+        across = sum((along[i] - along[0]) ** 2 for i in range(1, k))
+        values = across - 0.01 * sum(along)
+        tree = merge_tree(surface(values))
+        assert tree.losses.tolist() == [pytest.approx(-0.01 * 8 * k)]
+        assert tree.minima.tolist() == [[8] * k]
+        if importlib.util.find_spec("gudhi"):
+            assert persistence(surface(values)).births[0].tolist() == tree.losses.tolist()
+
+
+def test_a_minimum_is_lower_than_all_around_it_diagonal_ones_included():
+    values = np.random.default_rng(4).normal(size=(12, 13))
+    padded = np.pad(values, 1, constant_values=np.inf)
+    around = np.stack(
+        [padded[1 + i : 13 + i, 1 + j : 14 + j] for i, j in itertools.product((-1, 0, 1), repeat=2) if (i, j) != (0, 0)]
+    )
+    wanted = {tuple(place) for place in np.argwhere(values < around.min(axis=0)).tolist()}
+    assert {tuple(map(int, row)) for row in merge_tree(surface(values)).minima} == wanted
 
 
 def test_a_peak_with_a_closed_ridge_lives_in_dimension_one():

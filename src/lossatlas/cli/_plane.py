@@ -57,7 +57,7 @@ def plane(
     relative_to
         The spread of all losses (range), or the loss at each point (value), which logarithmic colours show.
     gradient_norm
-        The length of the gradient too, at twice as many evaluations more.
+        The length of the gradient too, at twice as many evaluations more, and without a grid at more points.
     include_biases
         Random directions move biases and normalisations too.
     only

@@ -1,5 +1,6 @@
 """Slices of the loss: lines, planes with trajectories, surfaces, an animation of training."""
 
+import json
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -21,6 +22,7 @@ _LEVELS = 14  # contour lines
 _CROSSES = 30  # masked cells marked along an axis, at most
 _SQUARE = 3  # aspect up to which both axes have the same unit
 _MOST_FRAMES = 60
+_SYMBOLS = ("star", "diamond", "square")  # of the networks
 _NAMES = {
     "loss": "training loss",
     "test_loss": "test loss",
@@ -33,7 +35,10 @@ _NAMES = {
 def line_figure(
     dataset: "xr.Dataset", *, quantities: tuple[str, ...] | None = None, compact: bool = False
 ) -> go.Figure:
-    """Quantities along a line; masked points are gaps, with a cross on the lower edge.
+    """Quantities along a line, with the networks on it; masked points are gaps, with a cross on the lower edge.
+
+    The axis is logarithmic where the loss spans more than a factor of 20, and a band covers what is below the error of
+    interpolation.
 
     **Arguments:**
     - `dataset`: of `lossatlas.geometry.Slice.to_xarray`, with one direction.
@@ -44,7 +49,8 @@ def line_figure(
     x = axis.to_numpy()
     columns = {name: dataset[name].to_numpy() for name in chosen}
     values = np.concatenate(list(columns.values()))
-    scale = "log" if _is_wide(values) else "linear"
+    error = max(_error(dataset, name) for name in chosen)
+    scale = "log" if _is_wide(values, error) else "linear"
     figure = curves_figure(
         {_NAMES[name]: (x, column) for name, column in columns.items()},
         x=axis.attrs["long_name"],
@@ -52,8 +58,15 @@ def line_figure(
         y_scale=scale,
         compact=compact,
     )
-    if x[0] <= 0 <= x[-1]:
-        figure.add_vline(x=0, line={"color": MUTED, "width": 1, "dash": "dot"})
+    least = float(np.nanmin(np.where(np.isfinite(values), values, np.nan), initial=np.inf))
+    if scale == "log" and error > least:
+        figure.add_hrect(y0=least / 2, y1=error, line_width=0, fillcolor=MUTED, opacity=0.15)
+    marks = {name: place[0] for name, place in _networks(dataset, 1).items() if x[0] <= place[0] <= x[-1]}
+    first = np.where(np.isfinite(columns[chosen[0]]), columns[chosen[0]], np.nan)
+    for (name, at), symbol in zip(marks.items(), _SYMBOLS, strict=False):
+        figure.add_vline(x=at, line={"color": MUTED, "width": 1, "dash": "dot"})
+        figure.add_trace(_mark(name, [at], [float(np.interp(at, x, first))], symbol))
+    figure.update_layout(showlegend=True)
     masked = ~np.isfinite(columns[chosen[0]])
     if masked.any():
         finite = values[np.isfinite(values) & ((values > 0) | (scale == "linear"))]
@@ -65,7 +78,6 @@ def line_figure(
             marker={"symbol": "x-thin", "size": 7, "line": {"color": PALETTE[1], "width": 1.5}},
             hovertemplate="%{x:.4g}: not finite<extra></extra>",
         )
-        figure.update_layout(showlegend=True)
     return figure
 
 
@@ -79,10 +91,11 @@ def plane_figure(
     samples: "xr.Dataset | None" = None,
     compact: bool = False,
 ) -> go.Figure:
-    """A plane in colours with contour lines; cells that are not finite are white with crosses.
+    """A plane in colours with contour lines, and the networks on it; cells that are not finite are white with crosses.
 
-    Colours are logarithmic where the loss spans more than a factor of 20, and where the highest two percent stand far
-    above the rest they share the last colour; the colour bar says both.
+    Colours are logarithmic where the loss spans more than a factor of 20. Then all that is below the error of
+    interpolation has one colour, and where the highest two percent stand far above the rest they share the last one;
+    the colour bar says so.
 
     **Arguments:**
     - `dataset`: of `lossatlas.geometry.Slice.to_xarray`, with two directions. `quantity`: which of its values.
@@ -94,7 +107,7 @@ def plane_figure(
     """
     figure = new_figure(height=370 if compact else 540, margin={"l": 64, "r": 16, "t": 62, "b": 56}, compact=compact)
     x, y, values = _plane(dataset, quantity)
-    colours = _colours(values, _NAMES[quantity], scale, is_share="accuracy" in quantity)
+    colours = _colours(values, _NAMES[quantity], scale, _error(dataset, quantity), is_share="accuracy" in quantity)
     shown = _transformed(values, colours)
     step = (colours["high"] - colours["low"]) / _LEVELS or 1.0
     figure.add_contour(
@@ -115,9 +128,10 @@ def plane_figure(
     )
     _crosses(figure, x, y, values)
     if samples is not None:
+        interpolated = ~samples["checked"].to_numpy() if "checked" in samples else slice(None)
         figure.add_scatter(
-            x=samples["direction_1"].to_numpy(),
-            y=samples["direction_2"].to_numpy(),
+            x=samples["direction_1"].to_numpy()[interpolated],
+            y=samples["direction_2"].to_numpy()[interpolated],
             mode="markers",
             name="computed",
             marker={"size": 3, "color": PAPER, "line": {"color": INK, "width": 0.4}},
@@ -128,14 +142,8 @@ def plane_figure(
             figure.add_trace(trace)
     if minima is not None:
         _marks(figure, minima)
-    figure.add_scatter(
-        x=[0],
-        y=[0],
-        mode="markers",
-        name="the network",
-        marker={"symbol": "star", "size": 13, "color": PAPER, "line": {"color": INK, "width": 1.2}},
-        hovertemplate="the network<extra></extra>",
-    )
+    for (name, place), symbol in zip(_networks(dataset, 2).items(), _SYMBOLS, strict=False):
+        figure.add_trace(_mark(name, [place[0]], [place[1]], symbol))
     _plane_axes(figure, dataset, x, y)
     figure.update_layout(showlegend=True)
     return figure
@@ -152,7 +160,7 @@ def surface_figure(
     """
     figure = new_figure(height=430 if compact else 560, margin={"l": 0, "r": 0, "t": 8, "b": 24}, compact=compact)
     x, y, values = _plane(dataset, quantity)
-    colours = _colours(values, _NAMES[quantity], scale, is_share="accuracy" in quantity)
+    colours = _colours(values, _NAMES[quantity], scale, _error(dataset, quantity), is_share="accuracy" in quantity)
     figure.add_surface(
         x=x,
         y=y,
@@ -204,7 +212,7 @@ def training_animation(
     - `trajectory`: of `lossatlas.geometry.ProjectedTrajectory.to_xarray`; at most 60 of its snapshots become frames.
     """
     figure = plane_figure(dataset, scale=scale, trajectory=trajectory, compact=compact)
-    at = sum(1 for _ in figure.select_traces()) - 2  # the path; the network is drawn last
+    at = sum(1 for _ in figure.select_traces()) - 1 - len(_networks(dataset, 2))  # the path; networks are drawn last
     steps, losses = trajectory["step"].to_numpy(), trajectory["loss"].to_numpy()
     kept = np.unique(np.linspace(0, len(steps) - 1, min(len(steps), _MOST_FRAMES)).round().astype(int))
     x, y = trajectory["direction_1"].to_numpy(), trajectory["direction_2"].to_numpy()
@@ -276,28 +284,62 @@ def _plane(dataset: "xr.Dataset", quantity: str) -> tuple[np.ndarray, np.ndarray
     return x, y, np.where(np.isfinite(values), values, np.nan)
 
 
-def _is_wide(values: np.ndarray) -> bool:
+def _networks(dataset: "xr.Dataset", k: int) -> dict[str, list[float]]:
+    """By name the coordinates of the networks on a slice."""
+    return json.loads(dataset.attrs.get("networks", "null")) or {"the network": [0.0] * k}
+
+
+def _mark(name: str, x: list[float], y: list[float], symbol: str) -> go.Scatter:
+    return go.Scatter(
+        x=x,
+        y=y,
+        mode="markers",
+        name=name,
+        marker={
+            "symbol": symbol,
+            "size": 13 if symbol == "star" else 10,
+            "color": PAPER,
+            "line": {"color": INK, "width": 1.2},
+        },
+        hovertemplate=f"{name}<extra></extra>",
+    )
+
+
+def _error(dataset: "xr.Dataset", quantity: str) -> float:
+    """How far the least value of a quantity may be off by interpolation, 0 where it was computed."""
+    return float(dataset[quantity].attrs.get("error", 0.0))
+
+
+def _is_wide(values: np.ndarray, error: float = 0.0) -> bool:
+    """Whether what is known of values spans so much that it is drawn on a logarithmic scale."""
     finite = values[np.isfinite(values)]
-    return bool(finite.size and finite.min() > 0 and finite.max() > _LOG_RATIO * finite.min())
+    if not finite.size or finite.min() < 0:
+        return False
+    least = max(float(finite.min()), error)
+    return least > 0 and bool(finite.max() > _LOG_RATIO * least)
 
 
-def _colours(values: np.ndarray, name: str, scale: ColourScale, *, is_share: bool) -> dict[str, Any]:
+def _colours(values: np.ndarray, name: str, scale: ColourScale, error: float, *, is_share: bool) -> dict[str, Any]:
     """The ends of the colours on their scale, and the colour bar."""
     finite = values[np.isfinite(values)]
-    is_log = not is_share and (scale == "log" or (scale == "auto" and _is_wide(values)))
+    is_log = not is_share and (scale == "log" or (scale == "auto" and _is_wide(values, error)))
     positive = finite[finite > 0]
     if is_log and positive.size:
         used = np.log10(positive)
     else:
         is_log, used = False, finite
     low, high = (float(used.min()), float(used.max())) if used.size else (0.0, 1.0)
+    is_cut = is_log and 0 < error < 10**high and error > 10**low
+    low = float(np.log10(error)) if is_cut else low
     limit = float(np.quantile(used, _CLIPPED)) if used.size else high
     is_clipped = not is_share and high - low > _TAIL * (limit - low)
     high = limit if is_clipped else high
     high = high if high > low else low + (abs(low) * 1e-3 or 1.0)
     words = [name] + ["log scale"] * is_log
-    if is_clipped:
-        words.append(f"above {format_number(10**high if is_log else high, 2)} alike")
+    alike = [f"below {format_number(error, 2)}"] * is_cut
+    alike += [f"above {format_number(10**high if is_log else high, 2)}"] * is_clipped
+    if alike:
+        words.append(" and ".join(alike) + " alike")
     bar: dict[str, Any] = {"title": {"text": ", ".join(words), "side": "right"}, "thickness": 12, "len": 1.0}
     if is_log:
         ticks = log_ticks(10**low, 10**high)

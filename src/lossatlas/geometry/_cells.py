@@ -11,6 +11,8 @@ from jaxtyping import Float, Int
 COUNTS = (7, 13, 25)
 """Points along an axis of a cell; each set holds the one before, so that refinement keeps what was computed."""
 
+_EDGE = 1e-6  # of an extent: a place so close to its end needs no cut
+
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
@@ -85,6 +87,47 @@ def box_grid(low: tuple[float, ...], high: tuple[float, ...], counts: tuple[int,
 def grid_points(axes: Sequence[Float[np.ndarray, " _"]]) -> Float[np.ndarray, "n k"]:
     """The points of a grid, the last axis fastest."""
     return np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, len(axes))
+
+
+def cut_axes(
+    extents: Sequence[tuple[float, float]], places: Sequence[Sequence[float]]
+) -> list[list[tuple[float, float]]]:
+    """The pieces into which each axis of a box is cut, so that places inside are points of the grids of all cells.
+
+    The middle of a piece is such a point; where an axis has another place inside, it is cut at all of them.
+    """
+    found = []
+    for axis, (low, high) in enumerate(extents):
+        inside = _inside(low, high, [place[axis] for place in _held(extents, places)])
+        cuts = [] if inside == [0.5 * (low + high)] else inside
+        ends = [low, *cuts, high]
+        found.append(list(zip(ends[:-1], ends[1:], strict=True)))
+    return found
+
+
+def picture_axes(
+    extents: Sequence[tuple[float, float]], places: Sequence[Sequence[float]], num: int
+) -> tuple[Float[np.ndarray, " _"], ...]:
+    """Even axes of a picture, but for the line next to each place inside, which goes through it."""
+    axes = []
+    for axis, (low, high) in enumerate(extents):
+        line = np.linspace(low, high, num)
+        for at in _inside(low, high, [place[axis] for place in _held(extents, places)]):
+            if num > 2:
+                line[1 + np.argmin(np.abs(line[1:-1] - at))] = at
+        axes.append(np.sort(line))
+    return tuple(axes)
+
+
+def _held(extents: Sequence[tuple[float, float]], places: Sequence[Sequence[float]]) -> list[Sequence[float]]:
+    """The places that the box holds."""
+    return [p for p in places if all(low <= a <= high for a, (low, high) in zip(p, extents, strict=True))]
+
+
+def _inside(low: float, high: float, values: Sequence[float]) -> list[float]:
+    """The different values between two ends, in order."""
+    edge = _EDGE * (high - low)
+    return sorted({value for value in values if low + edge < value < high - edge})
 
 
 def tails(values: Float[np.ndarray, "..."]) -> tuple[list[float], list[float]]:

@@ -58,6 +58,12 @@ class Directions(eqx.Module):
         unit = self.vectors / np.linalg.norm(self.vectors, axis=1, keepdims=True)
         return unit @ unit.T
 
+    @property
+    def networks(self) -> dict[str, tuple[float, ...]]:
+        """By name the coordinates of the networks that are known to lie there: this one, and those it was led to."""
+        led_to = zip(self.settings.get("networks", ()), np.eye(len(self)).tolist(), strict=False)
+        return {"the network": (0.0,) * len(self)} | {name: tuple(place) for name, place in led_to}
+
     def only(self, name: str) -> bool:
         """Whether a parameter moves: a filter for whatever takes `only`."""
         return name in self.parameters
@@ -190,7 +196,9 @@ def directions_to(network: Network, *others: Network, only: Only = None) -> Dire
     tangents = [_flat(network, other, only, name) - origin for name, other in zip(names, others, strict=True)]
     found = as_directions(network, tangents, names=names, only=only)
     extents = ((-0.25, 1.25),) * len(others)
-    return Directions(found.vectors, found.parameters, found.names, extents, {}, {"kind": "to other networks"})
+    moved = "" if only is None else ", in what moves"
+    settings = {"kind": "to other networks", "networks": [name.removeprefix("towards ") + moved for name in names]}
+    return Directions(found.vectors, found.parameters, found.names, extents, {}, settings)
 
 
 def hessian_directions(

@@ -1,6 +1,7 @@
 """Sample where it is needed: refine cells until interpolation is good enough at points that it has not seen."""
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from typing import Literal
@@ -9,7 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from lossatlas._status import Status
-from lossatlas.geometry._cells import COUNTS, Cell, box_grid, grid_points, tails
+from lossatlas.geometry._cells import COUNTS, Cell, box_grid, cut_axes, grid_points, picture_axes, tails
 
 
 ErrorScale = Literal["range", "value", "absolute"]
@@ -17,6 +18,9 @@ Manner = Literal["smooth", "norm", "steps"]
 """How a quantity is interpolated: as it is; by its square, which is smooth where it is zero; or linearly."""
 
 _MAX_DEPTH = 6  # halvings along an axis
+_MORE_POINTS = 500  # for what is judged beside the losses, on top of as many again
+_MOST_LOW = 10  # minima of the interpolation that a check looks at
+_PICTURE = {1: 301, 2: 81}  # points along each direction, by the number of directions
 _EDGE_DEPTH = 3  # of a cell that an edge of what is finite cuts; its samples are as dense as 1/48 of the extent
 
 
@@ -32,6 +36,19 @@ class Tolerance:
         if self.scale == "value":
             return self.size * np.abs(values)
         return np.full(values.shape, self.size * (spread if self.scale == "range" else 1.0))
+
+
+@dataclasses.dataclass(frozen=True)
+class Judged:
+    """Quantities that share a tolerance, and the spread that it may be relative to: their columns."""
+
+    columns: tuple[int, ...]
+    tolerance: Tolerance
+
+    def allowed(self, values: np.ndarray, samples: "Samples") -> np.ndarray:
+        """The largest allowed errors of these columns at some values of all quantities."""
+        columns = list(self.columns)
+        return self.tolerance.at(values[..., columns], _spread(samples.values[:, columns]))
 
 
 class Samples:
@@ -58,6 +75,10 @@ class Samples:
         self.points = np.concatenate([self.points, new])
         self.values = np.concatenate([self.values, self.compute(new)])
 
+    def holds(self, point: np.ndarray) -> bool:
+        """Whether a point is computed."""
+        return (point + 0.0).tobytes() in self._known
+
     def index(self, points: np.ndarray) -> np.ndarray:
         """Where computed points stand."""
         return np.array([self._known[row.tobytes()] for row in points + 0.0])
@@ -67,17 +88,20 @@ class Samples:
 class Refined:
     """Cells that fill the box, their samples, and the last check.
 
-    - `errors`: at the points of the last check, a column for each quantity; NaN where either side is not finite.
+    - `errors`, `truth`: at the points of the last check, a column for each quantity; errors are NaN where either side
+      is not finite.
+    - `checks`, `check_values`: the points of all checks, and what was computed there.
     - `num_at_edge`: points of the last check in cells that an edge of what is finite cuts and that are not halved
       further; they are excused.
-    - `num_checked`: points of all checks.
     """
 
     cells: list[Cell]
     samples: Samples
     errors: Float[np.ndarray, "m q"]
+    truth: Float[np.ndarray, "m q"]
+    checks: Float[np.ndarray, "c k"]
+    check_values: Float[np.ndarray, "c q"]
     num_at_edge: int
-    num_checked: int
     spread: float
     status: Status
 
@@ -91,9 +115,9 @@ def refine(
     compute: Callable[[np.ndarray], np.ndarray],
     extents: tuple[tuple[float, float], ...],
     manners: tuple[Manner, ...],
-    judged: list[int],
-    tolerance: Tolerance,
+    judged: Sequence[Judged],
     *,
+    places: Sequence[tuple[float, ...]] = (),
     coverage: float,
     confidence: float,
     max_points: int,
@@ -103,44 +127,121 @@ def refine(
     """Refine until a check with fresh random points passes, or points run out.
 
     A cell whose coefficients promise too large an error is refined without a check. Check r draws as many points as a
-    confidence of 1 - (1 - confidence) 3 / 4^r needs, so that all checks together hold the stated one.
+    confidence of 1 - (1 - confidence) 3 / 4^r needs, so that all checks together hold the stated one. Beside them it
+    looks at the minima of the interpolation, where one would be believed first.
 
     **Arguments:**
-    - `compute`: the quantities at points, a column for each of `manners`. `judged`: those that the tolerance is for.
+    - `compute`: the quantities at points, a column for each of `manners`.
+    - `judged`: the first are what the coefficients and the status are for. When they pass the check, it is for the next
+      too, until they pass or as many points again and 500 are spent.
+    - `places`: points that are samples of all cells around them, so that the interpolation is exact there.
     - `report`: hears how many points are computed, and of what.
     """
     samples = Samples(compute, len(extents), len(manners))
     low, high = (tuple(ends) for ends in zip(*extents, strict=True))
-    counts = (COUNTS[0],) * len(extents)
-    samples.add(box_grid(low, high, counts))
-    cells = [_cell(samples, low, high, (0,) * len(extents), counts)]
-    checked, round_ = 0, 0
+    depth, counts = (0,) * len(extents), (COUNTS[0],) * len(extents)
+    boxes = [np.transpose(pieces).tolist() for pieces in itertools.product(*cut_axes(extents, places))]
+    samples.add(np.concatenate([box_grid(tuple(first), tuple(last), counts) for first, last in boxes]))
+    cells = [_cell(samples, tuple(first), tuple(last), depth, counts) for first, last in boxes]
+    axes = picture_axes(extents, places, picture_size(len(extents)))
+    checks, check_values = np.zeros((0, len(extents))), np.zeros((0, len(manners)))
+    active, waiting, budget, round_ = list(judged[:1]), list(judged[1:]), max_points, 0
     while True:
-        wanted = [(cell, _wish(cell, samples, judged, tolerance)) for cell in cells]
-        cells, status = _refined(wanted, samples, max_points - checked)
-        report(len(samples.points) + checked, f"{len(cells)} cells")
+        wanted = [(cell, _wish(cell, samples, judged[0])) for cell in cells]
+        cells, status = _refined(wanted, samples, budget - len(checks))
+        report(len(samples.points) + len(checks), f"{len(cells)} cells")
         if status is None and any(wish for _, wish in wanted):
             continue
+        # What earlier checks found need not be found again.
+        bad = np.any(_judged(cells, samples, checks, check_values, active, manners).failing, axis=0)
+        forced = _all_forced(cells, samples, checks[bad], active, manners)
+        if status is None and forced:
+            cells, status = _refined(forced, samples, budget - len(checks))
+            if status is None:
+                continue
         round_ += 1
         size = check_size(coverage, 1 - (1 - confidence) * 3 / 4**round_)
-        points = rng.uniform(low, high, (size, len(extents)))
-        truth, checked = compute(points), checked + size
-        errors, mismatched = _errors(interpolate(cells, samples.values, points, manners), truth)
-        spread = _spread(samples.values[:, judged])
-        allowed = tolerance.at(truth[:, judged], spread)
-        excused = np.any([cell.holds(points) for cell in cells if _is_edge(cell, samples)] or [False], axis=0)
-        errors[np.broadcast_to(excused, len(points))] = np.nan
-        failing = (np.any(errors[:, judged] > allowed, axis=1) | mismatched) & ~excused
-        report(len(samples.points) + checked, "check passed" if not failing.any() else "check failed")
-        if status is None and failing.any():
-            inside = [(cell, cell.holds(points) & failing) for cell in cells]
-            forced = [(cell, _forced(cell, samples, judged) if bad.any() else ()) for cell, bad in inside]
-            if any(wish for _, wish in forced):
-                cells, status = _refined(forced, samples, max_points - checked)
-                if status is None:
-                    continue
-        done = Status.CONVERGED if not failing.any() else Status.MAX_STEPS
-        return Refined(cells, samples, errors, int(np.sum(excused)), checked, spread, done)
+        drawn = rng.uniform(low, high, (size, len(extents)))
+        points = np.concatenate([drawn, _lowest(cells, samples, axes, manners)])
+        truth = compute(points)
+        checks, check_values = np.concatenate([checks, points]), np.concatenate([check_values, truth])
+        check = _judged(cells, samples, points, truth, judged, manners)
+        passed = not check.failing[0][:size].any()
+        report(len(samples.points) + len(checks), "check passed" if passed else "check failed")
+        if passed and waiting and status is None:
+            active, waiting = list(judged), []
+            budget = min(max_points, 2 * (len(samples.points) + len(checks)) + _MORE_POINTS)
+        bad = np.any(check.failing[: len(active)], axis=0)
+        if status is None and _all_forced(cells, samples, points[bad], active, manners):
+            continue
+        if not passed and len(active) > 1:
+            active, budget = active[:1], max_points  # what has no points left does not take them from the first
+            continue
+        done = Status.CONVERGED if passed else Status.MAX_STEPS
+        spread = _spread(samples.values[:, list(judged[0].columns)])
+        return Refined(
+            cells, samples, check.errors, truth, checks, check_values, int(check.excused.sum()), spread, done
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Check:
+    """The interpolation at some points: its errors, which points are excused, and which fail, by what is judged."""
+
+    errors: np.ndarray
+    excused: np.ndarray
+    failing: list[np.ndarray]
+
+
+def _judged(
+    cells: list[Cell],
+    samples: Samples,
+    points: np.ndarray,
+    truth: np.ndarray,
+    judged: Sequence[Judged],
+    manners: tuple[Manner, ...],
+) -> _Check:
+    errors, mismatched = _errors(interpolate(cells, samples.values, points, manners), truth)
+    excused = np.zeros(len(points), bool)
+    for cell in cells:
+        if _is_edge(cell, samples):
+            excused |= cell.holds(points)
+    errors[excused] = np.nan
+    failing = [
+        (np.any(errors[:, each.columns] > each.allowed(truth, samples), axis=1) | mismatched) & ~excused
+        for each in judged
+    ]
+    return _Check(errors, excused, failing)
+
+
+def _all_forced(
+    cells: list[Cell], samples: Samples, bad: np.ndarray, judged: Sequence[Judged], manners: tuple[Manner, ...]
+) -> list[tuple[Cell, "Wish"]]:
+    """How all cells are refined where some points failed; empty where nothing can be."""
+    forced = [(cell, _forced(cell, samples, judged, manners) if cell.holds(bad).any() else ()) for cell in cells]
+    return forced if any(wish for _, wish in forced) else []
+
+
+def picture_size(num_directions: int) -> int:
+    """Points along each direction of a picture in which the minima of the interpolation are looked for."""
+    return _PICTURE.get(num_directions, max(5, round(_PICTURE[2] ** (2 / num_directions))))
+
+
+def _lowest(
+    cells: list[Cell], samples: Samples, axes: Sequence[np.ndarray], manners: tuple[Manner, ...]
+) -> Float[np.ndarray, "m k"]:
+    """Where the interpolation has the deepest minima of the first quantity, and the lowest point of each smooth one."""
+    from scipy.ndimage import minimum_filter
+
+    found = interpolate_grid(cells, samples.values, axes, manners)
+    first = np.where(np.isfinite(found[..., 0]), found[..., 0], np.inf)
+    minima = np.flatnonzero((first == minimum_filter(first, 3, mode="nearest")) & np.isfinite(first))
+    low = minima[np.argsort(first.ravel()[minima], kind="stable")][:_MOST_LOW].tolist()
+    for i, manner in enumerate(manners):
+        if i and manner != "steps" and np.isfinite(found[..., i]).any():
+            low.append(int(np.nanargmin(found[..., i])))
+    points = grid_points(axes)[sorted(set(low))]
+    return points[[not samples.holds(point) for point in points]]
 
 
 def _cell(samples: Samples, low, high, depth, counts) -> Cell:
@@ -151,30 +252,31 @@ Wish = tuple[tuple[str, int], ...]
 """What a cell needs: `("raise", axis)` for more points along axes, or `("halve", axis)`."""
 
 
-def _wish(cell: Cell, samples: Samples, judged: list[int], tolerance: Tolerance) -> Wish:
+def _wish(cell: Cell, samples: Samples, judged: Judged) -> Wish:
     """How a cell wants to be refined by its own coefficients; nothing when it seems good enough."""
-    values = samples.values[cell.index][..., judged]
-    finite = np.isfinite(values).all(axis=-1)
+    values = samples.values[cell.index]
+    finite = np.isfinite(values[..., list(judged.columns)]).all(axis=-1)
     if not finite.all():
         # An edge of what is finite cannot be interpolated: halve the longest side, down to the smallest cells.
         return _halving(cell) if finite.any() else ()
-    spread = _spread(samples.values[:, judged])
     wishes: dict[int, tuple[str, int]] = {}
-    for i in range(values.shape[-1]):
-        allowed = float(tolerance.at(values[..., i], spread).min()) / values[..., i].ndim
-        expected, rates = tails(values[..., i])
+    for column, most in zip(judged.columns, np.moveaxis(judged.allowed(values, samples), -1, 0), strict=True):
+        allowed = float(most.min()) / most.ndim
+        expected, rates = tails(values[..., column])
         for axis, (size, rate) in enumerate(zip(expected, rates, strict=True)):
             if size > allowed:
                 wishes[axis] = _raise_or_halve(cell, axis, size * rate ** cell.index.shape[axis] <= allowed)
     return tuple(wish for wish in wishes.values() if wish[0])
 
 
-def _forced(cell: Cell, samples: Samples, judged: list[int]) -> Wish:
+def _forced(cell: Cell, samples: Samples, judged: Sequence[Judged], manners: tuple[Manner, ...]) -> Wish:
     """How to refine a cell that failed a check: along the axis whose coefficients fall the least."""
-    values = samples.values[cell.index][..., judged]
-    if not np.isfinite(values).all():
+    columns = [column for each in judged for column in each.columns]
+    values = samples.values[cell.index]
+    if not np.isfinite(values[..., columns]).all():
         return _halving(cell)
-    found = [tails(values[..., i]) for i in range(values.shape[-1])]
+    nodes = [values[..., column] ** (2 if manners[column] == "norm" else 1) for column in columns]
+    found = [tails(each / max(np.ptp(each), 1e-300)) for each in nodes]
     expected = np.max([sizes for sizes, _ in found], axis=0)
     axis = int(np.argmax(expected))
     rate = max(rates[axis] for _, rates in found)
@@ -203,7 +305,7 @@ def _is_edge(cell: Cell, samples: Samples) -> bool:
 
 def _refined(wanted: list[tuple[Cell, Wish]], samples: Samples, budget: int) -> tuple[list[Cell], Status | None]:
     """The cells after all wishes; with `MAX_STEPS`, and the cells as they were, when the points would run out."""
-    plans = [(cell, _plan(cell, wish, samples)) for cell, wish in wanted]
+    plans = [(cell, _plan(cell, wish, samples)) for cell, wish in _levelled(wanted)]
     points = [box_grid(low, high, counts) for _, plan in plans for low, high, _, counts in plan]
     if not points:
         return [cell for cell, _ in wanted], None
@@ -211,6 +313,26 @@ def _refined(wanted: list[tuple[Cell, Wish]], samples: Samples, budget: int) -> 
         return [cell for cell, _ in wanted], Status.MAX_STEPS
     samples.add(np.concatenate(points))
     return [made for cell, plan in plans for made in ([_cell(samples, *p) for p in plan] if plan else [cell])], None
+
+
+def _levelled(wanted: list[tuple[Cell, Wish]]) -> list[tuple[Cell, Wish]]:
+    """The wishes, and for whole cells in one column the same points along it, so that there is no step between them."""
+    span = lambda cell, axis: (axis, cell.low[axis], cell.high[axis], cell.index.shape[axis])  # noqa: E731
+    whole = [not any(cell.depth) for cell, _ in wanted]
+    raised = {
+        span(cell, axis)
+        for (cell, wish), is_whole in zip(wanted, whole, strict=True)
+        for what, axis in wish
+        if what == "raise" and is_whole
+    }
+    found = []
+    for (cell, wish), is_whole in zip(wanted, whole, strict=True):
+        asked = {axis for _, axis in wish}
+        more = [
+            axis for axis in range(len(cell.depth)) if is_whole and axis not in asked and span(cell, axis) in raised
+        ]
+        found.append((cell, (*wish, *(("raise", axis) for axis in more))))
+    return found
 
 
 def _plan(cell: Cell, wish: Wish, samples: Samples) -> list[tuple]:

@@ -14,10 +14,10 @@ from lossatlas._progress import ProgressLike, as_meter
 from lossatlas._show import shown
 from lossatlas._status import Status
 from lossatlas._types import Network
-from lossatlas.geometry._cells import Cell
+from lossatlas.geometry._cells import Cell, picture_axes
 from lossatlas.geometry._directions import Directions
 from lossatlas.geometry._products import host_generator
-from lossatlas.geometry._refine import ErrorScale, Manner, Tolerance, interpolate, interpolate_grid, refine
+from lossatlas.geometry._refine import ErrorScale, Judged, Manner, Tolerance, interpolate, interpolate_grid, refine
 from lossatlas.geometry._slice import LONG_NAMES, Slice, check_extents, rest_digest
 from lossatlas.geometry._slice_values import Loop, SliceValues
 from lossatlas.landscape import Landscape
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     import xarray as xr
 
 _SCALES = ("range", "value", "absolute")
+_GRADIENT_ERROR = 0.01  # of the spread of the gradient norm, where the tolerance of the loss says nothing of it
 _MANNERS: dict[str, Manner] = {"gradient_norm": "norm", "accuracy": "steps", "test_accuracy": "steps"}
 
 
@@ -34,10 +35,12 @@ _MANNERS: dict[str, Manner] = {"gradient_norm": "norm", "accuracy": "steps", "te
 class RefinedSlice(eqx.Module):
     """A slice as polynomials on cells, with the interpolation error that a check measured.
 
-    - `points`, `values`: the samples: coordinates, and by name the quantities there.
+    - `points`, `values`: all that was computed: coordinates, and by name the quantities there. First the samples that
+      are interpolated, the networks of `directions.networks` among them; the last `stats["checked"]` are the points of
+      the checks.
     - `cells`: boxes with the samples that each interpolates.
     - `error`: by name, the largest error at the points of the last check, which had no part in the interpolation.
-      What is meant for is in `settings`; quantities other than losses are interpolated along and may be far worse.
+      What is meant for is in `settings`; accuracies are interpolated along and may be far worse.
     - `coverage`, `confidence`: with this confidence the losses are within the tolerance on that share of the area.
       Stated only where `status` is `CONVERGED`; with `MAX_STEPS` the points or the cells ran out before, and `error`
       is what was reached.
@@ -62,27 +65,43 @@ class RefinedSlice(eqx.Module):
     stats: dict[str, Any]
     settings: dict[str, Any]
 
+    @property
+    def lowest(self) -> tuple[tuple[float, ...], float]:
+        """The coordinates of the least loss that was computed, and that loss."""
+        loss = self.values["loss"]
+        least = int(np.argmin(np.where(np.isfinite(loss), loss, np.inf)))
+        return tuple(self.points[least].tolist()), float(loss[least])
+
     def __call__(self, points: Float[np.ndarray, "n k"]) -> dict[str, Float[np.ndarray, " n"]]:
-        """The interpolated quantities at coordinates inside the box; NaN where masked."""
-        samples, manners = self._samples()
-        found = interpolate(list(self.cells), samples, np.asarray(points, float), manners)
+        """The interpolated quantities at coordinates inside the box; NaN where masked.
+
+        None is below the least that was computed.
+        """
+        samples, manners, least = self._samples()
+        found = np.maximum(interpolate(list(self.cells), samples, np.asarray(points, float), manners), least)
         return {name: found[:, i] for i, name in enumerate(self.values)}
 
-    def _samples(self) -> tuple[np.ndarray, tuple[Manner, ...]]:
+    def _samples(self) -> tuple[np.ndarray, tuple[Manner, ...], np.ndarray]:
+        """What was computed, how it is interpolated, and the least of each quantity."""
         values = np.stack(list(self.values.values()), axis=1)
-        return values, tuple(_MANNERS.get(name, "smooth") for name in self.values)
+        least = np.min(values, axis=0, where=np.isfinite(values), initial=np.inf)
+        manners: tuple[Manner, ...] = tuple(_MANNERS.get(name, "smooth") for name in self.values)
+        return values, manners, np.where(np.isfinite(least), least, -np.inf)
 
     def on_grid(self, num: int = 101) -> Slice:
-        """A uniform picture by interpolation, without a further evaluation.
+        """A picture by interpolation, without a further evaluation.
+
+        Its lines are even, but those next to a network of `directions.networks` go through it, and are exact there. No
+        value is below the least that was computed.
 
         **Arguments:**
         - `num`: points along each direction.
 
         **Returns:** [`lossatlas.geometry.Slice`][], whose `error` is that of the interpolation.
         """
-        axes = tuple(np.linspace(low, high, num) for low, high in self.extents)
-        samples, manners = self._samples()
-        found = interpolate_grid(list(self.cells), samples, axes, manners)
+        axes = picture_axes(self.extents, list(self.directions.networks.values()), num)
+        samples, manners, least = self._samples()
+        found = np.maximum(interpolate_grid(list(self.cells), samples, axes, manners), least)
         return Slice(
             values={name: found[..., i] for i, name in enumerate(self.values)},
             coordinates=axes,
@@ -95,10 +114,13 @@ class RefinedSlice(eqx.Module):
         )
 
     def to_xarray(self) -> "xr.Dataset":
-        """The samples: their coordinates and values over `sample`, the errors as attributes."""
+        """All that was computed: coordinates and values over `sample`, `checked` for those of the checks."""
         import xarray as xr
 
-        values = {name: ("sample", column, {"long_name": LONG_NAMES[name]}) for name, column in self.values.items()}
+        values: dict[str, Any] = {
+            name: ("sample", column, {"long_name": LONG_NAMES[name]}) for name, column in self.values.items()
+        }
+        values["checked"] = ("sample", np.arange(len(self.points)) >= len(self.points) - self.stats["checked"])
         attributes = {f"error_{name}": size for name, size in self.error.items()}
         coordinates = {f"direction_{i + 1}": ("sample", column) for i, column in enumerate(self.points.T)}
         return xr.Dataset(values, coords=coordinates, attrs={**attributes, "status": str(self.status)})
@@ -143,8 +165,9 @@ def refined_slice(
     - `coverage`, `confidence`: $s$ and $c$ above.
     - `max_points`: where it gives up; `status` then says so.
     - `extents`, `test`, `gradient_norm`, `accuracy`, `loop`: as for [`lossatlas.geometry.loss_slice`][]. Accuracies,
-      which have steps, are linear between the samples, and gradient norms are interpolated by their squares: as good
-      as their `error` says.
+      which have steps, are linear between the samples: as good as their `error` says. Gradient norms are interpolated
+      by their squares, to `max_error` of their own spread (1 % of it with `"absolute"`), for at most as many points
+      again and 500 more; where these do not suffice, `error` says so.
 
     **Returns:** [`lossatlas.geometry.RefinedSlice`][].
 
@@ -160,31 +183,37 @@ def refined_slice(
         network, landscape, directions, test=test, gradient_norm=gradient_norm, accuracy=accuracy, loop=loop
     )
     box = check_extents(extents, directions)
-    judged = [i for i, name in enumerate(at.names) if name.endswith("loss")]
+    losses = tuple(i for i, name in enumerate(at.names) if name.endswith("loss"))
+    judged = [Judged(losses, Tolerance(max_error, relative_to))]
+    if gradient_norm:
+        share = _GRADIENT_ERROR if relative_to == "absolute" else max_error
+        judged.append(Judged((at.names.index("gradient_norm"),), Tolerance(share, "range")))
     with as_meter(progress).task("slice", max_points) as task:
         found = refine(
             at,
             box,
             tuple(_MANNERS.get(name, "smooth") for name in at.names),
             judged,
-            Tolerance(max_error, relative_to),
+            places=list(directions.networks.values()),
             coverage=coverage,
             confidence=confidence,
             max_points=max_points,
             rng=host_generator(key),
             report=task.update,
         )
-    samples = found.samples
-    if not np.isfinite(samples.values[:, 0]).any():
+    points = np.concatenate([found.samples.points, found.checks])
+    values = np.concatenate([found.samples.values, found.check_values])
+    if not np.isfinite(values[:, 0]).any():
         msg = "The loss is not finite at any sample of this slice; look at a smaller extent, or check the network."
         raise InputError(msg)
-    largest = np.max(np.nan_to_num(found.errors, nan=0.0), axis=0)
-    points = len(samples.points) + found.num_checked
+    errors = np.nan_to_num(found.errors, nan=0.0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        shares = np.max(np.nan_to_num(errors / np.abs(found.truth), nan=0.0), axis=0)
     return RefinedSlice(
-        points=samples.points,
-        values={name: samples.values[:, i] for i, name in enumerate(at.names)},
+        points=points,
+        values={name: values[:, i] for i, name in enumerate(at.names)},
         cells=tuple(found.cells),
-        error={name: float(size) for name, size in zip(at.names, largest, strict=True)},
+        error={name: float(size) for name, size in zip(at.names, np.max(errors, axis=0), strict=True)},
         coverage=coverage,
         confidence=confidence,
         num_at_edge=found.num_at_edge,
@@ -194,10 +223,10 @@ def refined_slice(
         rest=rest_digest(at.unravel),
         status=found.status,
         stats={
-            "points": points,
-            "checked": found.num_checked,
+            "points": len(points),
+            "checked": len(found.checks),
             "cells": len(found.cells),
-            "evaluations": points * at.evaluations,
+            "evaluations": len(points) * at.evaluations,
             "seconds": time.perf_counter() - begin,
         },
         settings={
@@ -212,6 +241,7 @@ def refined_slice(
                 "seed": np.asarray(jax.random.key_data(key)).tolist(),
                 "max_error": max_error,
                 "relative_to": relative_to,
+                "relative_error": {at.names[i]: float(shares[i]) for i in losses} if relative_to == "value" else {},
                 "allowed": max_error * (found.spread if relative_to == "range" else 1.0),
                 "coverage": coverage,
                 "confidence": confidence,

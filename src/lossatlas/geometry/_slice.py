@@ -79,6 +79,17 @@ class Slice(eqx.Module):
         place = np.unravel_index(np.argmin(np.where(np.isfinite(loss), loss, np.inf)), loss.shape)
         return tuple(float(axis[i]) for axis, i in zip(self.coordinates, place, strict=True)), float(loss[place])
 
+    def error_at(self, quantity: str, values: Float[np.ndarray, "..."] | float) -> Float[np.ndarray, "..."]:
+        """How far values of a quantity may be off by interpolation: 0 where they were computed.
+
+        It is `error`, but where the tolerance was relative to the value, the largest such share of the value.
+        """
+        values = np.asarray(values, float)
+        if self.error is None:
+            return np.zeros_like(values)
+        share = self.settings.get("refined", {}).get("relative_error", {}).get(quantity)
+        return np.full_like(values, self.error[quantity]) if share is None else np.asarray(share * np.abs(values))
+
     def to_xarray(self) -> "xr.Dataset":
         """Everything as one data set, which `from_xarray` reads: values, directions, origin, settings.
 
@@ -87,7 +98,7 @@ class Slice(eqx.Module):
         import xarray as xr
 
         names = [f"direction_{i + 1}" for i in range(len(self.coordinates))]
-        values = {name: (names, array, {"long_name": LONG_NAMES[name]}) for name, array in self.values.items()}
+        values = {name: (names, array, self._words(name)) for name, array in self.values.items()}
         coordinates = {
             name: (name, axis, {"long_name": title})
             for name, axis, title in zip(names, self.coordinates, self.directions.names, strict=True)
@@ -105,6 +116,7 @@ class Slice(eqx.Module):
             attrs={
                 "parameters": json.dumps(self.directions.parameters),
                 "directions": json.dumps(self.directions.settings),
+                "networks": json.dumps(self.directions.networks),
                 "rest": self.rest,
                 "error": json.dumps(self.error),
                 "stats": json.dumps(self.stats),
@@ -112,6 +124,14 @@ class Slice(eqx.Module):
                 "masked": self.num_masked,
             },
         )
+
+    def _words(self, name: str) -> dict[str, Any]:
+        """What a quantity is, and how far the least value of it may be off where it was interpolated."""
+        words: dict[str, Any] = {"long_name": LONG_NAMES[name]}
+        finite = self.values[name][np.isfinite(self.values[name])]
+        if self.error is not None and finite.size:
+            words["error"] = float(self.error_at(name, finite.min()))
+        return words
 
     @classmethod
     def from_xarray(cls, dataset: "xr.Dataset") -> "Slice":

@@ -8,6 +8,9 @@ from jaxtyping import Float, Int
 
 from lossatlas._errors import InputError, unknown_name
 from lossatlas._show import shown
+from lossatlas.geometry._basins import find_basins
+from lossatlas.geometry._refine import picture_size
+from lossatlas.geometry._refined_slice import RefinedSlice
 from lossatlas.geometry._slice import Slice
 
 
@@ -25,8 +28,10 @@ class MergeTree(eqx.Module):
     - `saddles`, `saddle_losses`: the lowest pass to a basin with a lower minimum; NaN and infinity for a minimum that
       has none: the lowest of all, or of a part that masked cells cut off.
     - `parents`: the minimum with which each merges there, -1 where it does not.
-    - `num_cells`: the size of the basin below its saddle.
-    - `min_persistence`: gaps up to this were merged away; `num_dropped` minima had such.
+    - `num_cells`: the size of the basin below its saddle. `basins`: by cell of the slice, the minimum in whose basin it
+      is, below the saddle of that; -1 where masked.
+    - `min_persistence`: gaps up to this were merged away, or fewer where the error is relative to the loss;
+      `num_dropped` minima had such.
     - `quantity`: which values; `num_masked` cells of it are not finite and belong to no basin.
     """
 
@@ -36,6 +41,7 @@ class MergeTree(eqx.Module):
     saddle_losses: Float[np.ndarray, " m"]
     parents: Int[np.ndarray, " m"]
     num_cells: Int[np.ndarray, " m"]
+    basins: Int[np.ndarray, "..."]
     min_persistence: float
     num_dropped: int
     num_masked: int
@@ -68,95 +74,102 @@ class MergeTree(eqx.Module):
         return merge_tree_figure(self.to_xarray())
 
 
-def merge_tree(found: Slice, *, quantity: str = "loss", min_persistence: float | None = None) -> MergeTree:
-    """The merge tree of the sublevel sets of a slice, with saddle-minimum gaps.
+def merge_tree(
+    found: Slice | RefinedSlice, *, quantity: str = "loss", min_persistence: float | None = None
+) -> MergeTree:
+    r"""The merge tree of the sublevel sets of a slice, with saddle-minimum gaps.
 
-    Cells are added from the lowest up; neighbours along the directions are joined (4 in a plane). Where two basins
-    meet, the one with the higher minimum ends (the elder rule), so the gaps are the persistence of dimension 0. Cost:
-    sorting the cells.
+    Cells are added from the lowest up, and each is joined with all its neighbours, diagonal ones included: 8 in a
+    plane, $3^k - 1$ in k dimensions. So a minimum is lower than all of them, and a valley that runs along a diagonal is
+    one valley. Where two basins meet, the one with the higher minimum ends (the elder rule), so the gaps are the
+    persistence of dimension 0. Cost: sorting the cells.
+
+    Of a refined slice the minima are points that were computed: in each basin of its picture the lowest such point,
+    and the bottom below that, which only the interpolation has, is filled up to it. Saddles are interpolated.
 
     **Arguments:**
-    - `found`: a slice on a grid; for a refined one, its `on_grid`.
+    - `found`: a slice on a grid, or a refined one.
     - `quantity`: which of its values.
-    - `min_persistence`: minima whose gap is at most this are merged away. Default 0 for computed values, and twice the
-      measured interpolation error for interpolated ones, below which a gap may come from interpolation.
+    - `min_persistence`: minima whose gap is at most this are merged away. Default 0 for computed values, and for
+      interpolated ones twice the measured error (at the saddle, where it is relative to the value), below which a gap
+      may come from interpolation.
+
+    **Returns:** [`lossatlas.geometry.MergeTree`][]; its cells are those of the slice, for a refined one those of
+    `on_grid` with 301 points on a line and 81 by 81 on a plane.
 
     **Raises:** `InputError` for a quantity that the slice lacks, a negative gap, and a slice that is masked all over.
 
     !!! cite
         Edelsbrunner, Letscher and Zomorodian 2002, Discrete Comput. Geom. 28 (persistence).
     """
-    values, min_persistence = _checked(found, quantity, min_persistence)
-    births, deaths, sizes, joined = _merge(values)
+    picture = found.on_grid(picture_size(len(found.extents))) if isinstance(found, RefinedSlice) else found
+    values = _checked(picture, quantity, min_persistence)
+    tree = _tree(picture, values, quantity, min_persistence)
+    if not isinstance(found, RefinedSlice):
+        return tree
+    lowest, points = _lowest_computed(found, picture, tree)
+    bottoms = np.minimum(lowest, tree.saddle_losses)
+    bottoms = np.append(np.where(np.isfinite(bottoms), bottoms, -np.inf), -np.inf)  # the last for masked cells
+    values = np.maximum(values, bottoms[tree.basins])
+    known = np.isfinite(lowest)
+    values[_cells(picture, points[known])] = lowest[known]
+    tree = _tree(picture, values, quantity, min_persistence)
+    lowest, points = _lowest_computed(found, picture, tree)
+    known = np.isfinite(lowest)
+    return eqx.tree_at(
+        lambda tree: (tree.losses, tree.minima),
+        tree,
+        (np.where(known, lowest, tree.losses), np.where(known[:, None], points, tree.minima)),
+    )
+
+
+def _tree(picture: Slice, values: np.ndarray, quantity: str, min_persistence: float | None) -> MergeTree:
+    """The merge tree of some values on the grid of a slice."""
+    births, deaths, joined, sizes, cells = find_basins(values)
     persistence = np.where(deaths >= 0, values.ravel()[deaths] - values.ravel()[births], np.inf)
-    kept = np.flatnonzero(persistence > min_persistence)
+    at_saddles = np.where(deaths >= 0, values.ravel()[deaths], 0.0)
+    least = (
+        2 * picture.error_at(quantity, at_saddles) if min_persistence is None else np.full(len(deaths), min_persistence)
+    )
+    kept = np.flatnonzero(persistence > least)
     kept = kept[np.lexsort((values.ravel()[births[kept]], -persistence[kept]))]
     place = {int(old): new for new, old in enumerate(kept)}
     parents = np.array([_kept_parent(int(i), joined, place) for i in kept], int)
+    into = np.array(
+        [place[i] if i in place else _kept_parent(i, joined, place) for i in range(len(joined))] + [-1], int
+    )
     births, deaths = births[kept], deaths[kept]
     merges = deaths >= 0
     return MergeTree(
-        minima=_coordinates(found, births),
+        minima=_coordinates(picture, births),
         losses=values.ravel()[births],
-        saddles=np.where(merges[:, None], _coordinates(found, np.maximum(deaths, 0)), np.nan),
+        saddles=np.where(merges[:, None], _coordinates(picture, np.maximum(deaths, 0)), np.nan),
         saddle_losses=np.where(merges, values.ravel()[deaths], np.inf),
         parents=parents,
         num_cells=sizes[kept],
-        min_persistence=min_persistence,
+        basins=into[cells].reshape(values.shape),
+        min_persistence=float(least.max()),
         num_dropped=len(persistence) - len(kept),
         num_masked=int((~np.isfinite(values)).sum()),
         quantity=quantity,
     )
 
 
-def _merge(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """For each basin the flat index of its minimum, of its saddle (-1), its cells, and the basin it joined (-1)."""
-    flat, shape = values.ravel(), values.shape
-    order = np.argsort(flat, kind="stable")
-    order = order[np.isfinite(flat[order])]
-    owner = np.full(flat.size, -1)  # the basin that a cell was put into
-    leader: list[int] = []  # the basin that a basin has become part of; itself while it lasts
-    births: list[int] = []
-    deaths: list[int] = []
-    joined: list[int] = []
-    sizes: list[int] = []
-
-    def alive(basin: int) -> int:
-        while leader[basin] != basin:
-            leader[basin] = leader[leader[basin]]
-            basin = leader[basin]
-        return basin
-
-    for cell in order.tolist():
-        around = [owner[near] for near in _neighbours(cell, shape) if owner[near] >= 0]
-        basins = sorted({alive(int(basin)) for basin in around}, key=lambda basin: (flat[births[basin]], basin))
-        if not basins:
-            basins = [len(births)]
-            births.append(cell)
-            deaths.append(-1)
-            joined.append(-1)
-            sizes.append(0)
-            leader.append(basins[0])
-        elder = basins[0]
-        for younger in basins[1:]:
-            leader[younger], deaths[younger], joined[younger] = elder, cell, elder
-            sizes[elder] += sizes[younger]
-        owner[cell] = elder
-        sizes[elder] += 1
-    return np.array(births, int), np.array(deaths, int), np.array(sizes, int), np.array(joined, int)
+def _lowest_computed(found: RefinedSlice, picture: Slice, tree: MergeTree) -> tuple[np.ndarray, np.ndarray]:
+    """For each minimum the least value that was computed in its basin, infinity without one, and where."""
+    values = found.values[tree.quantity]
+    basins = np.where(np.isfinite(values), tree.basins[_cells(picture, found.points)], -1)
+    lowest, points = np.full(len(tree.losses), np.inf), np.full(tree.minima.shape, np.nan)
+    for i in np.argsort(values, kind="stable")[::-1]:  # the least comes last, and stays
+        if basins[i] >= 0:
+            lowest[basins[i]], points[basins[i]] = values[i], found.points[i]
+    return lowest, points
 
 
-def _neighbours(cell: int, shape: tuple[int, ...]) -> list[int]:
-    """The flat indices beside a cell, along each axis."""
-    found, stride, rest = [], 1, cell
-    for size in reversed(shape):
-        place, rest = rest % size, rest // size
-        if place > 0:
-            found.append(cell - stride)
-        if place < size - 1:
-            found.append(cell + stride)
-        stride *= size
-    return found
+def _cells(picture: Slice, points: np.ndarray) -> tuple[np.ndarray, ...]:
+    """The indices of the cells next to some points."""
+    axes = zip(picture.coordinates, points.T, strict=True)
+    return tuple(np.abs(axis[:, None] - at).argmin(axis=0) for axis, at in axes)
 
 
 def _kept_parent(basin: int, joined: np.ndarray, place: dict[int, int]) -> int:
@@ -194,26 +207,32 @@ class Persistence(eqx.Module):
 def persistence(found: Slice, *, quantity: str = "loss", min_persistence: float | None = None) -> Persistence:
     """The persistence of the sublevel sets of a slice in every dimension, by gudhi.
 
-    The grid is a cubical complex whose vertices are the points; an edge or a square is reached with its highest vertex.
+    Each point of the grid is a cube of a cubical complex, and a face is reached with the lowest cube that it belongs
+    to. So cubes that share no more than a corner are connected, as in [`lossatlas.geometry.merge_tree`][], and a closed
+    ridge is one whose cubes share faces.
 
     **Arguments:**
-    - `found`, `quantity`, `min_persistence`: as for [`lossatlas.geometry.merge_tree`][].
+    - `found`: a slice on a grid; for a refined one, its `on_grid`.
+    - `quantity`, `min_persistence`: as for [`lossatlas.geometry.merge_tree`][].
 
     **Raises:** `InputError` as there, and where gudhi is missing.
 
     !!! cite
         Wagner, Chen and Vucini 2012 (cubical complexes); Edelsbrunner, Letscher and Zomorodian 2002.
     """
-    values, min_persistence = _checked(found, quantity, min_persistence)
+    values = _checked(found, quantity, min_persistence)
+    if min_persistence is None:
+        min_persistence = 0.0 if found.error is None else 2 * found.error[quantity]
     try:
         from gudhi import CubicalComplex
     except ImportError as error:
         msg = "persistence needs gudhi: pip install 'lossatlas[topology]' (or gudhi). merge_tree works without."
         raise InputError(msg) from error
     finite = np.isfinite(values)
-    complex_ = CubicalComplex(vertices=np.where(finite, values, np.inf).T)  # it counts vertices first axis fastest
+    cubes = np.where(finite, values, np.inf).T  # it counts cubes first axis fastest
+    complex_ = CubicalComplex(top_dimensional_cells=cubes)
     complex_.compute_persistence(min_persistence=min_persistence)  # pyright: ignore[reportArgumentType]
-    pairs, stays = complex_.vertices_of_persistence_pairs()
+    pairs, stays = complex_.cofaces_of_persistence_pairs()
     births: dict[int, np.ndarray] = {}
     deaths: dict[int, np.ndarray] = {}
     born: dict[int, np.ndarray] = {}
@@ -234,19 +253,17 @@ def persistence(found: Slice, *, quantity: str = "loss", min_persistence: float 
     return Persistence(births, deaths, born, dead, int((~finite).sum()), quantity)
 
 
-def _checked(found: Slice, quantity: str, min_persistence: float | None) -> tuple[np.ndarray, float]:
+def _checked(found: Slice, quantity: str, min_persistence: float | None) -> np.ndarray:
     if quantity not in found.values:
         raise unknown_name("quantity", quantity, found.values)
     values = np.asarray(found.values[quantity], float)
     if not np.isfinite(values).any():
         msg = f"Every cell of {quantity} is masked: there is no finite value. Look at a smaller extent."
         raise InputError(msg)
-    if min_persistence is None:
-        min_persistence = 0.0 if found.error is None else 2 * found.error[quantity]
-    if not min_persistence >= 0:
+    if min_persistence is not None and not min_persistence >= 0:
         msg = f"min_persistence must be at least 0, got {min_persistence}."
         raise InputError(msg)
-    return values, min_persistence
+    return values
 
 
 def _coordinates(found: Slice, cells: np.ndarray) -> np.ndarray:

@@ -39,8 +39,10 @@ if TYPE_CHECKING:
 
 KIND = "plane"
 Kind = Literal["filter", "layer", "model", "none", "hessian"]
-_PICTURE = {1: 301, 2: 81}  # points along each direction of the picture of a refined slice
+_PICTURE = {1: 301, 2: 81}  # points along each direction of the picture of a refined slice, as in its merge tree
 _USUAL_POINTS = {1: 100, 2: 300}
+_POINTS_THROUGH_THREE = 500  # of a plane that has three networks on the grids of its cells
+_USUAL_ERROR = 0.01
 
 
 def plane(
@@ -86,7 +88,8 @@ def plane(
     - `grid`: points along each direction, all computed; by default the loss is computed where needed, until its
       interpolation is within `max_error` of the spread of the losses (`relative_to="range"`), or of the loss itself
       (`"value"`).
-    - `gradient_norm`: its picture too. `test`: other data, for the test loss on the same points.
+    - `gradient_norm`: its picture too, interpolated to `max_error` of its own spread, for at most as many points again
+      and 500 more. `test`: other data, for the test loss on the same points.
     - `seed`: of random directions and checks. `out`: the folder to write into; default `plane` in the folder of runs.
     - `progress`: a meter. `announce`: takes a line that says what it will cost, before it begins.
 
@@ -113,8 +116,14 @@ def plane(
         options: dict[str, Any] = {"test": tested, "gradient_norm": gradient_norm}
         cost = geometry.slice_cost(point.network, point.landscape, spanned, num=grid or 2, **options)
         if announce is not None:
-            points = cost.points if grid else _USUAL_POINTS[len(spanned)]
-            announce(_cost(point, cost, points, usually="" if grid else "usually ", gradient_norm=gradient_norm))
+            usual = _POINTS_THROUGH_THREE if len(to) == 2 else _USUAL_POINTS[len(spanned)]
+            points = cost.points if grid else usual
+            usually = "" if grid else "usually "
+            if not grid and (relative_to == "value" or max_error < _USUAL_ERROR or gradient_norm):
+                usually = "at least "
+            line = _cost(point, cost, points, usually=usually, gradient_norm=gradient_norm)
+            often = "; relative to the value often thousands of points" if not grid and relative_to == "value" else ""
+            announce(line + often)
         options |= {"extents": extents, "progress": progress}
         if grid is None:
             found = geometry.refined_slice(
@@ -129,16 +138,21 @@ def plane(
             picture = found.on_grid(_PICTURE[len(spanned)])
         else:
             found = picture = geometry.loss_slice(point.network, point.landscape, spanned, num=grid, **options)
-        tree = geometry.merge_tree(picture)
+        tree = geometry.merge_tree(found)
         trajectory = None
         if rows is not None:
             losses = _losses(point, rows)
             trajectory = geometry.project_trajectory(point.network, spanned, rows)
             trajectory = eqx.tree_at(lambda t: t.loss, trajectory, losses)
+        networks = [
+            {"network": name, "at": list(place), "loss": _loss_at(point, spanned, place)}
+            for name, place in spanned.networks.items()
+            if all(axis[0] <= at <= axis[-1] for at, axis in zip(place, picture.coordinates, strict=True))
+        ]
         here = mean_loss(point.network, point.landscape)
         buffered = _buffered(point, [] if only else others[: len(to)])
     view = View(found, picture, tree, trajectory)
-    facts = plane_facts(view, here) | {"buffered": buffered}
+    facts = plane_facts(view, here, networks) | {"buffered": buffered}
     words = {
         "directions": None if to or snapshots else directions,
         "extent": extent,
@@ -283,6 +297,12 @@ def _buffered(point: Point, others: list[Network]) -> list[dict[str, Any]]:
         if not np.isclose(own, there, rtol=1e-6):
             found.append({"model": number, "buffer": min(odd), "loss": own, "loss_in_picture": there})
     return found
+
+
+def _loss_at(point: Point, directions: "Directions", place: Sequence[float]) -> float:
+    from lossatlas.geometry import moved_along
+
+    return mean_loss(moved_along(point.network, directions, place), point.landscape)
 
 
 def _losses(point: Point, rows: np.ndarray) -> np.ndarray:

@@ -23,7 +23,9 @@ TERMS = {
     "so that a step of 1 means a change as large as the weights themselves. Biases and normalisations stand still.",
     "Computed and interpolated": "The loss is computed at the white points and is a polynomial between them. How far "
     "that may be off was measured at fresh random points.",
-    "Minima of the plane": "Points lower than all around them on the plane. Off the plane there is usually a way down.",
+    "Minima of the plane": "Points where the loss was computed and is lower than all around. Basins that are less deep "
+    "than twice what the interpolation may be off are not counted, and nothing is drawn below the least loss that was "
+    "computed. Off the plane there is usually a way down.",
     "Gap": "How far the loss must rise on the plane from a minimum to reach a lower one: the height of the saddle "
     "above it.",
     "Share in the plane": "How much of the squared distances of the trajectory from the network lies in the plane. "
@@ -40,19 +42,21 @@ class View(NamedTuple):
     trajectory: "ProjectedTrajectory | None"
 
 
-def plane_facts(view: View, here: float) -> dict[str, Any]:
-    """What was found, as plain values; `here` is the loss of the network."""
+def plane_facts(view: View, here: float, networks: list[dict[str, Any]]) -> dict[str, Any]:
+    """What was found, as plain values; `here` is the loss of the network, `networks` are all that lie on the slice."""
     picture, found = view.picture, view.found
+    computed = found.values["loss"][np.isfinite(found.values["loss"])]
     loss = picture.values["loss"]
-    finite = loss[np.isfinite(loss)]
-    place, lowest = picture.lowest
+    known = [found.lowest, *((row["at"], row["loss"]) for row in networks if np.isfinite(row["loss"]))]
+    place, lowest = min(known, key=lambda pair: pair[1])
     directions = picture.directions
     refined = picture.settings.get("refined")
     facts: dict[str, Any] = {
         "loss": here,
         "lowest": lowest,
         "lowest_at": list(place),
-        "highest": float(finite.max()),
+        "highest": float(computed.max()),
+        "networks": networks,
         "masked_share": picture.num_masked / loss.size,
         "points": found.stats["points"],
         "evaluations": found.stats["evaluations"],
@@ -62,8 +66,9 @@ def plane_facts(view: View, here: float) -> dict[str, Any]:
             | {fact: float(numbers[i]) for fact, numbers in directions.facts.items()}
             for i, (name, axis) in enumerate(zip(directions.names, picture.coordinates, strict=True))
         ],
-        "cosine": float(directions.cosines[0, 1]) if len(directions) == 2 else None,
+        "cosine": round(float(directions.cosines[0, 1]), 12) + 0.0 if len(directions) == 2 else None,
         "error": picture.error,
+        "error_at_lowest": float(picture.error_at("loss", lowest)),
         "interpolation": refined,
         "num_minima": len(view.tree.losses),
         "minima": _minima(view.tree),
@@ -90,14 +95,15 @@ def _minima(tree: "MergeTree") -> list[dict[str, Any]]:
 def headline(facts: dict[str, Any], num: int) -> str:
     """The lowest and the highest loss, and how well they are known, on a line (1) or a plane (2)."""
     what = "plane" if num == 2 else "line"
-    text = f"The loss is {format_number(facts['loss'])} here and up to {format_number(facts['highest'])} on this {what}"
-    drop = facts["loss"] - facts["lowest"]
-    slack = 2 * (facts["error"] or {}).get("loss", 0.0)
-    if drop > max(slack, 1e-3 * abs(facts["loss"])):
+    text = f"The loss is {format_number(facts['loss'])} here"
+    for row in facts["networks"][1:]:
+        text += f", {format_number(row['loss'])} at {row['network']}"
+    text += f" and up to {format_number(facts['highest'])} on this {what}"
+    if facts["loss"] - facts["lowest"] > 1e-3 * abs(facts["loss"]):
         at = ", ".join(format_number(a, 2) for a in facts["lowest_at"])
-        text += f"; its lowest point, {format_number(facts['lowest'])}, is at ({at})"
+        text += f"; the lowest that was computed, {format_number(facts['lowest'])}, is at ({at})"
     else:
-        text += "; no point of it is clearly lower"
+        text += "; no point that was computed is clearly lower"
     refined = facts["interpolation"]
     text += f". Computed at {facts['points']:,} points"
     if refined is None:
@@ -105,8 +111,11 @@ def headline(facts: dict[str, Any], num: int) -> str:
     error = format_number(facts["error"]["loss"], 2)
     if refined["status"] != str(Status.CONVERGED):
         return text + f"; between them it may be off by {error} or more."
+    within = format_number(refined["allowed"], 2)
+    if refined["relative_to"] == "value":
+        within = f"{format_number(100 * refined['max_error'], 2)} % of itself"
     return (
-        text + f"; between them the loss is within {format_number(refined['allowed'], 2)} on "
+        text + f"; between them the loss is within {within} on "
         f"{100 * refined['coverage']:g} % of the {what} (confidence {100 * refined['confidence']:g} %)."
     )
 
@@ -123,8 +132,8 @@ def cautions(facts: dict[str, Any]) -> list[str]:
             "The interpolation did not reach its tolerance: the loss is rough here. Ask for a larger --max-error, a "
             "smaller --extent, or a --grid."
         )
-    is_log = facts["lowest"] > 0 and facts["highest"] > 20 * facts["lowest"]
-    if is_log and facts["error"] is not None and facts["error"]["loss"] > _LOG_ERROR * facts["lowest"]:
+    is_log = facts["lowest"] >= 0 and facts["highest"] > 20 * facts["lowest"]
+    if is_log and facts["error_at_lowest"] > _LOG_ERROR * facts["lowest"]:
         said.append(
             "Colours are logarithmic, and where the loss is lowest the interpolation may be off by as much: ask for "
             "--relative-to value there."
@@ -150,11 +159,13 @@ def sections(view: View, facts: dict[str, Any]) -> list[Section]:
     drawn = ("loss",) if is_plane else ("loss", "test_loss")  # a line shows both in one picture
     standing = {
         "loss of the network": facts["loss"],
-        "lowest loss": facts["lowest"],
-        "highest loss": facts["highest"],
+        **{f"loss of {row['network']}": row["loss"] for row in facts["networks"][1:]},
+        "lowest loss computed": facts["lowest"],
+        "highest loss computed": facts["highest"],
         "points computed": facts["points"],
         "evaluations of the loss": facts["evaluations"],
         "largest error seen": None if facts["error"] is None else facts["error"]["loss"],
+        "error at the lowest loss": None if facts["error"] is None else facts["error_at_lowest"],
         "cosine of the directions": facts["cosine"],
         "share of the trajectory in the plane": facts["captured"],
     }
@@ -214,9 +225,8 @@ def _pictures(view: View, name: str) -> list[Picture]:
         interpolated = f" Interpolated between the same points; off by up to {error}."
     if len(view.picture.coordinates) == 1:
         chosen = None if is_loss else (name,)
-        caption = (
-            ("The loss" if is_loss else _CAPTIONS[name]) + " along the line; the network stands at 0." + interpolated
-        )
+        what = "The loss" if is_loss else _CAPTIONS[name]
+        caption = f"{what} along the line; the network stands at 0." + interpolated + _below(data[name])
 
         def line(compact: bool) -> Any:
             return line_figure(data, quantities=chosen, compact=compact)
@@ -231,8 +241,17 @@ def _pictures(view: View, name: str) -> list[Picture]:
         return plane_figure(data, quantity=name, compact=compact, **drawn)
 
     caption = _CAPTIONS[name] + ("; white points are where it was computed." if samples is not None else ".")
-    caption += interpolated
+    caption += interpolated + _below(data[name])
     return [Picture(name, make, caption, f"{_CAPTIONS[name]}, on the plane.")]
+
+
+def _below(values: Any) -> str:
+    """That small values are not told apart, where they are less than interpolation may be off."""
+    error = float(values.attrs.get("error", 0.0))
+    if error <= float(values.min()):
+        return ""
+    shaded = " (shaded)" if values.ndim == 1 else ""
+    return f" What is below {format_number(error, 2)}{shaded} is less than the interpolation may be off."
 
 
 def _animation(view: View) -> Picture:
