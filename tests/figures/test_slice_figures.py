@@ -85,12 +85,13 @@ def test_all_networks_are_marked_and_named_on_planes_and_lines():
     assert len({found[name].marker.symbol for name in places}) == 3
     axis = ("direction_1", np.linspace(-0.5, 1.5, 5), {"long_name": "along it"})
     line = xr.Dataset({"loss": ("direction_1", [100.0, 1.0, 5.0, 3.0, 9.0])}, coords={"direction_1": axis})
-    line.attrs["networks"] = json.dumps({"the network": [0.0], "the other network": [1.0]})
+    line.attrs["networks"] = json.dumps({"the network": [0.0], "the other network": [1.0], "a third": [0.25]})
     line["loss"].attrs["error"] = 2.0
     drawn: Any = figures.line_figure(line)
     found = named(drawn)
     assert (tuple(found["the network"].y), tuple(found["the other network"].y)) == ((1.0,), (3.0,))
     assert tuple(found["the other network"].x) == (1.0,)
+    assert tuple(found["a third, between points"].y) == (3.0,)  # on the drawn line, which was not computed there
     (band,) = [shape for shape in drawn.layout.shapes if shape.type == "rect"]
     assert (band.y0 < 1.0, band.y1) == (True, 2.0)
 

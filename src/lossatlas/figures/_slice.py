@@ -65,7 +65,8 @@ def line_figure(
     first = np.where(np.isfinite(columns[chosen[0]]), columns[chosen[0]], np.nan)
     for (name, at), symbol in zip(marks.items(), _SYMBOLS, strict=False):
         figure.add_vline(x=at, line={"color": MUTED, "width": 1, "dash": "dot"})
-        figure.add_trace(_mark(name, [at], [float(np.interp(at, x, first))], symbol))
+        known = name if np.isclose(x, at, rtol=0, atol=1e-9 * np.ptp(x)).any() else f"{name}, between points"
+        figure.add_trace(_mark(known, [at], [float(np.interp(at, x, first))], symbol))
     figure.update_layout(showlegend=True)
     masked = ~np.isfinite(columns[chosen[0]])
     if masked.any():
