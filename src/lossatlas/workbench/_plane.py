@@ -152,7 +152,7 @@ def plane(
         here = mean_loss(point.network, point.landscape)
         buffered = _buffered(point, [] if only else others[: len(to)])
     view = View(found, picture, tree, trajectory)
-    facts = plane_facts(view, here, networks) | {"buffered": buffered}
+    facts = plane_facts(view, here, networks, buffered)
     words = {
         "directions": None if to or snapshots else directions,
         "extent": extent,

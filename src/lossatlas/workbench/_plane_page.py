@@ -1,5 +1,6 @@
 """The page of a plane: what it says, and its pictures."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -42,8 +43,15 @@ class View(NamedTuple):
     trajectory: "ProjectedTrajectory | None"
 
 
-def plane_facts(view: View, here: float, networks: list[dict[str, Any]]) -> dict[str, Any]:
-    """What was found, as plain values; `here` is the loss of the network, `networks` are all that lie on the slice."""
+def plane_facts(
+    view: View, here: float, networks: list[dict[str, Any]], buffered: Sequence[dict[str, Any]] = ()
+) -> dict[str, Any]:
+    """What was found, as plain values.
+
+    **Arguments:**
+    - `here`: the loss of the network. `networks`: all that lie on the slice; `buffered`: those of them with buffers
+      that are not those of the first.
+    """
     picture, found = view.picture, view.found
     computed = found.values["loss"][np.isfinite(found.values["loss"])]
     loss = picture.values["loss"]
@@ -57,6 +65,7 @@ def plane_facts(view: View, here: float, networks: list[dict[str, Any]]) -> dict
         "lowest_at": list(place),
         "highest": float(computed.max()),
         "networks": networks,
+        "buffered": list(buffered),
         "masked_share": picture.num_masked / loss.size,
         "points": found.stats["points"],
         "evaluations": found.stats["evaluations"],
