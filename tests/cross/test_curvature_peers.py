@@ -11,6 +11,9 @@ from lossatlas.landscape import Landscape
 from lossatlas.networks import Dense
 
 
+pytestmark = pytest.mark.slow  # a process of the peer, with its own PyTorch or JAX
+
+
 PEERS = ("curvlinops", "hessian-eigenthings", "pyhessian")
 KINDS = ("hessian", "gauss_newton", "empirical_fisher")
 

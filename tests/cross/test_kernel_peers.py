@@ -13,6 +13,9 @@ from lossatlas.networks import Conv, Dense
 from lossatlas.theory import infinite_conv, infinite_dense
 
 
+pytestmark = pytest.mark.slow  # a process of the peer, with its own PyTorch or JAX
+
+
 SCRIPTS = {"neural-tangents": "_peer_tangents.py", "torch-kernel": "_peer_torch_kernel.py"}
 IMPLEMENTATIONS = {"neural-tangents": {"implementation": "STRUCTURED_DERIVATIVES"}, "torch-kernel": {}}
 

@@ -11,6 +11,9 @@ from lossatlas.landscape import Landscape
 from lossatlas.networks import Conv, Dense
 
 
+pytestmark = pytest.mark.slow  # a process of the peer, with its own PyTorch or JAX
+
+
 STEPS = 5
 
 
@@ -48,14 +51,18 @@ def test_a_plane_agrees_with_loss_landscapes_which_moves_the_network(peer, plane
 def test_a_plane_agrees_with_landscaper_but_for_the_noise_on_its_maximum(peer, plane):
     running = peer("landscaper", "_peer_landscaper.py")
     network, landscape, directions, options = plane
-    running.ask("plane", **options)
-    theirs = np.load(options["out"])
+    planes = []
+    for _ in range(3):
+        running.ask("plane", **options)
+        planes.append(np.load(options["out"]))
+    theirs = planes[0]
     reach = 1 - 1 / STEPS  # its steps are 2 / STEPS, though its coordinates end at 1
     ours = loss_slice(network, landscape, directions, num=STEPS, extents=[(-reach, reach)] * 2).values["loss"]
     top = ours == ours.max()
     # Directions are scaled by square roots in single precision.
     np.testing.assert_allclose(ours[~top], theirs[~top], rtol=1e-6)
-    assert np.abs(theirs[top] / ours[top] - 1).max() > 1e-5
+    assert np.ptp(planes, axis=0)[top].max() > 0  # another noise each time
+    assert np.ptp(planes, axis=0)[~top].max() == 0
     corner = [reach * np.sign(index - STEPS // 2) for index in np.argwhere(top)[0]]
     assert set(np.abs(corner)) == {reach}
     vector, unravel = ravel(network)

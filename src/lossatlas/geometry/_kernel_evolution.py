@@ -101,7 +101,7 @@ class KernelEvolution(eqx.Module):
 def kernel_evolution(
     networks: Sequence[Network] | Training | Flow,
     landscape: Points,
-    times: Sequence[float] | np.ndarray | None = None,
+    times: Sequence[float | int] | np.ndarray | None = None,
     *,
     test: Landscape | None = None,
     convention: Convention = "full",
