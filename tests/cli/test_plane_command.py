@@ -188,7 +188,7 @@ def test_what_cannot_be_used_is_refused_in_one_line(lossatlas, files):
         (["--only", "nothing"], "selects no parameter"),
         (["--only", "*bias"], "include_biases"),
         (["--extent", "-1"], "extent must be a positive number"),
-        (["--grid", "1"], "at least 2"),
+        (["--grid", "1"], "grid (--grid) must be at least 2, got 1"),
         (["--to", "wide.safetensors"], "does not fit"),
         (["--to", "net1.safetensors", "--snapshots", "net2.safetensors"], "not both"),
         (["--snapshots", "net1.safetensors"], "need at least 3 snapshots"),

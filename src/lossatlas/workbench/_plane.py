@@ -18,6 +18,7 @@ from lossatlas.workbench._instrument import (
     BatchSize,
     Measured,
     Point,
+    check_least,
     check_readers,
     command_words,
     cost_line,
@@ -102,6 +103,8 @@ def plane(
 
     _check(directions, num_directions, to, snapshots, extent)
     _check_used(directions, num_directions, to, snapshots, include_biases, only)
+    if grid is not None:
+        check_least("grid", grid, 2)
     folder = instrument_folder(KIND, out)
     with jax.enable_x64(True):
         opened = {"network": network, "target": target, "batch_size": batch_size, "precision": precision}
