@@ -204,6 +204,15 @@ def test_the_network_keeps_its_weights_and_goes_back_bit_for_bit():
         assert torch.equal(tensor, before[key]), key
 
 
+def test_a_network_in_another_precision_goes_back_in_that():
+    module, x = made("resnet", torch.float32)
+    network = torch_function(module, x[0])
+    wide = jax.tree.map(lambda a: a.astype(float) if jnp.issubdtype(a.dtype, jnp.floating) else a, network)
+    back: Any = to_torch(wide)
+    assert {parameter.dtype for parameter in back.parameters()} == {torch.float64}
+    np.testing.assert_allclose(back(x.double()).detach(), module(x).detach(), atol=1e-6)
+
+
 def test_shared_weights_stay_shared():
     module, x = made("words")
     network = torch_function(module, x[0])

@@ -216,6 +216,8 @@ def network_to_module(network: TorchNetwork) -> "nn.Module":
     tensors |= {name: to_tensor(buffer.value) for name, buffer in network.buffers.items()}
     module = _replaced(network.origin.module, tensors)
     batch = to_tensor(network.origin.example)[None]
+    if batch.is_floating_point():  # the network may have another precision now than the module had
+        batch = batch.to(next((x for x in tensors.values() if x.is_floating_point()), batch).dtype)
     try:
         expected, output = evaluate(network, batch), check_repeatable(module, batch)
     except Exception as error:
